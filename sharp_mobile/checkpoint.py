@@ -1,0 +1,494 @@
+"""Open a checkpoint, whatever it comes as, and write and read SHARP checkpoints.
+
+    smollm2-135m-instruct     a packaged model           ─┐
+    models/Llama-3.2-1B/      a Hugging Face directory    │    check what the files say,
+    model.Q8_0.gguf           a GGUF file                 ├──► load, look for NaN and Inf  ──► Checkpoint
+    org/name                  a repository of the hub     │
+    out/llama-sharp/          a SHARP checkpoint         ─┘
+
+A SHARP checkpoint is a directory as Hugging Face writes it, except that `model.safetensors` has the recovery
+parameters in the place of the targets' MLP weights, and that `sharp.json` says which layers share:
+
+    {"format_version": 1, "plan": "3:4, 5:6", "layers": 30, "form": "lora", "rank": 64,
+     "produced_by": ..., "report": ...}
+"""
+
+import copy
+import hashlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.initialization import no_init_weights
+
+from sharp_mobile import __version__
+from sharp_mobile.errors import SharpError
+from sharp_mobile.families import FAMILIES, Family, family_of
+from sharp_mobile.outputs import replace_directory
+from sharp_mobile.packaged import PACKAGED_MODELS, packaged_model
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.share import Form, Recovery, share_layers
+from sharp_mobile.weight_files import (
+    WEIGHTS,
+    GGUFHeader,
+    check_tensors,
+    gguf_header,
+    read_json,
+    sampled_bytes,
+    stored_tensors,
+    weight_files,
+)
+
+CONFIG_JSON = "config.json"
+SHARP_JSON = "sharp.json"
+FORMAT_VERSION = 1
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+# GGUF's names of the architectures that transformers can turn into a family of ours; Mistral's is "llama" there.
+_GGUF_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        name: a short name for files and reports.
+        source: what the user gave.
+        path: the directory or the GGUF file that was read.
+        model: the Hugging Face causal language model, in eval mode, frozen; shared already if it is a SHARP checkpoint.
+        fingerprint: 16 hexadecimal digits; the same for the same configuration and weight files, wherever they lie.
+        plan, recovery: of a SHARP checkpoint, else None.
+        warnings: what the user should know, a line each.
+    """
+
+    name: str
+    source: str
+    path: Path
+    model: PreTrainedModel
+    fingerprint: str
+    plan: SharePlan | None = None
+    recovery: Recovery | None = None
+    warnings: tuple[str, ...] = ()
+    _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def family(self) -> Family:
+        """The model's family."""
+        return family_of(self.config.model_type)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer that came with the weights, or None."""
+        return self._tokenizer
+
+    def write_tokenizer(self, directory: Path) -> None:
+        """Write tokenizer.json, the chat template and the special tokens; nothing if there is no tokenizer."""
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(directory)
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """The tokens that end a text: those of generation_config.json, of config.json and of the tokenizer."""
+        ids: list[int] = []
+        for source in (self.model.generation_config, self.config, self._tokenizer):
+            value = getattr(source, "eos_token_id", None)
+            ids += value if isinstance(value, list) else [] if value is None else [value]
+        return list(dict.fromkeys(ids))
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a text, or None."""
+        for source in (self.model.generation_config, self.config, self._tokenizer):
+            value: int | None = getattr(source, "bos_token_id", None)
+            if value is not None:
+                return value
+        return None
+
+
+def open_checkpoint(
+    source: str | Path, *, allow_pickle: bool = False, dtype: torch.dtype = torch.float32, progress: bool = True
+) -> Checkpoint:
+    """Open a packaged model, a Hugging Face directory, a GGUF file, a hub repository or a SHARP checkpoint.
+
+    Args:
+        source: a name in `PACKAGED_MODELS`, a path, or `org/name`.
+        allow_pickle: take `pytorch_model.bin` where there are no safetensors. Code of a checkpoint is never run.
+        dtype: of the loaded weights.
+        progress: show progress bars while reading, if on a terminal.
+
+    Raises:
+        SharpError: nothing is there, the family is not supported, or files are missing, cut short, broken, not those
+            of config.json, or hold NaN or Inf.
+    """
+    source = str(source)
+    with _quiet(progress):
+        path = _locate(source, allow_pickle)
+        if path.is_file():
+            return _open_gguf(source, path, dtype)
+        if (path / SHARP_JSON).is_file():
+            return _open_sharp(source, path, dtype)
+        return _open_directory(source, path, dtype, allow_pickle)
+
+
+def checkpoint_name(source: str) -> str:
+    """A short name for what `open_checkpoint` takes: the packaged name, or the last part of a path or hub id."""
+    name = Path(source).expanduser().resolve().name
+    return name.removesuffix(".gguf")
+
+
+def save_sharp_checkpoint(
+    model: PreTrainedModel,
+    plan: SharePlan,
+    recovery: Recovery,
+    directory: str | Path,
+    *,
+    tokenizer_source: Checkpoint | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    report: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a shared model as a SHARP checkpoint: whole, or not at all.
+
+    Args:
+        model: a model after `share_layers(model, plan, recovery)`.
+        directory: replaced once the new one is whole, if it is a SHARP checkpoint or empty.
+        tokenizer_source: whose tokenizer to write beside the weights.
+        provenance: what made it (source, commands, settings); any JSON.
+        report: measurements made on the way; any JSON.
+
+    Returns:
+        The directory.
+
+    Raises:
+        SharpError: the directory cannot be written, or the disk is full.
+    """
+    description = SharpDescription(
+        format_version=FORMAT_VERSION,
+        plan=str(plan),
+        layers=plan.layers,
+        form=recovery.form,
+        rank=recovery.rank,
+        produced_by={"sharp_mobile": __version__, **(provenance or {})},
+        report=dict(report or {}),
+    )
+    with replace_directory(directory) as partial:
+        model.config.save_pretrained(partial)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(partial)
+        if tokenizer_source is not None:
+            tokenizer_source.write_tokenizer(partial)
+        # A tied tensor is in the state dict under each of its names; it is stored under the first.
+        state = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS, {"format": "pt"})
+        (partial / SHARP_JSON).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Path(directory)
+
+
+class SharpDescription(BaseModel):
+    """sharp.json: what makes a directory a SHARP checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format_version: int
+    plan: str
+    layers: int
+    form: Form
+    rank: int
+    produced_by: dict[str, Any] = {}
+    report: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> "SharpDescription":
+        """Read sharp.json.
+
+        Raises:
+            SharpError: it is of a newer version, or is not what this class writes.
+        """
+        content = read_json(path)
+        version = content.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise SharpError(
+                f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest that this sharp-mobile "
+                f"({__version__}) reads; update it"
+            )
+        try:
+            return cls(**content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SharpError(f"{path}: {where}: {first['msg']}; write the checkpoint again") from error
+
+
+def _locate(source: str, allow_pickle: bool) -> Path:
+    """The directory or GGUF file behind a source; downloads a hub repository."""
+    if source in PACKAGED_MODELS:
+        return packaged_model(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise SharpError(f"{source}: is a file, but not a .gguf; give the directory that holds config.json")
+        return path
+    if HUB_ID.fullmatch(source) and path.suffix not in (".gguf", ".safetensors", ".bin", ".yaml"):
+        return _download(source, allow_pickle)
+    known = ", ".join(PACKAGED_MODELS)
+    raise SharpError(
+        f"{source}: no such directory or file; give a Hugging Face directory, a .gguf file, a hub id (org/name), or a "
+        f"packaged model ({known})"
+    )
+
+
+def _download(repository: str, allow_pickle: bool) -> Path:
+    """A snapshot of a hub repository, from the local cache where it has one."""
+    wanted = [*_HUB_FILES, "pytorch_model*.bin"] if allow_pickle else _HUB_FILES
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except GatedRepoError as error:
+        raise SharpError(
+            f"{repository}: its licence must be accepted first: do so on https://huggingface.co/{repository}, then "
+            "run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise SharpError(
+            f"{repository}: neither a directory here nor a repository of the hub; check the name, or run "
+            "`hf auth login` if it is private"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise SharpError(
+            f"{repository}: no directory of that name, not in the local hub cache, and the hub cannot be reached; "
+            "connect to the network, or download it elsewhere and give its directory"
+        ) from error
+    except Exception as error:  # http, tls, proxy, disk: each library below raises its own
+        raise SharpError(f"{repository}: cannot be downloaded: {_one_line(error)}") from error
+
+
+def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: bool) -> Checkpoint:
+    config = _read_config(path)
+    files = weight_files(path, allow_pickle=allow_pickle)
+    with torch.device("meta"):
+        blueprint = AutoModelForCausalLM.from_config(config)
+    warnings = check_tensors(
+        stored_tensors(files), blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path
+    )
+    with _naming(path):
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=files[0].suffix == ".safetensors", local_files_only=True
+        )
+    tokenizer = _load_tokenizer(path)
+    return Checkpoint(
+        name=checkpoint_name(source),
+        source=source,
+        path=path,
+        model=_ready(model, path),
+        fingerprint=_fingerprint([path / CONFIG_JSON, *files]),
+        warnings=(*warnings, *_tokenizer_warnings(path, tokenizer)),
+        _tokenizer=tokenizer,
+    )
+
+
+def _open_gguf(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
+    header = gguf_header(path)
+    if header.architecture not in _GGUF_ARCHITECTURES:
+        raise SharpError(
+            f"{path}: GGUF architecture '{header.architecture}' is not supported; supported are: "
+            f"{', '.join(_GGUF_ARCHITECTURES)}; for other families give the Hugging Face directory"
+        )
+    if header.metadata.get("split.count", 0) > 1:
+        raise SharpError(f"{path}: is one of several parts; join them with `llama-gguf-split --merge`")
+    _refuse_scaled_rope(path, header)
+    with _naming(path):
+        result: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True
+        )
+    loaded, info = result
+    if missing := sorted(info["missing_keys"]):
+        raise SharpError(f"{path}: tensor {missing[0]} is missing ({len(missing)} in all); convert the model again")
+    # What transformers gives believes that it is quantized, and refuses to be saved: a plain model takes the weights.
+    config = copy.deepcopy(loaded.config)
+    del config.quantization_config
+    model = _assemble(_skeleton(config, dtype), loaded.state_dict())
+    tokenizer = _load_tokenizer(path) if "tokenizer.ggml.tokens" in header.metadata else None
+    return Checkpoint(
+        name=checkpoint_name(source),
+        source=source,
+        path=path,
+        model=_ready(model, path),
+        fingerprint=_fingerprint([path]),
+        warnings=tuple(_tokenizer_warnings(path, tokenizer)),
+        _tokenizer=tokenizer,
+    )
+
+
+def _open_sharp(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
+    description = SharpDescription.read(path / SHARP_JSON)
+    config = _read_config(path)
+    with _prefixed(path / SHARP_JSON):
+        plan = SharePlan.parse(description.plan, description.layers)
+        recovery = Recovery(description.form, description.rank)
+        model = _skeleton(config, dtype)
+        share_layers(model, plan, recovery)
+    weights = weight_files(path)
+    check_tensors(stored_tensors(weights), model.state_dict(), model.all_tied_weights_keys, directory=path)
+    _assemble(model, {name: tensor.to(dtype) for name, tensor in load_file(weights[0]).items()})
+    if (path / "generation_config.json").is_file():
+        with _naming(path):
+            model.generation_config = GenerationConfig.from_pretrained(path)
+    tokenizer = _load_tokenizer(path)
+    return Checkpoint(
+        name=checkpoint_name(source),
+        source=source,
+        path=path,
+        model=_ready(model, path),
+        fingerprint=_fingerprint([path / CONFIG_JSON, path / SHARP_JSON, *weights]),
+        plan=plan,
+        recovery=recovery,
+        warnings=tuple(_tokenizer_warnings(path, tokenizer)),
+        _tokenizer=tokenizer,
+    )
+
+
+def _read_config(directory: Path) -> PreTrainedConfig:
+    """config.json of a supported, unquantized model."""
+    path = directory / CONFIG_JSON
+    if not path.is_file():
+        ggufs = sorted(directory.glob("*.gguf"))
+        remedy = f"give {ggufs[0]} itself" if ggufs else "give the directory that `save_pretrained` wrote"
+        raise SharpError(f"{directory}: holds no config.json; {remedy}")
+    content = read_json(path)
+    model_type = content.get("model_type")
+    if not isinstance(model_type, str):
+        raise SharpError(f"{path}: model_type is missing; use the config.json that belongs to these weights")
+    if f"{model_type}_text" in FAMILIES:
+        raise SharpError(
+            f"{path}: model type '{model_type}' also takes images; give its text model ('{model_type}_text') alone"
+        )
+    with _prefixed(path):
+        family_of(model_type)
+    if "quantization_config" in content:
+        raise SharpError(f"{path}: quantization_config: the checkpoint is quantized already; use the original")
+    with _naming(path):
+        return AutoConfig.from_pretrained(directory)
+
+
+def _refuse_scaled_rope(path: Path, header: GGUFHeader) -> None:
+    """transformers reads no RoPE scaling from a GGUF file and would go on with the wrong frequencies."""
+    scaling = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
+    if scaling != "none" or any(name.startswith(("rope_freqs", "rope_factors")) for name in header.tensors):
+        raise SharpError(f"{path}: its RoPE is scaled, which cannot be read from GGUF; give the Hugging Face directory")
+
+
+def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A model whose parameters are allocated but not set: untouched pages take no memory until `_assemble`.
+
+    Not on the meta device, because buffers that no file holds (RoPE frequencies) must be real.
+    """
+    with no_init_weights():
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def _assemble(model: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """Give a skeleton its weights, without a copy."""
+    tied = {name: state[source] for name, source in model.all_tied_weights_keys.items()}
+    model.load_state_dict({**state, **tied}, strict=True, assign=True)
+    model.tie_weights()
+    return model
+
+
+def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
+    """In eval mode, frozen, and known to hold finite numbers only."""
+    for name, parameter in model.named_parameters():
+        # NaN and Inf survive a sum, which needs no memory; a finite tensor whose sum overflows is looked at again.
+        if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
+            what = "NaN" if torch.isnan(parameter.detach()).any() else "Inf"
+            raise SharpError(f"{path}: tensor {name} holds {what}; copy or download it again, or train it again")
+    return model.eval().requires_grad_(False)
+
+
+def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a directory or a GGUF file; None where a directory has none."""
+    if path.is_file():
+        with _naming(path, "its tokenizer cannot be read"):
+            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if not any((path / file).is_file() for file in _TOKENIZER_FILES):
+        return None
+    with _naming(path, "its tokenizer cannot be read"):
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def _tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    return [] if tokenizer is not None else [f"{path}: has no tokenizer; text cannot be read or written with it"]
+
+
+def _fingerprint(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        for piece in sampled_bytes(file):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _prefixed(path: Path) -> Iterator[None]:
+    """Put the file before a message that cannot know it."""
+    try:
+        yield
+    except SharpError as error:
+        raise SharpError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _naming(path: Path, what: str = "cannot be loaded") -> Iterator[None]:
+    """Turn what transformers raises over a broken file, which is of many kinds, into one line."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise SharpError(f"{path}: {what}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """Without transformers' remarks while it loads (what matters is checked here), and its bars only if asked for."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not (progress and sys.stderr.isatty()):
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

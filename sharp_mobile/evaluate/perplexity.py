@@ -1,0 +1,49 @@
+"""Perplexity: exp of the mean next-token negative log-likelihood over token windows.
+
+    PPL = exp( −1/M Σ_windows Σ_{i≥2} log p(t_i | t_1 … t_{i−1}) )
+
+Each window stands alone and its first token is not scored, so M = windows · (length − 1). The model is any function
+from tokens to logits: an eager model and a .pte are measured on the same windows by the same code.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from sharp_mobile.errors import SharpError
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A perplexity (`value`), the number of scored tokens, and their mean negative log-likelihood in nats."""
+
+    value: float
+    tokens: int
+    nll: float
+
+
+@torch.no_grad()
+def perplexity(
+    logits_fn: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor, *, progress: bool = True
+) -> Perplexity:
+    """Measure `logits_fn`, tokens int64 [1, T] -> logits [1, T, vocabulary], on windows int64 [windows, T].
+
+    Raises:
+        SharpError: the windows leave no token to score, or the logits are not numbers.
+    """
+    if windows.ndim != 2 or len(windows) == 0 or windows.shape[1] < 2:
+        raise SharpError(f"perplexity: windows of shape {list(windows.shape)} have no token to score; use 2 or more")
+    total = 0.0
+    for number, window in enumerate(tqdm(windows, desc="perplexity", unit="window", disable=not progress), start=1):
+        logits = logits_fn(window[None])[0, :-1].float()
+        nll = F.cross_entropy(logits, window[1:], reduction="none").double().sum().item()
+        if math.isnan(nll):
+            raise SharpError(f"perplexity: the model's logits are NaN in window {number}; the model is broken")
+        total += nll
+    tokens = len(windows) * (windows.shape[1] - 1)
+    mean = total / tokens
+    return Perplexity(math.exp(mean) if mean < 700 else math.inf, tokens, mean)

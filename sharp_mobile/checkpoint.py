@@ -13,7 +13,6 @@ parameters in the place of the targets' MLP weights, and that `sharp.json` says 
      "produced_by": ..., "report": ...}
 """
 
-import copy
 import hashlib
 import re
 import sys
@@ -37,21 +36,21 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.initialization import no_init_weights
 
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import FAMILIES, Family, family_of
+from sharp_mobile.gguf_file import gguf_config, gguf_header, gguf_weights
 from sharp_mobile.outputs import replace_directory
 from sharp_mobile.packaged import PACKAGED_MODELS, packaged_model
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Form, Recovery, share_layers
 from sharp_mobile.weight_files import (
     WEIGHTS,
-    GGUFHeader,
     check_tensors,
-    gguf_header,
     read_json,
     sampled_bytes,
     stored_tensors,
@@ -65,9 +64,6 @@ FORMAT_VERSION = 1
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-
-# GGUF's names of the architectures that transformers can turn into a family of ours; Mistral's is "llama" there.
-_GGUF_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3")
 
 
 @dataclass(frozen=True)
@@ -292,14 +288,19 @@ def _download(repository: str, allow_pickle: bool) -> Path:
 def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: bool) -> Checkpoint:
     config = _read_config(path)
     files = weight_files(path, allow_pickle=allow_pickle)
-    with torch.device("meta"):
+    with torch.device("meta"), _naming(path / CONFIG_JSON, "describes no model"):
         blueprint = AutoModelForCausalLM.from_config(config)
     warnings = check_tensors(
         stored_tensors(files), blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path
     )
     with _naming(path):
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=files[0].suffix == ".safetensors", local_files_only=True
+            path,
+            config=config,
+            dtype=dtype,
+            use_safetensors=files[0].suffix == ".safetensors",
+            local_files_only=True,
+            trust_remote_code=False,
         )
     tokenizer = _load_tokenizer(path)
     return Checkpoint(
@@ -315,25 +316,10 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: b
 
 def _open_gguf(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
     header = gguf_header(path)
-    if header.architecture not in _GGUF_ARCHITECTURES:
-        raise SharpError(
-            f"{path}: GGUF architecture '{header.architecture}' is not supported; supported are: "
-            f"{', '.join(_GGUF_ARCHITECTURES)}; for other families give the Hugging Face directory"
-        )
-    if header.metadata.get("split.count", 0) > 1:
-        raise SharpError(f"{path}: is one of several parts; join them with `llama-gguf-split --merge`")
-    _refuse_scaled_rope(path, header)
-    with _naming(path):
-        result: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True
-        )
-    loaded, info = result
-    if missing := sorted(info["missing_keys"]):
-        raise SharpError(f"{path}: tensor {missing[0]} is missing ({len(missing)} in all); convert the model again")
-    # What transformers gives believes that it is quantized, and refuses to be saved: a plain model takes the weights.
-    config = copy.deepcopy(loaded.config)
-    del config.quantization_config
-    model = _assemble(_skeleton(config, dtype), loaded.state_dict())
+    config = gguf_config(header)
+    model = _skeleton(config, dtype)
+    weights = gguf_weights(header, model.state_dict(), model.all_tied_weights_keys, config)
+    _assemble(model, {name: tensor.to(dtype) for name, tensor in weights.items()})
     tokenizer = _load_tokenizer(path) if "tokenizer.ggml.tokens" in header.metadata else None
     return Checkpoint(
         name=checkpoint_name(source),
@@ -394,14 +380,7 @@ def _read_config(directory: Path) -> PreTrainedConfig:
     if "quantization_config" in content:
         raise SharpError(f"{path}: quantization_config: the checkpoint is quantized already; use the original")
     with _naming(path):
-        return AutoConfig.from_pretrained(directory)
-
-
-def _refuse_scaled_rope(path: Path, header: GGUFHeader) -> None:
-    """transformers reads no RoPE scaling from a GGUF file and would go on with the wrong frequencies."""
-    scaling = header.metadata.get(f"{header.architecture}.rope.scaling.type", "none")
-    if scaling != "none" or any(name.startswith(("rope_freqs", "rope_factors")) for name in header.tensors):
-        raise SharpError(f"{path}: its RoPE is scaled, which cannot be read from GGUF; give the Hugging Face directory")
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -435,11 +414,12 @@ def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a directory or a GGUF file; None where a directory has none."""
     if path.is_file():
         with _naming(path, "its tokenizer cannot be read"):
-            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            # Not AutoTokenizer, which reads the whole file once more to find out that this is the class.
+            return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
     if not any((path / file).is_file() for file in _TOKENIZER_FILES):
         return None
     with _naming(path, "its tokenizer cannot be read"):
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 def _tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:

@@ -1,24 +1,22 @@
-"""What weight files say about themselves, read without reading a weight.
+"""What a Hugging Face directory's weight files say about themselves, read without reading a weight.
 
-Both formats are a header (a table of tensors: name, shape, type, place) and then the data. So a file that is cut
-short, misses a tensor or belongs to another model is known for what it is before gigabytes are read:
+A safetensors file is a header (a table of tensors: name, shape, type, place) and then the data:
 
-    safetensors   [8 bytes: n] [n bytes of JSON] [data]            pickles   torch.load to the meta device
-    GGUF          "GGUF" version counts, metadata, tensor table, padding, [data]
+    [8 bytes: n] [n bytes of JSON] [data]
+
+So a file that is cut short, misses a tensor or belongs to another model is known for what it is before gigabytes are
+read. A pickle, where it is allowed, is loaded to the meta device for the same answer. (`gguf_file` does this for GGUF.)
 """
 
 import json
 import math
-import os
 import pickle
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from sharp_mobile.errors import SharpError
 
@@ -27,7 +25,7 @@ INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 
-_COPY_AGAIN = "copy or download it again"
+COPY_AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def weight_files(directory: Path, *, allow_pickle: bool = False) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SharpError(f"{index}: weight_map is missing or empty; {_COPY_AGAIN}")
+        raise SharpError(f"{index}: weight_map is missing or empty; {COPY_AGAIN}")
     shards = [index.parent / name for name in sorted({str(name) for name in weight_map.values()})]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
@@ -92,9 +90,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # no UTF-8, or no JSON
-        raise SharpError(f"{path}: is not valid JSON ({error}); {_COPY_AGAIN}") from error
+        raise SharpError(f"{path}: is not valid JSON ({error}); {COPY_AGAIN}") from error
     if not isinstance(content, dict):
-        raise SharpError(f"{path}: must hold a JSON object, holds a {type(content).__name__}; {_COPY_AGAIN}")
+        raise SharpError(f"{path}: must hold a JSON object, holds a {type(content).__name__}; {COPY_AGAIN}")
     return content
 
 
@@ -121,9 +119,9 @@ def safetensors_header(path: Path) -> dict[str, StoredTensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _LONGEST_HEADER:  # text, most likely: the pointer that git leaves where git-lfs is not installed
-            raise SharpError(f"{path}: is not a safetensors file (a git-lfs pointer?); {_COPY_AGAIN}")
+            raise SharpError(f"{path}: is not a safetensors file (a git-lfs pointer?); {COPY_AGAIN}")
         if size < 8 + length:
-            raise _cut_short(path, size, 8 + length)
+            raise cut_short(path, size, 8 + length)
         text = file.read(length)
     try:
         table = json.loads(text)
@@ -131,23 +129,24 @@ def safetensors_header(path: Path) -> dict[str, StoredTensor]:
         tensors = {name: StoredTensor(path, tuple(t["shape"]), t["dtype"]) for name, t in table.items()}
         spans = {name: tuple(t["data_offsets"]) for name, t in table.items()}
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise SharpError(f"{path}: its header is not that of a safetensors file; {_COPY_AGAIN}") from error
+        raise SharpError(f"{path}: its header is not that of a safetensors file; {COPY_AGAIN}") from error
     for name, (start, end) in spans.items():
         shape, dtype = tensors[name].shape, tensors[name].dtype
         if (end - start) * 8 != math.prod(shape) * _SAFETENSORS_BITS.get(dtype, 0):
             raise SharpError(
                 f"{path}: tensor {name} has {end - start} bytes, which {dtype} {list(shape)} does not fill; "
-                f"{_COPY_AGAIN}"
+                f"{COPY_AGAIN}"
             )
     needed = 8 + length + max((end for _, end in spans.values()), default=0)
     if size != needed:
-        raise _cut_short(path, size, needed)
+        raise cut_short(path, size, needed)
     return tensors
 
 
-def _cut_short(path: Path, size: int, needed: int) -> SharpError:
+def cut_short(path: Path, size: int, needed: int) -> SharpError:
+    """The error for a file of `size` bytes whose header says `needed`."""
     what = "cut short" if size < needed else "longer than its header says"
-    return SharpError(f"{path}: {what}: has {size:,} bytes, needs {needed:,}; {_COPY_AGAIN}")
+    return SharpError(f"{path}: {what}: has {size:,} bytes, needs {needed:,}; {COPY_AGAIN}")
 
 
 def _pickle_header(path: Path) -> dict[str, StoredTensor]:
@@ -155,7 +154,7 @@ def _pickle_header(path: Path) -> dict[str, StoredTensor]:
     try:
         state = torch.load(path, map_location="meta", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise SharpError(f"{path}: is broken, or no plain state dict of tensors; {_COPY_AGAIN}") from error
+        raise SharpError(f"{path}: is broken, or no plain state dict of tensors; {COPY_AGAIN}") from error
     return {
         name: StoredTensor(path, tuple(tensor.shape), names.get(tensor.dtype, str(tensor.dtype)))
         for name, tensor in state.items()
@@ -185,7 +184,7 @@ def check_tensors(
         if name not in found:
             if name in tied and tied[name] in found:
                 continue
-            raise SharpError(f"{directory}: tensor {name} is missing; {_COPY_AGAIN}, or correct its config.json")
+            raise SharpError(f"{directory}: tensor {name} is missing; {COPY_AGAIN}, or correct its config.json")
         stored = found[name]
         if stored.shape != tuple(tensor.shape):
             raise SharpError(
@@ -206,102 +205,6 @@ def check_tensors(
                 "leave it out; use the config.json that belongs to these weights"
             )
     return [f"{len(extra)} tensors that the model does not use were left out, such as {extra[0]}"] if extra else []
-
-
-@dataclass(frozen=True)
-class GGUFHeader:
-    """The metadata of a GGUF file; an array among it is given as its length."""
-
-    architecture: str
-    metadata: dict[str, Any]
-    tensors: tuple[str, ...]
-
-
-_GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_GGUF_STRING, _GGUF_ARRAY = 8, 9
-
-
-def gguf_header(path: Path) -> GGUFHeader:
-    """The metadata and tensor names of a GGUF file, after checking that the file holds every tensor whole.
-
-    Raises:
-        SharpError: it is no GGUF file, or is cut short.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise SharpError(f"{path}: is not a GGUF file (it does not begin with 'GGUF'); {_COPY_AGAIN}")
-        try:
-            reader = _GGUFReader(file, size)
-            version, tensor_count, value_count = reader.take("IQQ")
-            if version not in (2, 3):
-                raise SharpError(f"{path}: GGUF version {version} is not supported; convert it to version 3")
-            metadata = dict(reader.pair() for _ in range(value_count))
-            table = [reader.tensor() for _ in range(tensor_count)]
-        except EOFError as error:
-            raise SharpError(f"{path}: cut short: has {size:,} bytes, its header is longer; {_COPY_AGAIN}") from error
-        except (ValueError, KeyError) as error:
-            raise SharpError(f"{path}: its header is broken ({error}); {_COPY_AGAIN}") from error
-        start = file.tell()
-    alignment = metadata.get("general.alignment", 32)
-    data = -(-start // alignment) * alignment
-    needed = data + max((offset + nbytes for _, offset, nbytes in table), default=0)
-    if size < needed:
-        raise _cut_short(path, size, needed)
-    return GGUFHeader(str(metadata.get("general.architecture")), metadata, tuple(name for name, _, _ in table))
-
-
-class _GGUFReader:
-    """Reads the little-endian values of a GGUF header one after another; EOFError where the file ends."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file = file
-        self.size = size
-
-    def take(self, layout: str) -> tuple[Any, ...]:
-        return struct.unpack(f"<{layout}", self.bytes(struct.calcsize(f"<{layout}")))
-
-    def bytes(self, count: int) -> bytes:
-        if self.file.tell() + count > self.size:  # also guards against reading a nonsensical count into memory
-            raise EOFError
-        return self.file.read(count)
-
-    def text(self) -> str:
-        (length,) = self.take("Q")
-        return self.bytes(length).decode("utf-8")
-
-    def pair(self) -> tuple[str, Any]:
-        name = self.text()
-        (kind,) = self.take("I")
-        return name, self.value(kind)
-
-    def value(self, kind: int) -> Any:
-        if kind == _GGUF_STRING:
-            return self.text()
-        if kind != _GGUF_ARRAY:
-            return self.take(_GGUF_SCALARS[kind])[0]
-        element, count = self.take("IQ")
-        if element == _GGUF_STRING:
-            for _ in range(count):
-                (length,) = self.take("Q")
-                self.skip(length)
-        else:
-            self.skip(count * struct.calcsize(f"<{_GGUF_SCALARS[element]}"))
-        return count
-
-    def skip(self, count: int) -> None:
-        if self.file.tell() + count > self.size:
-            raise EOFError
-        self.file.seek(count, os.SEEK_CUR)
-
-    def tensor(self) -> tuple[str, int, int]:
-        """A tensor's name, offset in the data, and bytes."""
-        name = self.text()
-        (rank,) = self.take("I")
-        shape = self.take(f"{rank}Q")
-        kind, offset = self.take("IQ")
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        return name, offset, math.prod(shape) // block * block_bytes
 
 
 def sampled_bytes(path: Path, *, samples: int = 64, length: int = 4096) -> Iterator[bytes]:

@@ -9,10 +9,13 @@ from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 from torch import nn
 
-from sharp_mobile.lower.decoder import Decoder
+from sharp_mobile.lower.decoder import Decoder, DecoderOptions
 from sharp_mobile.lower.template import Template, kind_of, trace_template
 
 Progress = Callable[[str], None]
+
+# Not 1, which export would take for a constant.
+_EXAMPLE_TOKENS = 8
 
 
 def _silent(_: str) -> None:
@@ -37,55 +40,40 @@ def lower_segments(decoder: Decoder, progress: Progress = _silent) -> Decoder:
     Each kind of segment is traced and lowered once (see `template`). `progress` is told each step's name.
     """
     templates: dict[str, Template] = {}
+    options = decoder.options
+    length = sequence_length(options)
+    tokens = min(_EXAMPLE_TOKENS, options.max_length - 1)
+    heads = decoder.attentions[0].settings.heads
+    hidden = decoder.embedding(torch.zeros(1, tokens, dtype=torch.long))
+    attended = torch.zeros(1, tokens, heads.queries * heads.width)
 
-    def lower(name: str, segment: nn.Module, example: tuple[torch.Tensor, ...], dynamic: Any) -> nn.Module:
+    def rotation(layer: int) -> list[torch.Tensor]:
+        count = 0 if decoder.rotation_of[layer] is None else 2
+        return [torch.zeros(1, tokens, 1, heads.width) for _ in range(count)]
+
+    def lower(name: str, segment: nn.Module, *example: torch.Tensor, length: Any | None = length) -> nn.Module:
         kind = kind_of(segment)
         if kind not in templates:
             progress(f"tracing {name}")
-            templates[kind] = trace_template(segment, example, dynamic)
+            templates[kind] = trace_template(segment, example, length)
         progress(f"lowering {name}")
         return _Delegate(templates[kind].instance(segment))
 
-    examples = _Examples(decoder)
-    entry = lower("layer 1", decoder.entry, *examples.entry())
+    entry = lower("layer 1", decoder.entry, hidden, *rotation(0))
     middles = [
-        lower(f"layers {layer + 1}–{layer + 2}", middle, *examples.middle(layer))
+        lower(f"layers {layer + 1}–{layer + 2}", middle, hidden, attended, *rotation(layer + 1))
         for layer, middle in enumerate(decoder.middles)
     ]
-    exit_ = lower("LM head", decoder.exit, *examples.exit())
+    if options.all_logits:
+        exit_ = lower("LM head", decoder.exit, hidden, attended)
+    else:
+        exit_ = lower("LM head", decoder.exit, hidden[:, -1:], attended[:, -1:], length=None)
     return decoder.deployed(entry, middles, exit_)
 
 
-class _Examples:
-    """Example inputs and dynamic shapes of each segment of a decoder."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        self.length = torch.export.Dim("tokens", min=1, max=decoder.options.max_length - 1)
-        heads = decoder.attentions[0].settings.heads
-        # The example's length is neither 1, which export would take for a constant, nor the upper bound.
-        tokens = min(8, decoder.options.max_length - 1)
-        self.hidden = decoder.embedding(torch.zeros(1, tokens, dtype=torch.long))
-        self.attended = torch.zeros(1, tokens, heads.queries * heads.width)
-        self.table = torch.zeros(1, tokens, 1, heads.width)
-
-    def _rotation(self, layer: int) -> list[torch.Tensor]:
-        return [] if self.decoder.rotation_of[layer] is None else [self.table, self.table.clone()]
-
-    def entry(self) -> tuple[tuple[torch.Tensor, ...], Any]:
-        rotation = self._rotation(0)
-        inputs = (self.hidden, *rotation)
-        return inputs, ({1: self.length}, tuple({1: self.length} for _ in rotation))
-
-    def middle(self, layer: int) -> tuple[tuple[torch.Tensor, ...], Any]:
-        rotation = self._rotation(layer + 1)
-        inputs = (self.hidden, self.attended, *rotation)
-        return inputs, ({1: self.length}, {1: self.length}, tuple({1: self.length} for _ in rotation))
-
-    def exit(self) -> tuple[tuple[torch.Tensor, ...], Any]:
-        if self.decoder.options.all_logits:
-            return (self.hidden, self.attended), ({1: self.length}, {1: self.length})
-        return (self.hidden[:, -1:], self.attended[:, -1:]), None
+def sequence_length(options: DecoderOptions) -> Any:
+    """The dynamic dimension S: as the stock runner's exports have it, up to one less than the cache's length."""
+    return torch.export.Dim("tokens", min=1, max=options.max_length - 1)
 
 
 @torch.no_grad()
@@ -96,9 +84,10 @@ def assemble(decoder: Decoder, metadata: dict[str, Any]) -> ExecutorchProgramMan
         decoder: from `lower_segments`.
         metadata: constant methods of the program, such as `get_max_seq_len`.
     """
-    length = torch.export.Dim("tokens", min=1, max=decoder.options.max_length - 1)
-    example = (torch.zeros(1, min(8, decoder.options.max_length - 1), dtype=torch.long), torch.zeros(1, dtype=torch.long))
-    exported = torch.export.export(decoder, example, dynamic_shapes=({1: length}, None), strict=False)
+    tokens = min(_EXAMPLE_TOKENS, decoder.options.max_length - 1)
+    example = (torch.zeros(1, tokens, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    dynamic = ({1: sequence_length(decoder.options)}, None)
+    exported = torch.export.export(decoder, example, dynamic_shapes=dynamic, strict=False)
     edge = to_edge(
         exported,
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),

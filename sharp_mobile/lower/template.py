@@ -1,7 +1,6 @@
 """Lower one segment of a kind; make every further one of that kind from it.
 
-Tracing a segment and running XNNPACK's passes over its graph takes seconds; turning the resulting graph and a set of
-tensors into a delegate takes milliseconds. Segments of one kind differ in their tensors alone, so the first of a kind
+Tracing a segment takes seconds; turning the resulting graph and a set of tensors into a delegate takes milliseconds. Segments of one kind differ in their tensors alone, so the first of a kind
 is traced as a **template**, and every segment, the first included, is an instance: the template's graph with the
 segment's own tensors.
 
@@ -10,15 +9,14 @@ This also lets slices of dynamic length in, which ExecuTorch 1.5.1's partitioner
 takes them: a slice size of 0 means "to the end of the dimension".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from executorch.backends.xnnpack._passes import XNNPACKPassManager
 from executorch.backends.xnnpack.operators.node_visitor import get_node_visitors
 from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import ConstantDataOffset, XNNGraph
 from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import serialize_xnnpack_binary
-from executorch.backends.xnnpack.utils.configs import get_xnnpack_edge_compile_config
 from executorch.backends.xnnpack.xnnpack_preprocess import (
     DEFAULT_DEBUG_HANDLE,
     XnnpackBackend,
@@ -27,7 +25,6 @@ from executorch.backends.xnnpack.xnnpack_preprocess import (
 from executorch.exir import EdgeCompileConfig, to_edge
 from executorch.exir._serialize._named_data_store import NamedDataStore
 from executorch.exir.lowered_backend_module import LoweredBackendModule
-from executorch.exir.verification.verifier import EXIREdgeDialectVerifier
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
@@ -39,14 +36,15 @@ _STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR
 
 @dataclass(frozen=True)
 class Template:
-    """A lowered segment without its tensors.
+    """A traced kind of segment, without its tensors.
 
-    edge_program: the segment's graph, through which the outer model propagates shapes.
-    xnnpack_program: the same after XNNPACK's passes, ready to be serialized.
+    program: the segment's graph in the edge dialect, ready to be serialized.
+    shapes: a program with the same inputs and outputs that computes nothing. The outer model runs a delegate's program
+        many times to propagate shapes through it; with the real one that took most of an export's time.
     """
 
-    edge_program: ExportedProgram
-    xnnpack_program: ExportedProgram
+    program: ExportedProgram
+    shapes: ExportedProgram
 
     def instance(self, segment: nn.Module) -> LoweredBackendModule:
         """The delegate that computes `segment`, a module of this template's kind.
@@ -54,12 +52,23 @@ class Template:
         Raises:
             SharpError: XNNPACK does not know an operator of the segment.
         """
-        graph, tensors = serialize(_with_state(self.xnnpack_program, segment))
+        graph, tensors = serialize(_with_state(self.program, segment))
         lowered = LoweredBackendModule(
-            self.edge_program, XnnpackBackend.__name__, graph, [], tensors.get_named_data_store_output()
+            self.shapes, XnnpackBackend.__name__, graph, [], tensors.get_named_data_store_output()
         )
         lowered.meta = {"debug_handle_map": {}}
         return lowered
+
+
+class _Shapes(nn.Module):
+    """Outputs of the segment's shapes, as long as its first input, with nothing in them."""
+
+    def __init__(self, outputs: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.shapes = [output.shape[2:] for output in outputs]
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(inputs[0].new_empty((1, inputs[0].shape[1], *shape)) for shape in self.shapes)
 
 
 def kind_of(segment: nn.Module) -> str:
@@ -67,60 +76,56 @@ def kind_of(segment: nn.Module) -> str:
     return f"{segment} {[(name, tuple(tensor.shape), tensor.dtype) for name, tensor in _state(segment).items()]}"
 
 
-def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], dynamic_shapes: Any) -> Template:
-    """Trace a segment and run XNNPACK's passes on it.
+def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length: Any | None) -> Template:
+    """Trace a segment.
 
     Args:
         segment: a module whose whole forward XNNPACK can take.
-        example: inputs of the right shapes; values do not matter.
-        dynamic_shapes: as `torch.export.export` takes them.
+        example: inputs [1, S, ...] of the right shapes, no tensor twice; values do not matter.
+        length: the `torch.export.Dim` of S, or None where S is fixed.
     """
-    exported = torch.export.export(segment, example, dynamic_shapes=dynamic_shapes, strict=False)
     config = EdgeCompileConfig(
         _check_ir_validity=False, _skip_dim_order=True, preserve_ops=[torch.ops.aten.linear.default]
     )
-    edge_program = to_edge(exported, compile_config=config).exported_program()
-    xnnpack_program = XNNPACKPassManager(_unverified(edge_program)).transform()
-    computed = {spec.target for spec in _state_specs(xnnpack_program)} - _state(segment).keys()
-    if computed:
-        # Such a constant would be the first segment's in every instance.
-        raise AssertionError(f"XNNPACK's passes made constants of their own: {sorted(map(str, computed))}")
-    return Template(edge_program, xnnpack_program)
+    program = to_edge(_export(segment, example, length), compile_config=config).exported_program()
+    return Template(program, _export(_Shapes(segment(*example)), example, length))
+
+
+def _export(module: nn.Module, example: tuple[torch.Tensor, ...], length: Any | None) -> ExportedProgram:
+    dynamic = torch.export.ShapesCollection()
+    if length is not None:
+        for tensor in example:
+            dynamic[tensor] = {1: length}
+    return torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)
 
 
 def _state(segment: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(segment.named_parameters()), **dict(segment.named_buffers())}
 
 
-def _state_specs(program: ExportedProgram) -> list[Any]:
-    return [spec for spec in program.graph_signature.input_specs if spec.kind in _STATE_KINDS]
-
-
 def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram:
-    state = _state(segment)
-    return _unverified(program, {spec.target: state[spec.target] for spec in _state_specs(program)})
-
-
-def _unverified(program: ExportedProgram, state: dict[str, Any] | None = None) -> ExportedProgram:
-    """The program again, with other tensors if given, and free of checks that XNNPACK's own passes would fail."""
+    """The program with a segment's own tensors."""
+    specs = [spec for spec in program.graph_signature.input_specs if spec.kind in _STATE_KINDS]
+    tensors = _state(segment)
+    state = {spec.target: tensors[spec.target] for spec in specs}
     return ExportedProgram(
         root=program.graph_module,
         graph=program.graph,
         graph_signature=program.graph_signature,
-        state_dict=program.state_dict if state is None else state,
+        state_dict=state,
         range_constraints=program.range_constraints,
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
-        constants=program.constants if state is None else state,
-        verifiers=[EXIREdgeDialectVerifier(edge_compile_config=get_xnnpack_edge_compile_config(), class_only=True)],
+        constants=state,
+        verifiers=program.verifiers,
     )
 
 
 def serialize(program: ExportedProgram) -> tuple[bytes, NamedDataStore]:
-    """XNNPACK's flatbuffer of a graph that its passes are done with, and the tensors it names by their SHA-256.
+    """XNNPACK's flatbuffer of a graph, and the tensors that it names by their SHA-256.
 
-    This is the last part of `XnnpackBackend.preprocess` (a test holds that both give the same bytes), with slices of
-    dynamic length added.
+    This is `XnnpackBackend.preprocess` without its passes, which leave segments as they are (a test holds that both
+    give the same bytes), and with slices of dynamic length.
 
     Raises:
         SharpError: XNNPACK does not know an operator.

@@ -245,16 +245,18 @@ class _Warmup:
         self, index: int, original: torch.Tensor, source: torch.Tensor, recovered: torch.Tensor
     ) -> "_Regression":
         """Step both streams: `original` to the layer's end, `recovered` to its middle."""
-        own, scale = self.originals[index], torch.ones(self.windows.shape)
-        for part in self._each(index, "activations"):
-            middle = self._with_mlp(index, _Zero(), source[part])
-            hook = own.register_forward_hook(
-                lambda module, args, output, part=part: scale[part].copy_(output.pow(2).mean(-1).sqrt())
-            )
-            original[part] = self._with_mlp(index, own, original[part])
+        own = self.originals[index]
+        scales: list[torch.Tensor] = []
+        hook = own.register_forward_hook(lambda mlp, args, output: scales.append(output.pow(2).mean(-1).sqrt()))
+        try:
+            for part in self._each(index, "activations"):
+                middle = self._with_mlp(index, _Zero(), source[part])
+                original[part] = self._with_mlp(index, own, original[part])
+                recovered[part] = middle
+        finally:
             hook.remove()
-            recovered[part] = middle
-        return _Regression(_layer(self.model, index), self.family, index, recovered, original, scale, self.parts)
+        layer = _layer(self.model, index)
+        return _Regression(layer, self.family, index, recovered, original, torch.cat(scales), self.parts)
 
     def _with_mlp(self, index: int, mlp: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         layer, shared = _layer(self.model, index), self.shared(index)
@@ -325,7 +327,7 @@ class _Regression:
 
     def __init__(
         self,
-        layer: nn.Module,
+        layer: Any,
         family: Family,
         index: int,
         recovered: torch.Tensor,
@@ -334,8 +336,11 @@ class _Regression:
         parts: list[slice],
     ) -> None:
         self.recovered, self.original, self.scale = recovered, original, scale
-        self.pre_norm, self.post_norm = norm(layer, family.pre_mlp_norm), norm(layer, family.post_mlp_norm)
-        self.gain = None if family.post_mlp_norm is None else self.post_norm.weight + family.norm_gain_offset
+        self.pre_norm: Any = norm(layer, family.pre_mlp_norm)
+        self.post_norm: Any = norm(layer, family.post_mlp_norm)
+        self.gain: torch.Tensor | None = (
+            None if family.post_mlp_norm is None else self.post_norm.weight + family.norm_gain_offset
+        )
         squares = torch.cat([self._needed(part).pow(2).sum(-1) for part in parts])
         if not squares.isfinite().all():
             raise _not_finite(index)
@@ -360,7 +365,7 @@ def _before_norm(needed: torch.Tensor, gain: torch.Tensor, scale: torch.Tensor) 
     a size that the weights can reach. Channels of little gain are held down: they matter as little.
     """
     floor = 0.05 * gain.abs().mean()
-    direction = needed / torch.where(gain < 0, -1.0, 1.0) / gain.abs().clamp_min(floor)
+    direction = needed * gain.sign() / gain.abs().clamp_min(floor)
     return direction * scale
 
 

@@ -1,0 +1,282 @@
+"""A recipe: everything that decides what an export holds, in one YAML file in export/.
+
+    model: smollm2-135m-instruct          what `open_checkpoint` takes
+    plan: t_next without 12               which MLPs share
+    recovery: {form: lora, rank: 64}      what a target keeps of its own
+    warmup:   {text: "sotu:1950-2004"}    what the recovery parameters are fitted to
+    quantize: {linear: 4, group_size: 32} bits of every kind of weight
+    lower:    {max_length: 2048}          attention, lengths and outputs of the program
+
+Every field has a default, so a model without a recipe can be exported too. Relative paths are taken from where the
+command runs. A recipe is checked as far as it can be before a model is opened; `check_fits` then checks the rest
+against the model's configuration, before the long work.
+"""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from transformers import PreTrainedConfig
+
+from sharp_mobile.checkpoint import HUB_ID, checkpoint_name
+from sharp_mobile.errors import SharpError
+from sharp_mobile.packaged import PACKAGED_MODELS
+from sharp_mobile.share import DEPLOYABLE, Form
+
+# What a model without a recipe of its own is exported with.
+DEFAULT_PLAN = "t_next"
+
+
+def _number(value: object) -> object:
+    """Digits as a number: options of a command line come as text."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else value
+
+
+Bits = Annotated[Literal[4, 8, "float"], BeforeValidator(_number)]
+GroupSize = Annotated[Literal[32, 64, 128], BeforeValidator(_number)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RecoverySection(_Section):
+    """The transformation g0 to g3 (lora, right, left, hadamard) and its rank r; rank 0 is the direct share."""
+
+    form: Form = "lora"
+    rank: int = Field(default=64, ge=0)
+
+
+class WarmupSection(_Section):
+    """The text that recovery parameters are fitted to (`sotu:<years>` or a text file), in windows of tokens."""
+
+    text: str = "sotu:1950-2004"
+    window: int = Field(default=512, ge=2)
+    windows: int = Field(default=64, ge=1)
+
+
+class QuantizeSection(_Section):
+    """Bits of the weights; activations are quantized to 8 bits dynamically wherever a linear's weights are.
+
+    4 bits are in groups of `group_size` inputs, 8 bits per output channel. `scales` says how 4-bit scales are chosen.
+    On SmolLM2-135M, 4 bits raise the perplexity of 24.3 to 26.4 in the LM head alone, and to 24.4 in the embedding
+    alone: hence their defaults.
+    """
+
+    linear: Bits = 4
+    group_size: GroupSize = 32
+    embedding: Bits = 4
+    lm_head: Bits = 8
+    recovery: Bits = 8
+    scales: Literal["hqq", "minmax"] = "hqq"
+
+
+class LowerSection(_Section):
+    """The program: `custom_sdpa` attention runs in Python and on phones, `portable` everywhere.
+
+    `max_length` counts the tokens of prompt and answer together; `logits: last` gives those of the last token only.
+    """
+
+    attention: Literal["custom_sdpa", "portable"] = "custom_sdpa"
+    max_length: int = Field(default=2048, ge=2)
+    logits: Literal["last", "all"] = "last"
+
+
+class Recipe(_Section):
+    """A validated recipe.
+
+    Raises:
+        pydantic.ValidationError: a field does not exist or has a wrong value; `load_recipe` makes it one line.
+    """
+
+    model: str = Field(min_length=1)
+    plan: str = Field(default="none", min_length=1)
+    recovery: RecoverySection = RecoverySection()
+    warmup: WarmupSection = WarmupSection()
+    quantize: QuantizeSection = QuantizeSection()
+    lower: LowerSection = LowerSection()
+
+    @model_validator(mode="after")
+    def _rank_fits_its_bits(self) -> "Recipe":
+        # A rank is the input width of LoRA's B, and XNNPACK's 4-bit groups are multiples of 32 that divide the width.
+        rank = self.recovery.rank
+        if self.quantize.recovery == 4 and rank % 32:
+            above = rank + 32 - rank % 32
+            raise ValueError(
+                f"rank {rank} with 4-bit recovery parameters must be a multiple of 32; use {above}, or "
+                "quantize.recovery: 8"
+            )
+        return self
+
+    def check_exportable(self) -> None:
+        """Refuse what can be trained and evaluated but not run on a phone.
+
+        Raises:
+            SharpError: the recovery form is `hadamard`.
+        """
+        if self.recovery.form not in DEPLOYABLE:
+            raise SharpError(
+                f"recovery.form: {self.recovery.form} cannot be exported, because it builds a full weight for every "
+                f"target and saves nothing; use {' or '.join(sorted(DEPLOYABLE))}"
+            )
+
+    def check_fits(self, config: PreTrainedConfig) -> None:
+        """Check what depends on the model's widths and lengths.
+
+        Raises:
+            SharpError: 4-bit groups do not divide a linear's input width, or `max_length` is beyond the model's.
+        """
+        quantize = self.quantize
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        widths = {}
+        if 4 in (quantize.linear, quantize.lm_head, quantize.embedding):
+            widths["hidden width"] = config.hidden_size
+        if quantize.linear == 4:
+            widths |= {"MLP width": config.intermediate_size, "attention width": config.num_attention_heads * head_dim}
+        for what, width in widths.items():
+            if width % quantize.group_size:
+                fitting = next((f"group_size: {size}" for size in (64, 32) if width % size == 0), "8 bits")
+                raise SharpError(
+                    f"quantize.group_size: {quantize.group_size} does not divide the model's {what} of {width}; "
+                    f"use {fitting}"
+                )
+        longest = config.max_position_embeddings
+        if self.lower.max_length > longest:
+            raise SharpError(
+                f"lower.max_length: {self.lower.max_length} is beyond the model's {longest} positions; "
+                f"use {longest} or less"
+            )
+
+
+# The section of every setting; the names are different in all sections, so an option of the command needs no section.
+_SECTIONS = {
+    setting: section
+    for section, field in Recipe.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    for setting in field.annotation.model_fields
+}
+
+
+def load_recipe(argument: str, **overrides: Any) -> Recipe:
+    """The recipe that the command's MODEL argument means.
+
+    Args:
+        argument: a recipe's name (`smollm2-135m`, looked for in ./export and in the project's export/), a .yaml file,
+            or a model (packaged name, directory, .gguf file, hub id), which gets the default settings and the plan
+            `t_next`.
+        overrides: settings by their own names, without the section (`rank=32`, `max_length=512`; the bits of recovery
+            parameters are `recovery`); None leaves the recipe's.
+
+    Raises:
+        SharpError: the argument is nothing of these, the file is no YAML, or a field does not exist or has a wrong
+            value.
+        TypeError: an override is no setting.
+    """
+    path = _recipe_file(argument)
+    if path is not None:
+        return _validated(_read_yaml(path), overrides, str(path))
+    if not _looks_like_model(argument):
+        raise SharpError(
+            f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
+            "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
+        )
+    return _validated({"model": argument, "plan": DEFAULT_PLAN}, overrides, argument)
+
+
+def recipe_name(argument: str) -> str:
+    """A short name for what `load_recipe` takes: the recipe's, or the last part of a path or hub id."""
+    return re.sub(r"\.ya?ml$", "", checkpoint_name(argument))
+
+
+def recipe_files() -> dict[str, Path]:
+    """The recipes by name: those of ./export before those of the project."""
+    project = Path(__file__).resolve().parents[1]
+    directories = [project / "export", Path("export")]  # the later one wins
+    found = {file.stem: file for directory in directories for file in sorted(directory.glob("*.yaml"))}
+    return dict(sorted(found.items()))
+
+
+def _recipe_file(argument: str) -> Path | None:
+    if Path(argument).suffix in (".yaml", ".yml"):
+        return Path(argument).expanduser()
+    return recipe_files().get(argument)
+
+
+def _looks_like_model(argument: str) -> bool:
+    return argument in PACKAGED_MODELS or Path(argument).expanduser().exists() or HUB_ID.fullmatch(argument) is not None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that is written twice is an error: the first value would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: list[Any] = []  # not a set: YAML has keys that cannot be hashed
+        for node_of_key, _ in node.value:
+            key = self.construct_object(node_of_key, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is written twice", node_of_key.start_mark)
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(
+            path.read_text(encoding="utf-8"), _StrictLoader
+        )  # a SafeLoader, so it makes plain data only
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise SharpError(f"{path}: {line}{error.problem}; correct the YAML") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SharpError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise SharpError(f"{path}: must hold fields such as `model: smollm2-135m-instruct`; see {_example()}")
+    return content
+
+
+def _example() -> str:
+    return str(recipe_files().get("smollm2-135m", "the recipes in export/"))
+
+
+def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) -> Recipe:
+    for name, value in overrides.items():
+        if name in _SECTIONS:
+            section = content.setdefault(_SECTIONS[name], {}) if value is not None else {}
+            if isinstance(section, dict):  # else its own validation speaks
+                section[name] = value
+        elif name not in ("model", "plan"):
+            raise TypeError(f"{name} is no setting of a recipe")
+        elif value is not None:
+            content[name] = value
+    try:
+        return Recipe(**content)
+    except (ValidationError, TypeError) as error:
+        raise SharpError(f"{source}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError | TypeError) -> str:
+    """The first of pydantic's complaints as `field: what is wrong; the way out`."""
+    if isinstance(error, TypeError):  # a field's name that is no text
+        return f"{error}; field names are words"
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where}: no such field; {_fields_beside(where)}"
+    if first["type"] == "missing":
+        return f"{where}: is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_type":
+        message += " (put it in quotes: YAML takes 3:4 for a time of day)"
+    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+    return f"{where}: {message}{given}" if where else message
+
+
+def _fields_beside(where: str) -> str:
+    section = where.rpartition(".")[0]
+    model = Recipe if not section else Recipe.model_fields[section].annotation
+    return f"choose from {', '.join(model.model_fields)}" if isinstance(model, type) else ""

@@ -1,0 +1,126 @@
+"""Recipes: the shipped ones load, and whatever is wrong in one is told in a line that names it."""
+
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_config
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.recipe import Recipe, load_recipe, recipe_files, recipe_name
+
+
+def write(directory: Path, text: str) -> str:
+    path = directory / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_every_shipped_recipe_loads_and_its_plan_parses(name: str) -> None:
+    recipe = load_recipe(name)
+    recipe.check_exportable()
+    assert SharePlan.parse(recipe.plan, 30).is_none == (name == "smollm2-135m-unshared")
+    first_line = recipe_files()[name].read_text().splitlines()[0]
+    assert first_line == f"# sharp-mobile export {name}"
+
+
+def test_the_project_ships_the_default_the_benchmark_and_the_unshared_recipe() -> None:
+    assert {"smollm2-135m", "smollm2-135m-t_next", "smollm2-135m-unshared"} <= set(recipe_files())
+    assert load_recipe("smollm2-135m-t_next").plan == "t_next"
+
+
+def test_a_recipe_needs_only_a_model(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "model: models/mine\n"))
+    assert recipe == Recipe(model="models/mine")
+    assert (recipe.plan, recipe.recovery.rank, recipe.quantize.linear) == ("none", 64, 4)
+
+
+def test_a_model_without_a_recipe_gets_the_defaults_and_t_next(tmp_path: Path) -> None:
+    for model in ("smollm2-135m-instruct", str(tmp_path), "meta-llama/Llama-3.2-1B"):
+        assert load_recipe(model) == Recipe(model=model, plan="t_next")
+
+
+def test_a_recipe_in_the_working_directory_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "export").mkdir()
+    write(tmp_path / "export", "model: a/b\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("mine").model == "a/b"
+    assert "smollm2-135m" in recipe_files()
+
+
+def test_overrides_win_over_the_file_and_none_leaves_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: a/b\nplan: t_next\nrecovery: {rank: 32}\nlower: {max_length: 512}\n")
+    recipe = load_recipe(path, plan="t_max", rank=96, recovery="4", max_length=None, attention="portable")
+    assert (recipe.plan, recipe.recovery.rank, recipe.quantize.recovery) == ("t_max", 96, 4)
+    assert (recipe.lower.max_length, recipe.lower.attention) == (512, "portable")
+
+
+def test_an_override_that_is_no_setting_is_a_programming_error() -> None:
+    with pytest.raises(TypeError, match="ranks is no setting"):
+        load_recipe("smollm2-135m", ranks=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("plan: t_next", "mine.yaml: model: is missing"),
+        ("model: a/b\nplans: x", "mine.yaml: plans: no such field; choose from model, plan, recovery"),
+        ("model: a/b\nquantize: {bits: 4}", "mine.yaml: quantize.bits: no such field; choose from linear, group_size"),
+        ("model: a/b\nrecovery: {rank: -1}", "mine.yaml: recovery.rank: Input should be greater than or equal to 0"),
+        ("model: a/b\nrecovery: {rank: 1.5}", "mine.yaml: recovery.rank: Input should be a valid integer, not 1.5"),
+        ("model: a/b\nrecovery: {rank: yes}", "mine.yaml: recovery.rank: Input should be a valid integer, not True"),
+        ("model: a/b\nrecovery: {form: lore}", "mine.yaml: recovery.form: Input should be 'lora', 'right'"),
+        ("model: a/b\nrecovery: 64", "mine.yaml: recovery: Input should be a valid dictionary"),
+        ("model: a/b\nquantize: {linear: 5}", "mine.yaml: quantize.linear: Input should be 4, 8 or 'float', not 5"),
+        ("model: a/b\nquantize: {group_size: 48}", "mine.yaml: quantize.group_size: Input should be 32, 64 or 128"),
+        ("model: a/b\nlower: {max_length: 1}", "mine.yaml: lower.max_length: Input should be greater than or equal"),
+        (
+            "model: a/b\nrecovery: {rank: 56}\nquantize: {recovery: 4}",
+            "mine.yaml: rank 56 with 4-bit recovery parameters must be a multiple of 32; use 64, or quantize.recovery",
+        ),
+        ("model: a/b\nplan: none\nplan: t_next", "mine.yaml: line 3: 'plan' is written twice"),
+        ("model: a/b\nplan: 3:4", "mine.yaml: plan: Input should be a valid string (put it in quotes"),
+        ("model: a/b\n? [1, 2]\n: 3", "mine.yaml: line 2: found unhashable key"),
+        ("model: [a/b", "mine.yaml: line 1: expected"),
+        ("model: !!python/object/apply:os.system [id]", "mine.yaml: line 1: could not determine a constructor"),
+        ("- a\n- b", "mine.yaml: must hold fields such as `model: smollm2-135m-instruct`"),
+        ("", "mine.yaml: must hold fields"),
+        ("4: a", "mine.yaml: keywords must be strings; field names are words"),
+    ],
+)
+def test_a_wrong_recipe_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SharpError) as error:
+        load_recipe(write(tmp_path, text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_that_is_not_there_and_a_name_that_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match=r"none\.yaml: cannot be read: No such file"):
+        load_recipe(str(tmp_path / "none.yaml"))
+    with pytest.raises(SharpError, match=r"smolm: no recipe.*recipes are .*smollm2-135m, .*smollm2-135m-unshared"):
+        load_recipe("smolm")
+
+
+def test_hadamard_trains_but_is_not_exported() -> None:
+    recipe = load_recipe("smollm2-135m", form="hadamard")
+    with pytest.raises(SharpError, match=r"hadamard cannot be exported, because it builds a full weight"):
+        recipe.check_exportable()
+
+
+def test_groups_and_lengths_must_fit_the_model() -> None:
+    config = tiny_config("llama")  # hidden 64, MLP 96, 128 positions
+    load_recipe("a/b", max_length=128).check_fits(config)
+    with pytest.raises(SharpError, match=r"group_size: 64 does not divide the model's MLP width of 96; use .*32"):
+        load_recipe("a/b", max_length=128, group_size=64).check_fits(config)
+    load_recipe("a/b", max_length=128, group_size=64, linear=8).check_fits(config)
+    with pytest.raises(SharpError, match=r"max_length: 2048 is beyond the model's 128 positions"):
+        load_recipe("a/b").check_fits(config)
+
+
+def test_names_for_files_and_reports(tmp_path: Path) -> None:
+    assert recipe_name("smollm2-135m") == "smollm2-135m"
+    assert recipe_name(str(tmp_path / "mine.yaml")) == "mine"
+    assert recipe_name("meta-llama/Llama-3.2-1B") == "Llama-3.2-1B"
+    assert recipe_name("models/m.Q4_0.gguf") == "m.Q4_0"

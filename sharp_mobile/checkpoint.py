@@ -58,6 +58,7 @@ from sharp_mobile.weight_files import (
 )
 
 CONFIG_JSON = "config.json"
+GENERATION_JSON = "generation_config.json"
 SHARP_JSON = "sharp.json"
 FORMAT_VERSION = 1
 
@@ -194,9 +195,10 @@ def save_sharp_checkpoint(
         report=dict(report or {}),
     )
     with replace_directory(directory) as partial:
-        model.config.save_pretrained(partial)
+        # Not save_pretrained, which refuses sampling options that many models come with (Llama 2's, for one).
+        model.config.to_json_file(partial / CONFIG_JSON)
         if model.generation_config is not None:
-            model.generation_config.save_pretrained(partial)
+            model.generation_config.to_json_file(partial / GENERATION_JSON)
         if tokenizer_source is not None:
             tokenizer_source.write_tokenizer(partial)
         # A tied tensor is in the state dict under each of its names; it is stored under the first.
@@ -302,6 +304,9 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: b
             local_files_only=True,
             trust_remote_code=False,
         )
+    if model.config.tie_word_embeddings and model.get_input_embeddings().weight is not model.lm_head.weight:
+        model.config.tie_word_embeddings = False
+        warnings.append(f"{path}: config.json ties the LM head to the embedding, but they differ; both are used")
     tokenizer = _load_tokenizer(path)
     return Checkpoint(
         name=checkpoint_name(source),
@@ -317,7 +322,7 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: b
 def _open_gguf(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
     header = gguf_header(path)
     config = gguf_config(header)
-    model = _skeleton(config, dtype)
+    model = _skeleton(config, dtype, path)
     weights = gguf_weights(header, model.state_dict(), model.all_tied_weights_keys, config)
     _assemble(model, {name: tensor.to(dtype) for name, tensor in weights.items()})
     tokenizer = _load_tokenizer(path) if "tokenizer.ggml.tokens" in header.metadata else None
@@ -335,15 +340,15 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
 def _open_sharp(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
     description = SharpDescription.read(path / SHARP_JSON)
     config = _read_config(path)
+    model = _skeleton(config, dtype, path / CONFIG_JSON)
     with _prefixed(path / SHARP_JSON):
         plan = SharePlan.parse(description.plan, description.layers)
         recovery = Recovery(description.form, description.rank)
-        model = _skeleton(config, dtype)
         share_layers(model, plan, recovery)
     weights = weight_files(path)
     check_tensors(stored_tensors(weights), model.state_dict(), model.all_tied_weights_keys, directory=path)
     _assemble(model, {name: tensor.to(dtype) for name, tensor in load_file(weights[0]).items()})
-    if (path / "generation_config.json").is_file():
+    if (path / GENERATION_JSON).is_file():
         with _naming(path):
             model.generation_config = GenerationConfig.from_pretrained(path)
     tokenizer = _load_tokenizer(path)
@@ -383,12 +388,13 @@ def _read_config(directory: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
-def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, path: Path) -> PreTrainedModel:
     """A model whose parameters are allocated but not set: untouched pages take no memory until `_assemble`.
 
-    Not on the meta device, because buffers that no file holds (RoPE frequencies) must be real.
+    Not on the meta device, because buffers that no file holds (RoPE frequencies) must be real. `path`: of the
+    configuration, for messages.
     """
-    with no_init_weights():
+    with no_init_weights(), _naming(path, "describes no model"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
@@ -465,7 +471,7 @@ def _quiet(progress: bool) -> Iterator[None]:
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if not (progress and sys.stderr.isatty()):
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # and the hub's
     try:
         yield
     finally:

@@ -12,8 +12,8 @@ from layer to layer (sliding windows, RoPE or none) is read from the Hugging Fac
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -37,11 +37,15 @@ class Family:
     fused_gate_up: bool = False  # one `gate_up_proj`, gate first
 
 
-_SANDWICH = {
-    "post_attention_norm": "post_attention_layernorm",
-    "pre_mlp_norm": "pre_feedforward_layernorm",
-    "post_mlp_norm": "post_feedforward_layernorm",
-}
+# Gemma 2 and 3 have a norm on either side of attention and of the MLP.
+_GEMMA = Family(
+    "gemma2",
+    "Gemma 2",
+    post_attention_norm="post_attention_layernorm",
+    pre_mlp_norm="pre_feedforward_layernorm",
+    post_mlp_norm="post_feedforward_layernorm",
+    norm_gain_offset=1.0,
+)
 
 FAMILIES = {
     family.model_type: family
@@ -51,8 +55,8 @@ FAMILIES = {
         Family("qwen2", "Qwen2/2.5"),
         Family("qwen3", "Qwen3", qk_norm="head"),
         Family("phi3", "Phi-3", fused_qkv=True, fused_gate_up=True),
-        Family("gemma2", "Gemma 2", norm_gain_offset=1.0, **_SANDWICH),
-        Family("gemma3_text", "Gemma 3 (text)", qk_norm="head", norm_gain_offset=1.0, **_SANDWICH),
+        _GEMMA,
+        replace(_GEMMA, model_type="gemma3_text", name="Gemma 3 (text)", qk_norm="head"),
         Family("smollm3", "SmolLM3"),
         Family(
             "olmo2",
@@ -80,24 +84,24 @@ def family_of(model_type: str) -> Family:
 
 
 class MLPWeights(NamedTuple):
-    """The projections of one gated MLP, as views of its parameters: gate and up [inner, hidden], down [hidden, inner]."""
+    """One gated MLP's projections, as views of its parameters: gate and up [inner, hidden], down [hidden, inner]."""
 
     gate: torch.Tensor
     up: torch.Tensor
     down: torch.Tensor
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: Any) -> nn.ModuleList:
     """The decoder layers of a Hugging Face causal language model, in order."""
     return model.model.layers
 
 
-def norm(layer: nn.Module, attribute: str | None) -> nn.Module:
-    """A layer's norm by the attribute name a `Family` gives; the identity where the family has none."""
+def norm(layer: Any, attribute: str | None) -> nn.Module:
+    """A layer's norm by the attribute name that a `Family` gives; the identity where the family has none."""
     return nn.Identity() if attribute is None else getattr(layer, attribute)
 
 
-def mlp_weights(mlp: nn.Module) -> MLPWeights:
+def mlp_weights(mlp: Any) -> MLPWeights:
     """A plain Hugging Face MLP's projections; a fused gate and up are given as two views of one tensor."""
     if hasattr(mlp, "gate_up_proj"):
         gate, up = mlp.gate_up_proj.weight.chunk(2, dim=0)
@@ -105,7 +109,7 @@ def mlp_weights(mlp: nn.Module) -> MLPWeights:
     return MLPWeights(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
 
 
-def mlp_biases(mlp: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+def mlp_biases(mlp: Any) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """A plain Hugging Face MLP's biases in the order gate, up, down; None where it has none."""
     if hasattr(mlp, "gate_up_proj"):
         bias = mlp.gate_up_proj.bias
@@ -114,6 +118,6 @@ def mlp_biases(mlp: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None
     return mlp.gate_proj.bias, mlp.up_proj.bias, mlp.down_proj.bias
 
 
-def mlp_activation(mlp: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def mlp_activation(mlp: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """The activation between gate and up."""
     return mlp.activation_fn if hasattr(mlp, "activation_fn") else mlp.act_fn

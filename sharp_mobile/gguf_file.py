@@ -83,7 +83,7 @@ def gguf_header(path: Path) -> GGUFHeader:
             table = [reader.tensor() for _ in range(tensor_count)]
         except EOFError as error:
             raise SharpError(f"{path}: cut short in its header, at {size:,} bytes; {COPY_AGAIN}") from error
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, struct.error) as error:
             raise SharpError(f"{path}: its header is broken ({error}); {COPY_AGAIN}") from error
         alignment = metadata.get("general.alignment", 32)
         data = -(-file.tell() // alignment) * alignment

@@ -85,8 +85,8 @@ def replace_directory(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         _swap(partial, target)
-    except BaseException as error:
-        if isinstance(error, Exception) and _is_disk_full(error):
+    except Exception as error:
+        if _is_disk_full(error):
             raise _disk_full(target, written=_bytes_in(partial)) from error
         raise
     finally:

@@ -11,6 +11,7 @@ read. A pickle, where it is allowed, is loaded to the meta device for the same a
 import json
 import math
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,14 +198,20 @@ def check_tensors(
                 "use the original in F32, F16 or BF16"
             )
     extra = [name for name in found if name not in expected and not name.endswith("rotary_emb.inv_freq")]
-    modules = {name.rsplit(".", 1)[0] for name in expected}
+    owners = {_owner(name) for name in expected}
     for name in extra:
-        if any(name.startswith(f"{module}.") for module in modules):
+        if _owner(name) in owners:
             raise SharpError(
                 f"{found[name].file}: tensor {name} has no place in the model that config.json describes, which would "
                 "leave it out; use the config.json that belongs to these weights"
             )
-    return [f"{len(extra)} tensors that the model does not use were left out, such as {extra[0]}"] if extra else []
+    return [f"tensors that the model does not use were left out: {len(extra)}, such as {extra[0]}"] if extra else []
+
+
+def _owner(name: str) -> str:
+    """The decoder layer that a tensor belongs to, or the module where it belongs to none."""
+    layer = re.match(r"model\.layers\.\d+\.", name)
+    return layer[0] if layer else name.rpartition(".")[0]
 
 
 def sampled_bytes(path: Path, *, samples: int = 64, length: int = 4096) -> Iterator[bytes]:

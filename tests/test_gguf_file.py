@@ -31,7 +31,7 @@ def test_a_model_survives_the_way_through_gguf(model_type: str, tmp_path: Path) 
 def test_it_is_read_as_transformers_reads_it(model_type: str, tmp_path: Path) -> None:
     # transformers takes Qwen3's head width for 128, whatever the file says.
     model = tiny_model(model_type, **({"head_dim": 128} if model_type == "qwen3" else {}))
-    path = write_gguf(model, tmp_path / "tiny.gguf", kind=gguf.GGMLQuantizationType.Q8_0)
+    path = write_gguf(model, tmp_path / "tiny.gguf", kind=gguf.GGMLQuantizationType.Q4_1)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32).state_dict()
     ours = open_checkpoint(path).model.state_dict()
     assert ours.keys() == theirs.keys()
@@ -100,17 +100,6 @@ def test_what_would_come_out_wrong_is_refused(options: dict, message: str, tmp_p
         open_checkpoint(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.slow
-def test_the_packaged_model_is_read_as_transformers_reads_it(packaged_gguf: Path) -> None:
-    checkpoint = open_checkpoint("smollm2-135m-instruct")
-    theirs = AutoModelForCausalLM.from_pretrained(packaged_gguf.parent, gguf_file=packaged_gguf.name, dtype="float32")
-    ours, expected = checkpoint.model.state_dict(), theirs.state_dict()
-    assert ours.keys() == expected.keys()
-    assert all(torch.equal(ours[name], expected[name]) for name in ours)
-    fields = ("rope_parameters", "rms_norm_eps", "vocab_size", "eos_token_id", "tie_word_embeddings", "head_dim")
-    assert all(getattr(checkpoint.config, field) == getattr(theirs.config, field) for field in fields)
 
 
 @pytest.mark.slow

@@ -39,6 +39,10 @@ class Rotation(nn.Module):
         width: d, the width of a head; dimensions past the rotated ones get cos 1 and sin 0.
     """
 
+    frequencies: torch.Tensor
+    cos_scale: torch.Tensor
+    sin_scale: torch.Tensor
+
     def __init__(self, frequencies: torch.Tensor, scale: float, width: int) -> None:
         super().__init__()
         half = frequencies.numel()
@@ -162,16 +166,19 @@ class Decoder(nn.Module):
         super().__init__()
         self.embedding, self.entry, self.exit = embedding, entry, exit_
         self.middles = nn.ModuleList(middles)
-        self.attentions = nn.ModuleList(attentions)
-        self.rotations = nn.ModuleList(rotations)
+        # Lists whose types are known, beside the ones that register the modules.
+        self.attentions, self.rotations = attentions, rotations
+        self.attention_modules, self.rotation_modules = nn.ModuleList(attentions), nn.ModuleList(rotations)
         self.rotation_of, self.options = rotation_of, options
 
     def deployed(self, entry: nn.Module, middles: list[nn.Module], exit_: nn.Module) -> "Decoder":
-        """This decoder around lowered segments, with the attention operator that was asked for and caches of its own."""
-        kind = CustomAttention if self.options.attention == "custom_sdpa" else PortableAttention
-        attentions = [kind(attention.settings) for attention in self.attentions]
+        """This decoder around lowered segments, with the attention operator asked for and caches of its own."""
+        kind: type[CustomAttention] | type[PortableAttention] = (
+            CustomAttention if self.options.attention == "custom_sdpa" else PortableAttention
+        )
+        attentions: list[Attention] = [kind(attention.settings) for attention in self.attentions]
         return Decoder(
-            self.embedding, entry, middles, exit_, attentions, list(self.rotations), self.rotation_of, self.options
+            self.embedding, entry, middles, exit_, attentions, self.rotations, self.rotation_of, self.options
         ).eval()
 
     def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
@@ -207,7 +214,7 @@ class Decoder(nn.Module):
 
 
 @torch.no_grad()
-def build_decoder(model: nn.Module, options: DecoderOptions) -> Decoder:
+def build_decoder(model: Any, options: DecoderOptions) -> Decoder:
     """The decoder of a Hugging Face causal language model, plain or shared, in float and without copying weights.
 
     Raises:
@@ -224,9 +231,12 @@ def build_decoder(model: nn.Module, options: DecoderOptions) -> Decoder:
         )
     rotations, rotation_of = _rotations(model, options.max_length)
     heads = _heads(layers[0].self_attn, config, rotations)
-    starts = [_attention_input(layer, family, heads, turned is not None) for layer, turned in zip(layers, rotation_of, strict=True)]
+    starts = [
+        _attention_input(layer, family, heads, turned is not None)
+        for layer, turned in zip(layers, rotation_of, strict=True)
+    ]
     ends = _layer_outputs(layers, family)
-    base: Any = model.model
+    base = model.model
     head = LogitsHead(
         _norm(base.norm, family),
         linear(model.lm_head.weight, model.lm_head.bias),
@@ -244,7 +254,7 @@ def build_decoder(model: nn.Module, options: DecoderOptions) -> Decoder:
     ).eval()
 
 
-def _norm(norm: nn.Module, family: Family) -> RMSNorm:
+def _norm(norm: Any, family: Family) -> RMSNorm:
     epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
     return RMSNorm(norm.weight.float() + family.norm_gain_offset, epsilon)
 
@@ -253,7 +263,7 @@ def _optional_norm(layer: nn.Module, attribute: str | None, family: Family) -> R
     return None if attribute is None else _norm(getattr(layer, attribute), family)
 
 
-def _embedding(embedding: nn.Module) -> nn.Embedding:
+def _embedding(embedding: Any) -> nn.Embedding:
     """The lookup table; Gemma's scaling of the embedded tokens goes into a table of its own."""
     weight = embedding.weight.detach()
     if hasattr(embedding, "embed_scale"):
@@ -262,13 +272,13 @@ def _embedding(embedding: nn.Module) -> nn.Embedding:
 
 
 def _heads(attention: Any, config: Any, rotations: list[Rotation]) -> Heads:
-    rotary = int((rotations[0].sin_scale != 0).sum()) if rotations else 0
+    rotary = int(rotations[0].sin_scale.count_nonzero()) if rotations else 0
     return Heads(config.num_attention_heads, config.num_key_value_heads, attention.head_dim, rotary)
 
 
-def _rotations(model: nn.Module, max_length: int) -> tuple[list[Rotation], list[int | None]]:
+def _rotations(model: Any, max_length: int) -> tuple[list[Rotation], list[int | None]]:
     """The distinct RoPE tables of a model, and which of them each layer uses (None: no RoPE)."""
-    rotary: Any = model.model.rotary_emb
+    rotary = model.model.rotary_emb
     tables: dict[str, Rotation] = {}
     rotation_of: list[int | None] = []
     for layer in decoder_layers(model):
@@ -336,8 +346,12 @@ def _layer_outputs(layers: list[Any], family: Family) -> list[LayerOutput]:
 def _attention(attention: Any, config: Any, heads: Heads, options: DecoderOptions) -> Attention:
     softcap = getattr(config, "attn_logit_softcapping", None)
     if softcap is not None and options.attention == "custom_sdpa":
-        raise SharpError(f"{config.model_type} soft-caps its attention scores, which custom_sdpa cannot; use lower.attention: portable")
-    window = attention.sliding_window if hasattr(attention, "sliding_window") else getattr(config, "sliding_window", None)
+        raise SharpError(
+            f"{config.model_type} soft-caps attention scores, which custom_sdpa cannot; use lower.attention: portable"
+        )
+    window = (
+        attention.sliding_window if hasattr(attention, "sliding_window") else getattr(config, "sliding_window", None)
+    )
     if window is not None and window >= options.max_length:
         window = None
     return PortableAttention(AttentionSettings(heads, options.max_length, attention.scaling, window, softcap))

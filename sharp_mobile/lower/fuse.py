@@ -84,9 +84,13 @@ class FusedMLP(nn.Module):
             factors["down_right_in"] = down.D
         self.recovery = nn.ModuleDict({name: linear(factor.contiguous()) for name, factor in factors.items()})
 
-        kept = {"gate": _alpha(gate), "up": None if folded else alpha_up, "down": _alpha(down) * up_scale}
-        for name, alpha in kept.items():
-            self.register_buffer(f"{name}_alpha", alpha if self.form == "lora" else None)
+        kept: dict[str, torch.Tensor | None] = {
+            "gate": _alpha(gate),
+            "up": None if folded else alpha_up,
+            "down": _alpha(down) * up_scale,
+        }
+        for name, left in kept.items():
+            self.register_buffer(f"{name}_alpha", left if self.form == "lora" else None)
         biases = {"gate": gate.bias, "up": None if up.bias is None else up.bias / up_scale, "down": down.bias}
         for name, bias in biases.items():
             self.register_buffer(f"{name}_bias", None if bias is None else bias.detach().float().clone())
@@ -119,7 +123,7 @@ class FusedMLP(nn.Module):
         return x
 
     def _finish(self, name: str, wide: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-        """α, left factors, the low-rank part and the bias of one projection around `wide`, what the shared weight gave."""
+        """α, left factors, the low-rank part and the bias of one projection; `wide` is the shared weight's."""
         if self.form == "left":
             wide = self._through(wide, self.recovery[f"{name}_left_in"], self.recovery[f"{name}_left_out"])
         alpha = getattr(self, f"{name}_alpha")

@@ -1,6 +1,5 @@
 """The outer model: lowered segments, attention between them, and the `.pte` they make."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,18 +7,13 @@ from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, Executor
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 from torch import nn
+from tqdm import tqdm
 
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions
 from sharp_mobile.lower.template import Template, kind_of, trace_template
 
-Progress = Callable[[str], None]
-
 # Not 1, which export would take for a constant.
 _EXAMPLE_TOKENS = 8
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 class _Delegate(nn.Module):
@@ -34,12 +28,17 @@ class _Delegate(nn.Module):
 
 
 @torch.no_grad()
-def lower_segments(decoder: Decoder, progress: Progress = _silent) -> Decoder:
+def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder, dict[str, str]]:
     """The decoder with every segment replaced by its XNNPACK delegate.
 
-    Each kind of segment is traced and lowered once (see `template`). `progress` is told each step's name.
+    Each kind of segment is traced once (see `template`).
+
+    Returns:
+        The deployed decoder, and the key under which each weight is stored in its `.pte`, by a name such as
+        `layers.4.mlp.gate.codes` (1-based).
     """
     templates: dict[str, Template] = {}
+    keys: dict[str, str] = {}
     options = decoder.options
     length = sequence_length(options)
     tokens = min(_EXAMPLE_TOKENS, options.max_length - 1)
@@ -51,24 +50,32 @@ def lower_segments(decoder: Decoder, progress: Progress = _silent) -> Decoder:
         count = 0 if decoder.rotation_of[layer] is None else 2
         return [torch.zeros(1, tokens, 1, heads.width) for _ in range(count)]
 
-    def lower(name: str, segment: nn.Module, *example: torch.Tensor, length: Any | None = length) -> nn.Module:
+    def lower(segment: nn.Module, after: int, *example: torch.Tensor, length: Any | None = length) -> nn.Module:
+        """Lower the segment that follows the attention of layer `after` (1-based; 0: it follows the embedding)."""
         kind = kind_of(segment)
         if kind not in templates:
-            progress(f"tracing {name}")
             templates[kind] = trace_template(segment, example, length)
-        progress(f"lowering {name}")
-        return _Delegate(templates[kind].instance(segment))
+        lowered, key_of = templates[kind].instance(segment)
+        places = {"end": f"layers.{after}", "start": f"layers.{after + 1}.attention", "head": "head"}
+        for name, key in key_of.items():
+            place, _, rest = name.partition(".")
+            keys[f"{places[place]}.{rest}"] = key
+        bar.update()
+        return _Delegate(lowered)
 
-    entry = lower("layer 1", decoder.entry, hidden, *rotation(0))
+    bar = tqdm(total=len(decoder.attentions) + 1, desc="lower", unit="segment", disable=not progress)
+    entry = lower(decoder.entry, 0, hidden, *rotation(0))
     middles = [
-        lower(f"layers {layer + 1}–{layer + 2}", middle, hidden, attended, *rotation(layer + 1))
-        for layer, middle in enumerate(decoder.middles)
+        lower(middle, layer, hidden, attended, *rotation(layer))
+        for layer, middle in enumerate(decoder.middles, start=1)
     ]
+    last = len(decoder.attentions)
     if options.all_logits:
-        exit_ = lower("LM head", decoder.exit, hidden, attended)
+        exit_ = lower(decoder.exit, last, hidden, attended)
     else:
-        exit_ = lower("LM head", decoder.exit, hidden[:, -1:], attended[:, -1:], length=None)
-    return decoder.deployed(entry, middles, exit_)
+        exit_ = lower(decoder.exit, last, hidden[:, -1:], attended[:, -1:], length=None)
+    bar.close()
+    return decoder.deployed(entry, middles, exit_), keys
 
 
 def sequence_length(options: DecoderOptions) -> Any:

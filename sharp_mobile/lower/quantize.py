@@ -52,6 +52,11 @@ class QuantizedLinear(nn.Module):
     bias float32 [out] or None.
     """
 
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.bits = bits
@@ -63,9 +68,7 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: QuantizedActivation) -> torch.Tensor:
         block = [1] * (x.codes.dim() - 1) + [x.codes.shape[-1]]
-        activation = torch.ops.torchao.dequantize_affine(
-            x.codes, block, x.scale, x.zero_point, torch.int8, -128, 127
-        )
+        activation = torch.ops.torchao.dequantize_affine(x.codes, block, x.scale, x.zero_point, torch.int8, -128, 127)
         return F.linear(activation, self.weight(), self.bias)
 
     def weight(self) -> torch.Tensor:
@@ -81,6 +84,9 @@ class QuantizedLinear(nn.Module):
 
 class QuantizedEmbedding(nn.Module):
     """A lookup in an int4 or int8 table: one scale a group of columns."""
+
+    codes: torch.Tensor
+    scales: torch.Tensor
 
     def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int) -> None:
         super().__init__()

@@ -26,6 +26,10 @@ from sharp_mobile.lower.quantize import project
 class RMSNorm(nn.Module):
     """x · (mean(x²) + ε)^−½ · gain over the last dimension."""
 
+    gain: torch.Tensor
+    mean: torch.Tensor
+    epsilon: torch.Tensor
+
     def __init__(self, gain: torch.Tensor, epsilon: float) -> None:
         super().__init__()
         width = gain.numel()
@@ -84,7 +88,8 @@ class AttentionInput(nn.Module):
         q = self._split(q, self.heads.queries, self.q_norm)
         k = self._split(k, self.heads.keys, self.k_norm)
         if rotation:
-            q, k = (rotate(x, *rotation, self.heads.rotary) for x in (q, k))
+            cos, signed_sin = rotation
+            q, k = (rotate(x, cos, signed_sin, self.heads.rotary) for x in (q, k))
         return q, k, v.view(1, -1, self.heads.keys, self.heads.width)
 
     def _split(self, x: torch.Tensor, heads: int, norm: RMSNorm | None) -> torch.Tensor:
@@ -110,7 +115,11 @@ class LayerOutput(nn.Module):
     ) -> None:
         super().__init__()
         self.o, self.mlp = o, mlp
-        self.post_attention_norm, self.pre_mlp_norm, self.post_mlp_norm = post_attention_norm, pre_mlp_norm, post_mlp_norm
+        self.post_attention_norm, self.pre_mlp_norm, self.post_mlp_norm = (
+            post_attention_norm,
+            pre_mlp_norm,
+            post_mlp_norm,
+        )
 
     def forward(self, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         (attended,) = project(attended, self.o)
@@ -124,6 +133,10 @@ def _maybe(norm: RMSNorm | None, x: torch.Tensor) -> torch.Tensor:
 
 class GatedMLP(nn.Module):
     """down(act(gate(x)) · up(x)); biases are adds of their own, so that a shared weight is packed once."""
+
+    gate_bias: torch.Tensor | None
+    up_bias: torch.Tensor | None
+    down_bias: torch.Tensor | None
 
     def __init__(
         self,
@@ -152,6 +165,8 @@ def add(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 
 class LogitsHead(nn.Module):
     """The last norm, the LM head, and Gemma 2's soft cap c·tanh(logits / c)."""
+
+    softcap: torch.Tensor | None
 
     def __init__(self, norm: RMSNorm, lm_head: nn.Module, softcap: float | None) -> None:
         super().__init__()

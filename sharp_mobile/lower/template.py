@@ -1,8 +1,8 @@
 """Lower one segment of a kind; make every further one of that kind from it.
 
-Tracing a segment takes seconds; turning the resulting graph and a set of tensors into a delegate takes milliseconds. Segments of one kind differ in their tensors alone, so the first of a kind
-is traced as a **template**, and every segment, the first included, is an instance: the template's graph with the
-segment's own tensors.
+Tracing a segment takes seconds; turning the resulting graph and a set of tensors into a delegate takes milliseconds.
+Segments of one kind differ in their tensors alone, so the first of a kind is traced as a **template**, and every
+segment, the first included, is an instance: the template's graph with the segment's own tensors.
 
 A segment goes to XNNPACK whole, so there is nothing to partition: an operator that XNNPACK does not know is an error.
 This also lets slices of dynamic length in, which ExecuTorch 1.5.1's partitioner leaves outside although its runtime
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from executorch.backends.xnnpack.operators.node_visitor import get_node_visitors
+from executorch.backends.xnnpack.operators.node_visitor import get_node_visitors, get_tensor_value
 from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import ConstantDataOffset, XNNGraph
 from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import serialize_xnnpack_binary
 from executorch.backends.xnnpack.xnnpack_preprocess import (
@@ -46,18 +46,23 @@ class Template:
     program: ExportedProgram
     shapes: ExportedProgram
 
-    def instance(self, segment: nn.Module) -> LoweredBackendModule:
+    def instance(self, segment: nn.Module) -> tuple[LoweredBackendModule, dict[str, str]]:
         """The delegate that computes `segment`, a module of this template's kind.
+
+        Returns:
+            The delegate, and the key under which each of the segment's tensors is stored (the SHA-256 of its bytes).
 
         Raises:
             SharpError: XNNPACK does not know an operator of the segment.
         """
-        graph, tensors = serialize(_with_state(self.program, segment))
+        program = _with_state(self.program, segment)
+        graph, tensors, key_of = serialize(program)
         lowered = LoweredBackendModule(
             self.shapes, XnnpackBackend.__name__, graph, [], tensors.get_named_data_store_output()
         )
         lowered.meta = {"debug_handle_map": {}}
-        return lowered
+        names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
+        return lowered, {names[placeholder]: key for placeholder, key in key_of.items()}
 
 
 class _Shapes(nn.Module):
@@ -96,7 +101,7 @@ def _export(module: nn.Module, example: tuple[torch.Tensor, ...], length: Any | 
     if length is not None:
         for tensor in example:
             dynamic[tensor] = {1: length}
-    return torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)
+    return torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)  # type: ignore[arg-type]
 
 
 def _state(segment: nn.Module) -> dict[str, torch.Tensor]:
@@ -107,7 +112,7 @@ def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram
     """The program with a segment's own tensors."""
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind in _STATE_KINDS]
     tensors = _state(segment)
-    state = {spec.target: tensors[spec.target] for spec in specs}
+    state: dict[str, Any] = {spec.target: tensors[spec.target] for spec in specs}
     return ExportedProgram(
         root=program.graph_module,
         graph=program.graph,
@@ -121,8 +126,8 @@ def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram
     )
 
 
-def serialize(program: ExportedProgram) -> tuple[bytes, NamedDataStore]:
-    """XNNPACK's flatbuffer of a graph, and the tensors that it names by their SHA-256.
+def serialize(program: ExportedProgram) -> tuple[bytes, NamedDataStore, dict[str, str]]:
+    """XNNPACK's flatbuffer of a graph, the tensors that it names by their SHA-256, and each placeholder's such name.
 
     This is `XnnpackBackend.preprocess` without its passes, which leave segments as they are (a test holds that both
     give the same bytes), and with slices of dynamic length.
@@ -153,4 +158,9 @@ def serialize(program: ExportedProgram) -> tuple[bytes, NamedDataStore]:
         if operator == "aten.slice_copy.Tensor":
             sizes = node.meta["val"].shape
             graph.xnodes[-1].xnode_union.sizes = [size if isinstance(size, int) else 0 for size in sizes]
-    return serialize_xnnpack_binary(graph, bytearray()), tensors
+    key_of = {}
+    for node, index in ids.items():
+        buffer = get_tensor_value(graph.xvalues[index]).constant_buffer_idx
+        if node.op == "placeholder" and buffer:
+            key_of[node.name] = graph.constant_data[buffer].named_key
+    return serialize_xnnpack_binary(graph, bytearray()), tensors, key_of

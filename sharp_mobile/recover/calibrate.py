@@ -36,9 +36,9 @@ class LayerwiseDecoder:
         window: tokens int64 [1, T]; masks and position embeddings are recorded on it.
     """
 
-    def __init__(self, model: nn.Module, window: torch.Tensor) -> None:
-        self._model: Any = model
-        self._layers: Any = decoder_layers(model)
+    def __init__(self, model: Any, window: torch.Tensor) -> None:
+        self._model = model
+        self._layers: list[Any] = list(decoder_layers(model))
         self._kwargs: list[dict[str, Any]] = []
         hooks = [layer.register_forward_pre_hook(self._record, with_kwargs=True) for layer in self._layers]
         try:

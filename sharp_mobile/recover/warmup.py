@@ -22,6 +22,7 @@ Where a family norms the MLP's output, `f(x)` must give what the norm turns into
 import hashlib
 import json
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -161,6 +162,18 @@ def _check(model: nn.Module, recovery: Recovery) -> None:
         raise SharpError(f"warm-up: the model is {weight.dtype} on {weight.device}; load it in float32 on the CPU")
 
 
+def _check_room(directory: Path, needed: int) -> None:
+    """Refuse before the long work what would end in a bus error: memory-mapped files on a full disk."""
+    if not directory.is_dir():
+        raise SharpError(f"{directory}: not a directory; create it, or name another workdir")
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise SharpError(
+            f"{directory}: {free / 1e9:.1f} GB free, the hidden states need {needed / 1e9:.1f} GB; "
+            "name a workdir on another disk, or calibrate on fewer tokens"
+        )
+
+
 def _warnings(plan: SharePlan, sinks: tuple[int, ...], ratios: tuple[float, ...]) -> tuple[str, ...]:
     return tuple(
         f"layer {sink + 1} is a target, but its MLP writes the attention sink (the largest residual norm is "
@@ -200,6 +213,7 @@ class _Warmup:
 
     def run(self) -> tuple[TargetFit, ...]:
         hidden_size = mlp_weights(next(iter(self.originals.values()))).gate.shape[1]
+        _check_room(Path(self.workdir or tempfile.gettempdir()), 8 * self.windows.numel() * hidden_size)
         with tempfile.TemporaryDirectory(prefix="sharp-mobile-", dir=self.workdir) as directory, self.bar:
             original = hidden_file(Path(directory) / "original", self.windows, hidden_size)
             recovered = hidden_file(Path(directory) / "recovered", self.windows, hidden_size)
@@ -338,9 +352,9 @@ class _Regression:
         self.recovered, self.original, self.scale = recovered, original, scale
         self.pre_norm: Any = norm(layer, family.pre_mlp_norm)
         self.post_norm: Any = norm(layer, family.post_mlp_norm)
-        self.gain: torch.Tensor | None = (
-            None if family.post_mlp_norm is None else self.post_norm.weight + family.norm_gain_offset
-        )
+        attribute = family.post_mlp_norm
+        gain = None if attribute is None else getattr(layer, attribute).weight + family.norm_gain_offset
+        self.gain: torch.Tensor | None = gain
         squares = torch.cat([self._needed(part).pow(2).sum(-1) for part in parts])
         if not squares.isfinite().all():
             raise _not_finite(index)

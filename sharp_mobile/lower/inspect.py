@@ -1,0 +1,325 @@
+"""Read a `.pte` back: what is stored, who uses it, what runs where, and whether it is sound.
+
+The file's flatbuffers are parsed and its segments hashed in place; no tensor is loaded, and no exporter's word is
+taken. Names of weights are the only thing that comes from a manifest, where there is one.
+
+Of the checks, two have a story:
+
+* XNNPACK's weight cache identifies packed weights by their codes and bias, **not** by their scales. Two linears with
+  equal codes and different scales share one packed copy, and one of them silently answers wrongly. (ExecuTorch 1.5.1;
+  seen: 25.718 where 6.430 is right.)
+* Weights that two layers share are one object in Python, but what counts is that they are one blob in the file.
+"""
+
+import hashlib
+import json
+import mmap
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader, _get_schema_bytes
+from executorch.exir._serialize._flatbuffer import _flatc_decompile
+from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
+from executorch.exir._serialize._program import _get_extended_header
+from executorch.exir.schema import DataLocation, DelegateCall, EValue, KernelCall, Program, Tensor
+from pydantic import BaseModel
+
+from sharp_mobile.errors import SharpError
+
+# The largest file, as a multiple of the bytes of its distinct tensors.
+LARGEST_OVERHEAD = 1.01
+
+# Operators that multiply matrices. Attention is meant to run outside XNNPACK, as these; a linear is not.
+_LINEAR_OPERATORS = ("aten::linear", "aten::addmm", "aten::mm", "quantized_decomposed::mixed_linear")
+
+
+class StoredTensor(BaseModel):
+    """A blob of the file: the SHA-256 of its bytes, its size, what it holds, and who uses it."""
+
+    key: str
+    bytes: int
+    kind: str
+    users: tuple[str, ...]
+
+
+class Inspection(BaseModel):
+    """What a `.pte` holds.
+
+    tensor_bytes: of all distinct tensors. saved_bytes: what the file would have more if nothing were shared.
+    operators: calls of operators outside the delegates; xnnpack_nodes: nodes inside. problems: why it is not sound.
+    """
+
+    file: str
+    sha256: str
+    file_bytes: int
+    tensor_bytes: int
+    saved_bytes: int
+    tensors: tuple[StoredTensor, ...]
+    delegates: int
+    operators: dict[str, int]
+    xnnpack_nodes: dict[str, int]
+    metadata: dict[str, Any]
+    problems: tuple[str, ...]
+
+    def of_kind(self, kind: str) -> int:
+        """Bytes of the tensors of a kind."""
+        return sum(tensor.bytes for tensor in self.tensors if tensor.kind == kind)
+
+
+class _Weight(BaseModel):
+    """A constant of one XNNPACK delegate; `scales` identifies everything but the codes that decides its values."""
+
+    key: str
+    kind: str
+    scales: str | None
+    scale_key: str | None
+    bias: str | None = None
+    user: str
+
+
+def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspection:
+    """Read and check a `.pte`.
+
+    Args:
+        path: the file.
+        names: weight names → keys, as `lower_segments` gives them; without them users are numbered delegates.
+
+    Raises:
+        SharpError: the file is missing, cut short, or no ExecuTorch program.
+    """
+    path = Path(path)
+    with _mapped(path) as data:
+        program, base = _parse(path, data)
+        segments = [(base + s.offset, base + s.offset + s.size) for s in program.segments]
+        if any(end > len(data) for _, end in segments):
+            raise SharpError(f"{path}: is cut short: has {len(data)} bytes, needs {max(end for _, end in segments)}")
+        graphs = _delegate_graphs(program, data, segments)
+        weights = [weight for number, graph in enumerate(graphs) for weight in _weights(number, graph)]
+        blobs = {entry.key: segments[entry.segment_index] for entry in program.named_data or []}
+        tensors = _stored(weights, blobs, names or {}) + _constants(program, data, segments)
+        problems = [
+            *_missing_blobs(weights, blobs),
+            *_stored_twice(data, blobs, _constant_range(program, segments)),
+            *_collisions(weights, names or {}),
+            *_undelegated(program),
+        ]
+        tensor_bytes = sum(tensor.bytes for tensor in tensors)
+        if len(data) > LARGEST_OVERHEAD * tensor_bytes:
+            problems.append(
+                f"the file has {len(data)} bytes, {len(data) / tensor_bytes - 1:.1%} more than its distinct tensors' "
+                f"{tensor_bytes}; at most {LARGEST_OVERHEAD - 1:.0%} more is expected"
+            )
+        return Inspection(
+            file=path.name,
+            sha256=hashlib.sha256(data).hexdigest(),
+            file_bytes=len(data),
+            tensor_bytes=tensor_bytes,
+            saved_bytes=sum(tensor.bytes * (len(tensor.users) - 1) for tensor in tensors if tensor.users),
+            tensors=tuple(sorted(tensors, key=lambda tensor: -tensor.bytes)),
+            delegates=len(graphs),
+            operators=dict(_operators(program).most_common()),
+            xnnpack_nodes=dict(Counter(node["xnode_union_type"] for g in graphs for node in g["xnodes"]).most_common()),
+            metadata=_metadata(program),
+            problems=tuple(problems),
+        )
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+    except (OSError, ValueError) as error:
+        raise SharpError(f"{path}: cannot be read: {error}") from error
+
+
+def _parse(path: Path, data: mmap.mmap) -> tuple[Program, int]:
+    """The program's flatbuffer, and where the segments begin."""
+    header = _get_extended_header(data[:1024])
+    if data[4:8] != b"ET12" or header is None or not header.is_valid() or header.program_size > len(data):
+        raise SharpError(f"{path}: is not an ExecuTorch program, or is cut short; export it again")
+    return _flatbuffer_to_program(data[: header.program_size]), header.segment_base_offset
+
+
+def _delegate_graphs(program: Program, data: mmap.mmap, segments: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    """The XNNPACK graphs of all delegates, as the JSON of their flatbuffers."""
+    graphs = []
+    with tempfile.TemporaryDirectory() as directory:
+        schema, binary = Path(directory, "schema.fbs"), Path(directory, "graph.bin")
+        schema.write_bytes(_get_schema_bytes())
+        for plan in program.execution_plan:
+            for delegate in plan.delegates:
+                if delegate.processed.location is not DataLocation.SEGMENT:
+                    raise SharpError("delegates stored inline are not supported; export with delegate segments")
+                start, end = segments[delegate.processed.index]
+                blob = data[start:end]
+                header = XNNHeader.from_bytes(blob[: XNNHeader.EXPECTED_LENGTH])
+                binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
+                _flatc_decompile(directory, str(schema), str(binary), ["--raw-binary"])
+                graphs.append(json.loads(Path(directory, "graph.json").read_text()))
+    return graphs
+
+
+def _weights(number: int, graph: dict[str, Any]) -> list[_Weight]:
+    """The constants of a delegate; a linear's bias is noted with its weight, since both identify the packed copy."""
+    keys = [entry.get("named_key", "") for entry in graph["constant_data"]]
+    weights: dict[int, _Weight] = {}
+    for value in graph["xvalues"]:
+        union = value["xvalue_union"]
+        quantized = value["xvalue_union_type"] == "XNNQuantizedTensorValue"
+        tensor = union["tensor_value"] if quantized else union
+        if not tensor["constant_buffer_idx"]:
+            continue
+        scales = scale_key = None
+        if quantized:
+            parameters = dict(union["quant_params"])
+            scale_key = keys[parameters.pop("scale_buffer_idx")]
+            scales = json.dumps([scale_key, tensor["dims"], parameters], sort_keys=True)
+        weights[tensor["id_out"]] = _Weight(
+            key=keys[tensor["constant_buffer_idx"]],
+            kind=_KINDS.get(tensor["datatype"], tensor["datatype"]),
+            scales=scales,
+            scale_key=scale_key,
+            user=f"delegate {number + 1}, value {tensor['id_out']}",
+        )
+    for node in graph["xnodes"]:
+        union = node["xnode_union"]
+        if node["xnode_union_type"] == "XNNFullyConnected" and union["bias_id"] in weights:
+            weights[union["filter_id"]].bias = weights[union["bias_id"]].key
+    return list(weights.values())
+
+
+_KINDS = {
+    "xnn_datatype_qbint4": "int4 codes",
+    "xnn_datatype_qcint4": "int4 codes",
+    "xnn_datatype_qcint8": "int8 codes",
+    "xnn_datatype_fp32": "float32",
+}
+
+
+def _stored(weights: list[_Weight], blobs: dict[str, tuple[int, int]], names: dict[str, str]) -> list[StoredTensor]:
+    # Dictionaries without values: ordered sets.
+    users: dict[str, dict[str, None]] = defaultdict(dict)
+    kinds: dict[str, str] = {}
+    for name, key in names.items():
+        users[key][name] = None
+    named = set(names.values())
+    for weight in weights:
+        kinds[weight.key] = weight.kind
+        if weight.key not in named:
+            users[weight.key][weight.user] = None
+        if weight.scale_key is not None:
+            kinds[weight.scale_key] = "scales"
+            users[weight.scale_key] |= {f"{user.removesuffix('.codes')}.scales": None for user in users[weight.key]}
+    return [
+        StoredTensor(key=key, bytes=end - start, kind=kinds.get(key, "unused"), users=tuple(users[key]))
+        for key, (start, end) in blobs.items()
+    ]
+
+
+def _constant_range(program: Program, segments: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Where each constant of the outer model lies in the file."""
+    constants = program.constant_segment
+    if constants is None or not constants.offsets:
+        return []
+    start, end = segments[constants.segment_index]
+    offsets = [start + offset for offset in constants.offsets]
+    return list(zip(offsets, [*offsets[1:], end], strict=True))
+
+
+def _constants(program: Program, data: mmap.mmap, segments: list[tuple[int, int]]) -> list[StoredTensor]:
+    ranges = _constant_range(program, segments)
+    shapes: dict[int, Tensor] = {}
+    for plan in program.execution_plan:
+        for value in plan.values:
+            if isinstance(value.val, Tensor) and value.val.allocation_info is None and value.val.data_buffer_idx > 0:
+                shapes[value.val.data_buffer_idx] = value.val
+    return [
+        StoredTensor(
+            key=hashlib.sha256(data[start:end]).hexdigest(),
+            bytes=end - start,
+            kind="outer model",
+            users=(f"constant {index} {list(shapes[index].sizes)} {shapes[index].scalar_type.name.lower()}",)
+            if index in shapes
+            else (),
+        )
+        for index, (start, end) in enumerate(ranges)
+        if end > start
+    ]
+
+
+def _missing_blobs(weights: list[_Weight], blobs: dict[str, tuple[int, int]]) -> list[str]:
+    wanted = {weight.key for weight in weights} | {weight.scale_key for weight in weights if weight.scale_key}
+    return [f"tensor {key[:16]}… is used but not in the file" for key in sorted(wanted - blobs.keys())]
+
+
+def _stored_twice(data: mmap.mmap, blobs: dict[str, tuple[int, int]], constants: list[tuple[int, int]]) -> list[str]:
+    places: dict[str, list[str]] = defaultdict(list)
+    ranges = [*blobs.items(), *((f"constant {i}", place) for i, place in enumerate(constants))]
+    for name, (start, end) in ranges:
+        if end > start:
+            places[hashlib.sha256(data[start:end]).hexdigest()].append(name)
+    return [f"the same bytes are stored {len(n)} times: {', '.join(n)}" for n in places.values() if len(n) > 1]
+
+
+def _collisions(weights: list[_Weight], names: dict[str, str]) -> list[str]:
+    """Weights with equal codes and bias but other scales (see the module)."""
+    scales: dict[tuple[str, str | None], set[str]] = defaultdict(set)
+    users: dict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for weight in weights:
+        if weight.scales is not None:
+            packed = (weight.key, weight.bias)
+            scales[packed].add(weight.scales)
+            users[packed].append(weight.user)
+    name_of = {key: name for name, key in names.items()}
+    return [
+        f"weights with equal codes and different scales, of which XNNPACK's weight cache would keep one: "
+        f"{name_of.get(packed[0], packed[0][:16] + '…')} in {', '.join(users[packed])}"
+        for packed, found in scales.items()
+        if len(found) > 1
+    ]
+
+
+def _operators(program: Program) -> Counter[str]:
+    calls: Counter[str] = Counter()
+    for plan in program.execution_plan:
+        if plan.name != "forward":
+            continue
+        for chain in plan.chains:
+            for instruction in chain.instructions:
+                arguments = instruction.instr_args
+                if isinstance(arguments, KernelCall):
+                    operator = plan.operators[arguments.op_index]
+                    calls[f"{operator.name}.{operator.overload}".rstrip(".")] += 1
+                elif isinstance(arguments, DelegateCall):
+                    calls[plan.delegates[arguments.delegate_index].id] += 1
+    return calls
+
+
+def _undelegated(program: Program) -> list[str]:
+    return [
+        f"operator {name} runs outside XNNPACK {count} times; linears belong inside"
+        for name, count in _operators(program).items()
+        if name.startswith(_LINEAR_OPERATORS)
+    ]
+
+
+def _metadata(program: Program) -> dict[str, Any]:
+    """The values of the program's constant methods."""
+    found: dict[str, Any] = {}
+    for plan in program.execution_plan:
+        if plan.name != "forward":
+            values = [_plain(plan.values[index]) for index in plan.outputs]
+            found[plan.name] = values[0] if len(values) == 1 and plan.name != "get_eos_ids" else values
+    return found
+
+
+def _plain(value: EValue) -> Any:
+    for attribute in ("int_val", "bool_val", "double_val", "string_val"):
+        if hasattr(value.val, attribute):
+            return getattr(value.val, attribute)
+    return str(value.val)

@@ -1,0 +1,332 @@
+"""The two long verbs, step by step: recover a shared model, and export one.
+
+    checkpoint ─► plan ─► recover ─► SHARP checkpoint ─► decoder ─► quantize ─► lower ─► .pte ─► inspect, compare
+
+Each reads like the pipeline that it is; the work is in the rooms.
+"""
+
+import hashlib
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
+from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.lower.inspect import Inspection, inspect_pte
+from sharp_mobile.lower.manifest import (
+    MANIFEST_JSON,
+    MODEL_PTE,
+    Expected,
+    Manifest,
+    Stage,
+    measure,
+    versions,
+    write_report,
+)
+from sharp_mobile.lower.program import assemble, lower_segments
+from sharp_mobile.lower.quantize import QuantizeOptions, quantize
+from sharp_mobile.lower.runtime import Step, load_pte
+from sharp_mobile.outputs import check_writable, replace_directory
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.recipe import Recipe, recipe_name
+from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.warmup import warm_up
+from sharp_mobile.share import Recovery
+
+Say = Callable[[str], None]
+
+PROMPT = "What is the capital of France?"
+# Compared with the eager model token by token, and printed.
+GENERATED_TOKENS = 64
+
+
+@dataclass
+class Stages:
+    """What each step of a run took."""
+
+    done: list[Stage] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a step of this process."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.done.append(
+            Stage(
+                name=name,
+                seconds=time.perf_counter() - wall,
+                cpu_seconds=time.process_time() - cpu,
+                peak_bytes=peak,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A model that is ready to be lowered: shared and recovered, or plain where the plan is none."""
+
+    checkpoint: Checkpoint
+    plan: SharePlan
+    recovery: Recovery
+    warnings: tuple[str, ...]
+
+
+def plan_of(recipe: Recipe, checkpoint: Checkpoint) -> tuple[SharePlan, Recovery]:
+    """The plan and recovery parameters of a run: a SHARP checkpoint's own, else the recipe's."""
+    if checkpoint.plan is not None and checkpoint.recovery is not None:
+        return checkpoint.plan, checkpoint.recovery
+    plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
+    return plan, Recovery(recipe.recovery.form, 0 if plan.direct else recipe.recovery.rank)
+
+
+def describe_plan(plan: SharePlan, recovery: Recovery, checkpoint: Checkpoint) -> str:
+    """One line: the plan written out, τ and s."""
+    if plan.is_none:
+        return f"plan none: {plan.layers} layers, nothing shared"
+    kind = "no recovery parameters" if recovery.rank == 0 else f"{recovery.form} rank {recovery.rank}"
+    return (
+        f"plan {plan} (reference:targets, 1-based), {kind}; stored ratio τ = {plan.stored_ratio:.2f}, "
+        f"compression ratio s = {_compression_ratio(plan, recovery, checkpoint):.3f}"
+    )
+
+
+def _compression_ratio(plan: SharePlan, recovery: Recovery, checkpoint: Checkpoint) -> float:
+    return plan.compression_ratio(checkpoint.config.hidden_size, checkpoint.config.intermediate_size, recovery.rank)
+
+
+def share(recipe: Recipe, *, allow_pickle: bool, work: Path, progress: bool, say: Say, stages: Stages) -> Shared:
+    """Open a recipe's checkpoint, share it by the plan and recover what sharing lost.
+
+    A recovered model is kept under `work` as a SHARP checkpoint, and taken from there the next time that the same
+    checkpoint is recovered in the same way.
+
+    Raises:
+        SharpError: anything about the checkpoint, the plan or the text that does not fit.
+    """
+    with stages.stage("open"):
+        checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, progress=progress)
+    for warning in checkpoint.warnings:
+        say(f"warning: {warning}")
+    plan, recovery = plan_of(recipe, checkpoint)
+    say(describe_plan(plan, recovery, checkpoint))
+    if plan.is_none or checkpoint.plan is not None:
+        return Shared(checkpoint, plan, recovery, checkpoint.warnings)
+    kept = work / f"{checkpoint.name}-{_recovery_key(recipe, checkpoint, plan, recovery)}"
+    if (kept / "sharp.json").is_file():
+        say(f"recovered before, taken from {kept}")
+        with stages.stage("open recovered"):
+            recovered = open_checkpoint(kept, progress=progress)
+        warnings = tuple(json.loads((kept / "sharp.json").read_text())["report"]["warnings"])
+    else:
+        with stages.stage("recover"):
+            warnings = _recover(recipe, checkpoint, plan, recovery, kept, progress)
+        recovered = checkpoint
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return Shared(replace(recovered, name=checkpoint.name), plan, recovery, (*checkpoint.warnings, *warnings))
+
+
+def _recovery_key(recipe: Recipe, checkpoint: Checkpoint, plan: SharePlan, recovery: Recovery) -> str:
+    settings = [checkpoint.fingerprint, str(plan), asdict(recovery), recipe.warmup.model_dump()]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _recover(
+    recipe: Recipe, checkpoint: Checkpoint, plan: SharePlan, recovery: Recovery, kept: Path, progress: bool
+) -> tuple[str, ...]:
+    """Warm the model up in place, and keep the result as a SHARP checkpoint."""
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is None:
+        raise SharpError(f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json")
+    warmup = recipe.warmup
+    windows = token_windows(tokenizer, read_text(warmup.text), warmup.window, warmup.windows)
+    fits = kept.with_name(f"{kept.name}.fits")
+    report = warm_up(checkpoint.model, plan, recovery, windows, progress=progress, checkpoint_dir=fits)
+    save_sharp_checkpoint(
+        checkpoint.model,
+        plan,
+        recovery,
+        kept,
+        tokenizer_source=checkpoint,
+        provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
+        report=asdict(report),
+    )
+    return report.warnings
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A finished export."""
+
+    directory: Path
+    manifest: Manifest
+    inspection: Inspection
+    agreement: Agreement
+
+
+def export(
+    recipe: Recipe,
+    argument: str,
+    out: Path,
+    *,
+    allow_pickle: bool = False,
+    work: Path = Path("build/recovered"),
+    progress: bool = True,
+    say: Say = print,
+) -> ExportResult:
+    """Export what a recipe describes as a directory with `model.pte`, its tokenizer, a manifest and a report.
+
+    The directory is written under a temporary name and takes the place of an older export only when every check has
+    passed.
+
+    Raises:
+        SharpError: a wrong input, or an export that is not sound; nothing is written then.
+    """
+    recipe.check_exportable()
+    out = check_writable(out)
+    stages = Stages()
+    shared = share(recipe, allow_pickle=allow_pickle, work=work, progress=progress, say=say, stages=stages)
+    recipe.check_fits(shared.checkpoint.config)
+    decoder = make_decoder(recipe, shared, stages)
+    with replace_directory(out) as partial:
+        keys = write_pte(decoder, shared, partial / MODEL_PTE, stages, progress)
+        with stages.stage("inspect"):
+            inspection = inspect_pte(partial / MODEL_PTE, keys)
+        with stages.stage("compare with eager"):
+            prompt = _prompt_tokens(shared.checkpoint)
+            agreement = check_against_eager(partial / MODEL_PTE, decoder, prompt, shared.checkpoint, recipe)
+        problems = [*inspection.problems, *sharing_problems(shared.plan, keys), *agreement.problems()]
+        if problems:
+            raise SharpError(f"{out}: the export is not sound, nothing was written: {'; '.join(problems)}")
+        manifest = _manifest(recipe, argument, shared, keys, inspection, agreement, prompt, stages)
+        shared.checkpoint.write_tokenizer(partial)
+        (partial / MANIFEST_JSON).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_report(partial, manifest, shared.plan)
+    return ExportResult(out, manifest, inspection, agreement)
+
+
+def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, all_logits: bool | None = None) -> Decoder:
+    """The quantized decoder of a shared model, in eager mode."""
+    if all_logits is None:
+        all_logits = recipe.lower.logits == "all"
+    options = DecoderOptions(recipe.lower.max_length, recipe.lower.attention, all_logits)
+    with stages.stage("build decoder"):
+        decoder = build_decoder(shared.checkpoint.model, options)
+    with stages.stage("quantize"):
+        quantize(decoder, QuantizeOptions(**recipe.quantize.model_dump()))
+    return decoder
+
+
+def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, progress: bool) -> dict[str, str]:
+    """Lower a decoder to a `.pte`; returns the key under which each weight is stored."""
+    with stages.stage("lower segments"):
+        lowered, keys = lower_segments(decoder, progress=progress)
+    with stages.stage("assemble"):
+        program = assemble(lowered, _metadata(decoder.options, shared.checkpoint))
+    with stages.stage("write"), path.open("wb") as file:
+        program.write_to_file(file)
+    return keys
+
+
+def _metadata(options: DecoderOptions, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The constant methods that ExecuTorch's LLM runner reads."""
+    metadata: dict[str, Any] = {
+        "get_max_seq_len": options.max_length,
+        "get_max_context_len": options.max_length,
+        "use_kv_cache": True,
+        "use_sdpa_with_kv_cache": options.attention == "custom_sdpa",
+        "enable_dynamic_shape": True,
+        "get_vocab_size": checkpoint.config.vocab_size,
+        "get_n_layers": checkpoint.config.num_hidden_layers,
+        "get_eos_ids": checkpoint.eos_token_ids,
+    }
+    if checkpoint.bos_token_id is not None:
+        metadata["get_bos_id"] = checkpoint.bos_token_id
+    return metadata
+
+
+def eager_step(decoder: Decoder) -> Step:
+    """An eager decoder as a step function that gives all logits."""
+
+    def step(tokens: torch.Tensor, position: int) -> torch.Tensor:
+        with torch.no_grad():
+            return decoder(tokens, torch.tensor([position]))
+
+    return step
+
+
+def check_against_eager(
+    pte: Path, decoder: Decoder, prompt: list[int], checkpoint: Checkpoint, recipe: Recipe
+) -> Agreement:
+    """Generate with the `.pte` and compare its predictions with the eager decoder's."""
+    eager = replace(decoder.options, all_logits=True)
+    decoder.options, options = eager, decoder.options
+    try:
+        integer = "float" not in (recipe.quantize.linear, recipe.quantize.lm_head)
+        tolerance = TOLERANCE_INTEGER if integer else TOLERANCE_FLOAT
+        count = min(GENERATED_TOKENS, options.max_length - len(prompt))
+        return compare(load_pte(pte), eager_step(decoder), prompt, count, checkpoint.eos_token_ids, tolerance)
+    finally:
+        decoder.options = options
+
+
+def _prompt_tokens(checkpoint: Checkpoint) -> list[int]:
+    """The question that every export answers, in the model's chat template; fixed token ids without a tokenizer."""
+    tokenizer: Any = checkpoint.tokenizer()
+    if tokenizer is None:
+        return [token % checkpoint.config.vocab_size for token in range(1, 9)]
+    if tokenizer.chat_template is None:
+        return list(tokenizer(PROMPT)["input_ids"])
+    messages = [{"role": "user", "content": PROMPT}]
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
+def _manifest(
+    recipe: Recipe,
+    argument: str,
+    shared: Shared,
+    keys: dict[str, str],
+    inspection: Inspection,
+    agreement: Agreement,
+    prompt: list[int],
+    stages: Stages,
+) -> Manifest:
+    tokenizer = shared.checkpoint.tokenizer()
+    decode: Callable[[Any], str] = (lambda ids: "") if tokenizer is None else (lambda ids: str(tokenizer.decode(ids)))
+    return Manifest(
+        name=recipe_name(argument),
+        sha256=inspection.sha256,
+        recipe=recipe.model_dump(),
+        source=shared.checkpoint.source,
+        fingerprint=shared.checkpoint.fingerprint,
+        plan=str(shared.plan),
+        layers=shared.plan.layers,
+        stored_ratio=shared.plan.stored_ratio,
+        compression_ratio=_compression_ratio(shared.plan, shared.recovery, shared.checkpoint),
+        sizes=measure(inspection.file_bytes, inspection.tensors),
+        metadata=inspection.metadata,
+        delegates=inspection.delegates,
+        operators=inspection.operators,
+        divergence=agreement.divergence,
+        expected=Expected(
+            prompt=decode(prompt),
+            prompt_tokens=tuple(prompt),
+            tokens=agreement.tokens,
+            text=decode(list(agreement.tokens)),
+        ),
+        tensors=inspection.tensors,
+        names=keys,
+        stages=tuple(stages.done),
+        versions=versions(),
+        warnings=shared.warnings,
+    )

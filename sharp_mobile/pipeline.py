@@ -19,12 +19,11 @@ import torch
 
 from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
+from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
-from sharp_mobile.lower.inspect import Inspection, inspect_pte
+from sharp_mobile.lower.inspect import MANIFEST_JSON, MODEL_PTE, Inspection, inspect_pte
 from sharp_mobile.lower.manifest import (
-    MANIFEST_JSON,
-    MODEL_PTE,
     Expected,
     Manifest,
     Stage,
@@ -73,12 +72,16 @@ class Stages:
 
 @dataclass(frozen=True)
 class Shared:
-    """A model that is ready to be lowered: shared and recovered, or plain where the plan is none."""
+    """A model that is ready to be lowered: shared and recovered, or plain where the plan is none.
+
+    kept: where it lies as a checkpoint.
+    """
 
     checkpoint: Checkpoint
     plan: SharePlan
     recovery: Recovery
     warnings: tuple[str, ...]
+    kept: Path
 
 
 def plan_of(recipe: Recipe, checkpoint: Checkpoint) -> tuple[SharePlan, Recovery]:
@@ -120,7 +123,7 @@ def share(recipe: Recipe, *, allow_pickle: bool, work: Path, progress: bool, say
     plan, recovery = plan_of(recipe, checkpoint)
     say(describe_plan(plan, recovery, checkpoint))
     if plan.is_none or checkpoint.plan is not None:
-        return Shared(checkpoint, plan, recovery, checkpoint.warnings)
+        return Shared(checkpoint, plan, recovery, checkpoint.warnings, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(recipe, checkpoint, plan, recovery)}"
     if (kept / "sharp.json").is_file():
         say(f"recovered before, taken from {kept}")
@@ -133,7 +136,34 @@ def share(recipe: Recipe, *, allow_pickle: bool, work: Path, progress: bool, say
         recovered = checkpoint
     for warning in warnings:
         say(f"warning: {warning}")
-    return Shared(replace(recovered, name=checkpoint.name), plan, recovery, (*checkpoint.warnings, *warnings))
+    named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
+    return Shared(named, plan, recovery, (*checkpoint.warnings, *warnings), kept)
+
+
+def recover(
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    allow_pickle: bool = False,
+    work: Path = Path("build/recovered"),
+    progress: bool = True,
+    say: Say = print,
+) -> Path:
+    """Share and recover a recipe's model; returns the SHARP checkpoint's directory, `out` or one under `work`.
+
+    Raises:
+        SharpError: as `share`, or the plan shares nothing.
+    """
+    if out is not None:
+        out = check_writable(out)
+    shared = share(recipe, allow_pickle=allow_pickle, work=work, progress=progress, say=say, stages=Stages())
+    if shared.plan.is_none:
+        raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
+    if out is None:
+        return shared.kept
+    return save_sharp_checkpoint(
+        shared.checkpoint.model, shared.plan, shared.recovery, out, tokenizer_source=shared.checkpoint
+    )
 
 
 def _recovery_key(recipe: Recipe, checkpoint: Checkpoint, plan: SharePlan, recovery: Recovery) -> str:
@@ -215,6 +245,32 @@ def export(
     return ExportResult(out, manifest, inspection, agreement)
 
 
+def summary(result: ExportResult, *, profile: bool = False) -> list[str]:
+    """What the user is told of a finished export."""
+    manifest, sizes = result.manifest, result.manifest.sizes
+    agreement = result.agreement
+    lines = [
+        f"{result.directory / MODEL_PTE}: {sizes.file:,} bytes",
+        f"with nothing shared it would be {sizes.unshared:,} bytes ({sizes.file / sizes.unshared - 1:+.1%}): "
+        f"shared MLPs save {sizes.shared:,}, recovery parameters take {sizes.recovery:,}",
+        f"sound: every shared weight once, {result.inspection.delegates} XNNPACK delegates, no linear outside, "
+        f"file {sizes.file / sizes.tensors - 1:.2%} larger than its tensors",
+        f"like the eager model: {agreement.divergence:.2g} nats a token apart; {agreement.agreeing} of "
+        f"{len(agreement.tokens)} tokens are its first choice too"
+        + (f", the others within {agreement.largest_gap:.2g} of it in logits" if agreement.largest_gap else ""),
+        f"it says: {manifest.expected.text.strip()!r}",
+    ]
+    if profile:
+        lines += ["", f"{'stage':<20} {'seconds':>8} {'CPU s':>8} {'peak MB':>8}"]
+        lines += [
+            f"{stage.name:<20} {stage.seconds:8.1f} {stage.cpu_seconds:8.1f} {stage.peak_bytes / 1e6:8.0f}"
+            for stage in manifest.stages
+        ]
+        total = sum(stage.cpu_seconds for stage in manifest.stages)
+        lines.append(f"{'all':<20} {sum(stage.seconds for stage in manifest.stages):8.1f} {total:8.1f}")
+    return lines
+
+
 def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, all_logits: bool | None = None) -> Decoder:
     """The quantized decoder of a shared model, in eager mode."""
     if all_logits is None:
@@ -282,13 +338,10 @@ def check_against_eager(
 
 def _prompt_tokens(checkpoint: Checkpoint) -> list[int]:
     """The question that every export answers, in the model's chat template; fixed token ids without a tokenizer."""
-    tokenizer: Any = checkpoint.tokenizer()
+    tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         return [token % checkpoint.config.vocab_size for token in range(1, 9)]
-    if tokenizer.chat_template is None:
-        return list(tokenizer(PROMPT)["input_ids"])
-    messages = [{"role": "user", "content": PROMPT}]
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+    return prompt_tokens(tokenizer, PROMPT)
 
 
 def _manifest(

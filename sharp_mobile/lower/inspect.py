@@ -30,6 +30,8 @@ from pydantic import BaseModel
 
 from sharp_mobile.errors import SharpError
 
+MANIFEST_JSON, MODEL_PTE = "manifest.json", "model.pte"
+
 # The largest file, as a multiple of the bytes of its distinct tensors.
 LARGEST_OVERHEAD = 1.01
 
@@ -126,6 +128,56 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
             metadata=_metadata(program),
             problems=tuple(problems),
         )
+
+
+def inspect_export(path: str | Path) -> Inspection:
+    """Inspect a `.pte`, or an export's directory; with the names of its manifest, and held against its hash.
+
+    Raises:
+        SharpError: as `inspect_pte`; or the manifest is not one.
+    """
+    path = Path(path)
+    pte = path / MODEL_PTE if path.is_dir() else path
+    manifest = pte.with_name(MANIFEST_JSON)
+    if not manifest.is_file():
+        return inspect_pte(pte)
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        names, sha256 = dict(content["names"]), str(content["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SharpError(f"{manifest}: is not a manifest of an export: {error}") from error
+    inspection = inspect_pte(pte, names)
+    if inspection.sha256 == sha256:
+        return inspection
+    problem = (
+        f"the manifest is of another file: it names SHA-256 {sha256[:16]}…, this file's is {inspection.sha256[:16]}…"
+    )
+    return inspection.model_copy(update={"problems": (*inspection.problems, problem)})
+
+
+def describe(inspection: Inspection, largest: int) -> list[str]:
+    """An inspection in lines to read, with its `largest` tensors."""
+    kinds: Counter[str] = Counter()
+    for tensor in inspection.tensors:
+        kinds[tensor.kind] += tensor.bytes
+    shared = [tensor for tensor in inspection.tensors if len(tensor.users) > 1]
+    lines = [
+        f"{inspection.file}: {inspection.file_bytes:,} bytes, SHA-256 {inspection.sha256}",
+        f"{len(inspection.tensors)} distinct tensors, {inspection.tensor_bytes:,} bytes "
+        f"(the file has {inspection.file_bytes / inspection.tensor_bytes - 1:.2%} more): "
+        + ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common()),
+        f"{len(shared)} tensors have several users: {sum(tensor.bytes for tensor in shared):,} bytes, "
+        f"which saves {inspection.saved_bytes:,}",
+        f"{inspection.delegates} XNNPACK delegates: "
+        + ", ".join(f"{name.removeprefix('XNN')} {count}" for name, count in inspection.xnnpack_nodes.items()),
+        "outside: " + ", ".join(f"{name} {count}" for name, count in inspection.operators.items()),
+        "metadata: " + ", ".join(f"{name} {value}" for name, value in inspection.metadata.items()),
+        "",
+        f"{'bytes':>12}  {'kind':<12}  users",
+    ]
+    for tensor in inspection.tensors[:largest]:
+        lines.append(f"{tensor.bytes:>12,}  {tensor.kind:<12}  {', '.join(tensor.users)}")
+    return [*lines, "", *(f"NOT SOUND: {problem}" for problem in inspection.problems or ())]
 
 
 @contextmanager

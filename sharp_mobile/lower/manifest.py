@@ -9,11 +9,11 @@ import matplotlib
 from pydantic import BaseModel, ConfigDict
 
 from sharp_mobile import __version__
-from sharp_mobile.lower.inspect import StoredTensor
+from sharp_mobile.lower.inspect import MODEL_PTE, StoredTensor
 from sharp_mobile.plan import SharePlan
 
 FORMAT_VERSION = 1
-MANIFEST_JSON, MODEL_PTE, REPORT_MD, REPORT_PNG = "manifest.json", "model.pte", "report.md", "sizes.png"
+REPORT_MD, REPORT_PNG = "report.md", "sizes.png"
 
 
 class Sizes(BaseModel):

@@ -63,7 +63,7 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
         bar.update()
         return _Delegate(lowered)
 
-    bar = tqdm(total=len(decoder.attentions) + 1, desc="lower", unit="segment", disable=not progress)
+    bar = tqdm(total=len(decoder.attentions) + 1, desc="lower", unit="segment", disable=None if progress else True)
     entry = lower(decoder.entry, 0, hidden, *rotation(0))
     middles = [
         lower(middle, layer, hidden, attended, *rotation(layer))

@@ -1,0 +1,227 @@
+"""The command line: one thin command a verb, no logic.
+
+    sharp-mobile plan MODEL        which layers share, τ and s
+    sharp-mobile recover MODEL     fit the recovery parameters, write a SHARP checkpoint
+    sharp-mobile export MODEL      the above as needed, then model.pte with its manifest, checked
+    sharp-mobile inspect PTE       what a .pte holds, and whether it is sound
+    sharp-mobile evaluate MODEL    perplexity, of checkpoints, of their quantized form, and of .pte files
+    sharp-mobile generate PTE      let a .pte speak
+
+MODEL is the name of a recipe in export/, a recipe file, a Hugging Face directory, a hub id, a .gguf file or a SHARP
+checkpoint.
+"""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from sharp_mobile import __version__
+from sharp_mobile.errors import SharpError
+
+
+class _Group(click.Group):
+    """Shows a `SharpError` as one line, and cleans up on SIGTERM as on Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _terminated)
+        _silence_libraries()
+        try:
+            return super().invoke(ctx)
+        except SharpError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("error: interrupted; nothing was written, and what there was before is still there", err=True)
+            sys.exit(130)
+
+
+def _silence_libraries() -> None:
+    """Keep from the user what PyTorch, torchao and ExecuTorch say that a user can do nothing about.
+
+    Deprecations of their own interfaces, GPU libraries that are not there, and that the KV cache starts empty.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Mutation on a buffer in the model is detected")
+    for logger in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _terminated(signum: int, frame: object) -> NoReturn:
+    sys.exit(128 + signum)
+
+
+def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """MODEL and the options that override its recipe."""
+    decorators = [
+        click.argument("model", default="smollm2-135m", required=False),
+        click.option("--plan", help="none, a preset (t_next, t_back, …), or '3:4, 16:17-22' (reference:targets)."),
+        click.option("--rank", type=int, help="Rank of the recovery parameters; 0 for none."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Any other setting of the recipe, such as group_size=64, lm_head=4, text=notes.txt, max_length=512.",
+        ),
+        click.option("--allow-pickle", is_flag=True, help="Load .bin checkpoints. A pickle can run any code."),
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def _recipe(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...]) -> Any:
+    from sharp_mobile.recipe import load_recipe
+
+    overrides: dict[str, Any] = {"plan": plan or None, "rank": rank}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise SharpError(f"--set {setting}: write NAME=VALUE, such as group_size=64")
+        overrides[name] = int(value) if value.isdecimal() else value
+    try:
+        return load_recipe(model, **overrides)
+    except TypeError as error:
+        raise SharpError(f"--set: {error}; the settings are those of the recipes in export/") from error
+
+
+@click.group(cls=_Group, help=__doc__.partition("\n\n")[0], context_settings={"max_content_width": 110})
+@click.version_option(__version__)
+def main() -> None:
+    """Entry point."""
+
+
+@main.command()
+@_recipe_options
+def plan(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...], **options: Any) -> None:
+    """Show which layers of MODEL share, the stored ratio τ and the compression ratio s (paper, Eq. 1)."""
+    from sharp_mobile.checkpoint import open_checkpoint
+    from sharp_mobile.pipeline import describe_plan, plan_of
+
+    recipe = _recipe(model, plan, rank, settings)
+    checkpoint = open_checkpoint(recipe.model, allow_pickle=options["allow_pickle"], progress=not options["quiet"])
+    click.echo(describe_plan(*plan_of(recipe, checkpoint), checkpoint))
+
+
+@main.command()
+@_recipe_options
+@click.option("--out", type=Path, help="The SHARP checkpoint's directory; kept under build/recovered/ by default.")
+def recover(
+    model: str, plan: str | None, rank: int | None, settings: tuple[str, ...], out: Path | None, **options: Any
+) -> None:
+    """Share MODEL's layers and fit the recovery parameters in closed form; write a SHARP checkpoint."""
+    from sharp_mobile.pipeline import recover as run
+
+    recipe = _recipe(model, plan, rank, settings)
+    directory = run(recipe, out, allow_pickle=options["allow_pickle"], progress=not options["quiet"], say=click.echo)
+    click.echo(f"SHARP checkpoint: {directory}")
+
+
+@main.command()
+@_recipe_options
+@click.option("--out", type=Path, help="Directory of the export; build/exports/<name> by default.")
+@click.option("--profile", is_flag=True, help="Show seconds and peak memory by stage.")
+def export(
+    model: str,
+    plan: str | None,
+    rank: int | None,
+    settings: tuple[str, ...],
+    out: Path | None,
+    profile: bool,
+    **options: Any,
+) -> None:
+    """Export MODEL as a .pte for ExecuTorch, shared and recovered as its recipe says, and check it.
+
+    \b
+    sharp-mobile export                                  the default recipe, export/smollm2-135m.yaml
+    sharp-mobile export smollm2-135m --plan none         the same model, nothing shared
+    sharp-mobile export ./Llama-3.2-1B --plan t_back --rank 128 --out build/llama
+    sharp-mobile export model.gguf --set group_size=64 --set max_length=4096
+    """
+    from sharp_mobile.pipeline import export as run
+    from sharp_mobile.pipeline import summary
+    from sharp_mobile.recipe import recipe_name
+
+    recipe = _recipe(model, plan, rank, settings)
+    directory = out or Path("build/exports", recipe_name(model))
+    result = run(
+        recipe,
+        model,
+        directory,
+        allow_pickle=options["allow_pickle"],
+        progress=not options["quiet"],
+        say=click.echo,
+    )
+    click.echo("\n".join(summary(result, profile=profile)))
+
+
+@main.command()
+@click.argument("pte", type=Path)
+@click.option("--json", "as_json", is_flag=True, help="The whole inspection as JSON.")
+@click.option("--tensors", default=12, show_default=True, help="How many of the largest tensors to list.")
+def inspect(pte: Path, as_json: bool, tensors: int) -> None:
+    """Read a .pte (or an export's directory) back: tensors and their users, operators, metadata; is it sound?"""
+    from sharp_mobile.lower.inspect import describe, inspect_export
+
+    inspection = inspect_export(pte)
+    click.echo(inspection.model_dump_json(indent=1) if as_json else "\n".join(describe(inspection, tensors)))
+    if inspection.problems:
+        raise SharpError(f"{pte}: is not sound: {'; '.join(inspection.problems)}")
+
+
+@main.command()
+@_recipe_options
+@click.option("--text", default="sotu:2012-2026", show_default=True, help="A .txt file, a directory, or sotu:<years>.")
+@click.option("--window", default=512, show_default=True, help="Tokens a window.")
+@click.option("--windows", "count", default=12, show_default=True, help="Windows, evenly spaced over the text.")
+@click.option("--quantized", is_flag=True, help="MODEL as it would be exported, in eager mode, too.")
+@click.option("--pte", is_flag=True, help="MODEL through a .pte that is made for it, too.")
+def evaluate(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...], **options: Any) -> None:
+    """Perplexity of MODEL on fixed windows of a text.
+
+    MODEL may also be a .pte or an export's directory.
+    """
+    from sharp_mobile.evaluate.measure import evaluate as run
+    from sharp_mobile.evaluate.measure import evaluate_pte
+
+    windows = (options["text"], options["window"], options["count"])
+    path = Path(model)
+    if path.suffix == ".pte" or (path / "model.pte").is_file():
+        click.echo(evaluate_pte(path, *windows, progress=not options["quiet"]))
+        return
+    for line in run(
+        _recipe(model, plan, rank, settings),
+        *windows,
+        quantized=options["quantized"],
+        pte=options["pte"],
+        allow_pickle=options["allow_pickle"],
+        progress=not options["quiet"],
+        say=click.echo,
+    ):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("export_directory", type=Path)
+@click.argument("prompt")
+@click.option("--tokens", default=64, show_default=True, help="How many tokens to generate at most.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
+def generate(export_directory: Path, prompt: str, tokens: int, raw: bool) -> None:
+    """Generate greedily with an export on this machine."""
+    from sharp_mobile.evaluate.generate import generate as run
+
+    click.echo(run(export_directory, prompt, tokens, raw))
+
+
+if __name__ == "__main__":
+    main()

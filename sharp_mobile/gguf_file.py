@@ -22,9 +22,12 @@ import torch
 from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGMLQuantizationType, get_tensor_name_map
 from gguf.quants import dequantize
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.weight_files import COPY_AGAIN, cut_short
+
+ROPE_FACTORS = "rope_freqs.weight"
 
 # GGUF's architectures, each with the family it is; Mistral's is "llama" there.
 ARCHITECTURES = {
@@ -178,7 +181,12 @@ def gguf_config(header: GGUFHeader) -> PreTrainedConfig:
         raise SharpError(f"{path}: its metadata has no {error.args[0]}; convert the model again") from error
     rotary = get("rope.dimension_count", options["head_dim"])
     scaled = get("rope.scaling.type", "none") != "none"
-    if scaled or rotary != options["head_dim"] or any(name.startswith("rope_") for name in header.tensors):
+    if model_type == "llama" and ROPE_FACTORS in header.tensors:
+        options["rope_parameters"] = _llama3_rope(header, options)
+        scaled = False
+    elif any(name.startswith("rope_") for name in header.tensors):
+        scaled = True
+    if scaled or rotary != options["head_dim"]:
         raise SharpError(
             f"{path}: its RoPE is scaled or partial, which GGUF does not tell enough about; give the Hugging Face "
             "directory"
@@ -190,6 +198,29 @@ def gguf_config(header: GGUFHeader) -> PreTrainedConfig:
     if model_type == "llama":
         options["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
     return AutoConfig.for_model(model_type, **options)
+
+
+def _llama3_rope(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
+    """Llama 3's RoPE scaling, of which GGUF keeps only the divisors of the frequencies that it comes to.
+
+    All Llama 3.1 to 3.3 differ in the largest divisor alone (8, or 32 in 3.2); that these settings give the file's
+    divisors is checked.
+    """
+    divisors = _dequantized(header.path, ROPE_FACTORS, header.tensors[ROPE_FACTORS])
+    settings = {
+        "rope_type": "llama3",
+        "rope_theta": header.get("rope.freq_base", 10000.0),
+        "factor": float(divisors.max()),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    config = AutoConfig.for_model("llama", **{**options, "rope_parameters": settings})
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = settings["rope_theta"] ** -(torch.arange(len(divisors)) / len(divisors))
+    if frequencies.shape != divisors.shape or not torch.allclose(plain / divisors, frequencies, rtol=1e-3):
+        raise SharpError(f"{header.path}: its RoPE is scaled unlike Llama 3's; give the Hugging Face directory")
+    return settings
 
 
 def _options(header: GGUFHeader) -> dict[str, Any]:
@@ -250,6 +281,7 @@ def gguf_weights(
     names = get_tensor_name_map(architecture, config.num_hidden_layers)
     undo = _undo(header.architecture, config)
     left, weights = dict(header.tensors), {}
+    left.pop(ROPE_FACTORS, None)  # in the configuration
     for name in expected.keys() - set(tied):
         module, _, kind = name.rpartition(".")
         stored_name = f"{names.get_name(module)}.{kind}"

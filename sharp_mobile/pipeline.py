@@ -8,6 +8,7 @@ Each reads like the pipeline that it is; the work is in the rooms.
 import hashlib
 import json
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -191,6 +192,7 @@ def _recover(
         provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
         report=asdict(report),
     )
+    shutil.rmtree(fits, ignore_errors=True)
     return report.warnings
 
 

@@ -115,7 +115,12 @@ def quantize_weight(
 
     At 4 bits the scales are representable in bfloat16, since XNNPACK stores a group's scale so; the codes are chosen
     for these rounded scales. A group of zeros gets scale 1, so that equal codes always come with equal scales.
+
+    Raises:
+        SharpError: the group does not divide the input width.
     """
+    if weight.shape[1] % group:
+        raise SharpError(f"group size {group} does not divide the input width {weight.shape[1]} of a {bits}-bit weight")
     low, high = _code_range(bits)
     block = (1, group)
     groups = weight.detach().float().reshape(weight.shape[0], -1, group)
@@ -145,12 +150,7 @@ def quantize_linear(linear: nn.Linear, bits: Bits, group: int, scales: Literal["
     """
     if bits == "float":
         return linear
-    width = linear.weight.shape[1]
-    if bits == 8:
-        group = width
-    elif width % group:
-        raise SharpError(f"group size {group} does not divide the input width {width} of a 4-bit linear")
-    codes, scale = quantize_weight(linear.weight, bits, group, scales)
+    codes, scale = quantize_weight(linear.weight, bits, group if bits == 4 else linear.weight.shape[1], scales)
     return QuantizedLinear(codes, scale, bits, None if linear.bias is None else linear.bias.detach().float())
 
 

@@ -1,0 +1,1 @@
+"""Measuring what an export costs."""

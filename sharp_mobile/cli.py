@@ -105,12 +105,11 @@ def main() -> None:
 @_recipe_options
 def plan(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...], **options: Any) -> None:
     """Show which layers of MODEL share, the stored ratio τ and the compression ratio s (paper, Eq. 1)."""
-    from sharp_mobile.checkpoint import open_checkpoint
-    from sharp_mobile.pipeline import describe_plan, plan_of
+    from sharp_mobile.pipeline import open_recipe
 
     recipe = _recipe(model, plan, rank, settings)
-    checkpoint = open_checkpoint(recipe.model, allow_pickle=options["allow_pickle"], progress=not options["quiet"])
-    click.echo(describe_plan(*plan_of(recipe, checkpoint), checkpoint))
+    opened = open_recipe(recipe, allow_pickle=options["allow_pickle"], progress=not options["quiet"])
+    click.echo(opened.describe())
 
 
 @main.command()

@@ -10,7 +10,7 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile import __version__
+from sharp_mobile.checkpoint import SHARP_JSON, Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
-from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder, preferred_attention
 from sharp_mobile.lower.inspect import MANIFEST_JSON, MODEL_PTE, Inspection, inspect_pte
 from sharp_mobile.lower.manifest import (
     Expected,
@@ -33,7 +34,7 @@ from sharp_mobile.lower.manifest import (
     write_report,
 )
 from sharp_mobile.lower.program import assemble, lower_segments
-from sharp_mobile.lower.quantize import QuantizeOptions, quantize
+from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan
@@ -45,6 +46,7 @@ from sharp_mobile.share import Recovery
 Say = Callable[[str], None]
 
 PROMPT = "What is the capital of France?"
+RECOVERED = Path("build/recovered")
 # Compared with the eager model token by token, and printed.
 GENERATED_TOKENS = 64
 
@@ -72,121 +74,113 @@ class Stages:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A recipe's checkpoint and how its layers share."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    plan: SharePlan
+    recovery: Recovery
+
+    def describe(self) -> str:
+        """One line: the plan written out, τ and s (paper, Eq. 1)."""
+        plan, recovery = self.plan, self.recovery
+        if plan.is_none:
+            return f"plan none: {plan.layers} layers, nothing shared"
+        kind = "no recovery parameters" if recovery.rank == 0 else f"{recovery.form} rank {recovery.rank}"
+        return (
+            f"plan {plan} (reference:targets, 1-based), {kind}; stored ratio τ = {plan.stored_ratio:.2f}, "
+            f"compression ratio s = {self.compression_ratio:.3f}"
+        )
+
+    @property
+    def compression_ratio(self) -> float:
+        """s: MLP parameters kept over original ones."""
+        config = self.checkpoint.config
+        return self.plan.compression_ratio(config.hidden_size, config.intermediate_size, self.recovery.rank)
+
+
+def open_recipe(recipe: Recipe, *, allow_pickle: bool = False, progress: bool = True) -> Opened:
+    """Open a recipe's checkpoint and parse its plan for it.
+
+    Raises:
+        SharpError: the checkpoint is broken, the plan does not fit it, or it is shared already by another plan.
+    """
+    checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, progress=progress)
+    plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
+    recovery = Recovery(recipe.recovery.form, 0 if plan.direct else recipe.recovery.rank)
+    if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
+        raise SharpError(
+            f"{checkpoint.path}: is shared already, by plan {checkpoint.plan} with {checkpoint.recovery}; "
+            "leave plan and rank out, or start from the original model"
+        )
+    return Opened(recipe, checkpoint, plan, recovery)
+
+
+@dataclass(frozen=True)
 class Shared:
     """A model that is ready to be lowered: shared and recovered, or plain where the plan is none.
 
     kept: where it lies as a checkpoint.
     """
 
+    opened: Opened
     checkpoint: Checkpoint
-    plan: SharePlan
-    recovery: Recovery
     warnings: tuple[str, ...]
     kept: Path
 
 
-def plan_of(recipe: Recipe, checkpoint: Checkpoint) -> tuple[SharePlan, Recovery]:
-    """The plan and recovery parameters of a run: a SHARP checkpoint's own, else the recipe's."""
-    if checkpoint.plan is not None and checkpoint.recovery is not None:
-        return checkpoint.plan, checkpoint.recovery
-    plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
-    return plan, Recovery(recipe.recovery.form, 0 if plan.direct else recipe.recovery.rank)
-
-
-def describe_plan(plan: SharePlan, recovery: Recovery, checkpoint: Checkpoint) -> str:
-    """One line: the plan written out, τ and s."""
-    if plan.is_none:
-        return f"plan none: {plan.layers} layers, nothing shared"
-    kind = "no recovery parameters" if recovery.rank == 0 else f"{recovery.form} rank {recovery.rank}"
-    return (
-        f"plan {plan} (reference:targets, 1-based), {kind}; stored ratio τ = {plan.stored_ratio:.2f}, "
-        f"compression ratio s = {_compression_ratio(plan, recovery, checkpoint):.3f}"
-    )
-
-
-def _compression_ratio(plan: SharePlan, recovery: Recovery, checkpoint: Checkpoint) -> float:
-    return plan.compression_ratio(checkpoint.config.hidden_size, checkpoint.config.intermediate_size, recovery.rank)
-
-
-def share(recipe: Recipe, *, allow_pickle: bool, work: Path, progress: bool, say: Say, stages: Stages) -> Shared:
-    """Open a recipe's checkpoint, share it by the plan and recover what sharing lost.
+def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stages) -> Shared:
+    """Share a model by its plan and recover what sharing lost.
 
     A recovered model is kept under `work` as a SHARP checkpoint, and taken from there the next time that the same
     checkpoint is recovered in the same way.
 
     Raises:
-        SharpError: anything about the checkpoint, the plan or the text that does not fit.
+        SharpError: a text or tokenizer that is not there or does not suffice, or a model that cannot be fitted.
     """
-    with stages.stage("open"):
-        checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, progress=progress)
+    checkpoint = opened.checkpoint
     for warning in checkpoint.warnings:
         say(f"warning: {warning}")
-    plan, recovery = plan_of(recipe, checkpoint)
-    say(describe_plan(plan, recovery, checkpoint))
-    if plan.is_none or checkpoint.plan is not None:
-        return Shared(checkpoint, plan, recovery, checkpoint.warnings, checkpoint.path)
-    kept = work / f"{checkpoint.name}-{_recovery_key(recipe, checkpoint, plan, recovery)}"
-    if (kept / "sharp.json").is_file():
+    say(opened.describe())
+    if opened.plan.is_none or checkpoint.plan is not None:
+        return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
+    kept = work / f"{checkpoint.name}-{_recovery_key(opened)}"
+    if (kept / SHARP_JSON).is_file():
         say(f"recovered before, taken from {kept}")
         with stages.stage("open recovered"):
             recovered = open_checkpoint(kept, progress=progress)
-        warnings = tuple(json.loads((kept / "sharp.json").read_text())["report"]["warnings"])
+        warnings = tuple(json.loads((kept / SHARP_JSON).read_text())["report"]["warnings"])
     else:
         with stages.stage("recover"):
-            warnings = _recover(recipe, checkpoint, plan, recovery, kept, progress)
+            warnings = _recover(opened, kept, progress)
         recovered = checkpoint
     for warning in warnings:
         say(f"warning: {warning}")
     named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
-    return Shared(named, plan, recovery, (*checkpoint.warnings, *warnings), kept)
+    return Shared(opened, named, (*checkpoint.warnings, *warnings), kept)
 
 
-def recover(
-    recipe: Recipe,
-    out: Path | None,
-    *,
-    allow_pickle: bool = False,
-    work: Path = Path("build/recovered"),
-    progress: bool = True,
-    say: Say = print,
-) -> Path:
-    """Share and recover a recipe's model; returns the SHARP checkpoint's directory, `out` or one under `work`.
-
-    Raises:
-        SharpError: as `share`, or the plan shares nothing.
-    """
-    if out is not None:
-        out = check_writable(out)
-    shared = share(recipe, allow_pickle=allow_pickle, work=work, progress=progress, say=say, stages=Stages())
-    if shared.plan.is_none:
-        raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
-    if out is None:
-        return shared.kept
-    return save_sharp_checkpoint(
-        shared.checkpoint.model, shared.plan, shared.recovery, out, tokenizer_source=shared.checkpoint
-    )
-
-
-def _recovery_key(recipe: Recipe, checkpoint: Checkpoint, plan: SharePlan, recovery: Recovery) -> str:
-    settings = [checkpoint.fingerprint, str(plan), asdict(recovery), recipe.warmup.model_dump()]
+def _recovery_key(opened: Opened) -> str:
+    """What a recovered model depends on, as a short name."""
+    settings = [opened.checkpoint.fingerprint, str(opened.plan), asdict(opened.recovery)]
+    settings += [opened.recipe.warmup.model_dump(), __version__]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _recover(
-    recipe: Recipe, checkpoint: Checkpoint, plan: SharePlan, recovery: Recovery, kept: Path, progress: bool
-) -> tuple[str, ...]:
-    """Warm the model up in place, and keep the result as a SHARP checkpoint."""
+def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
+    """Warm the model up in place, and keep the result as a SHARP checkpoint; returns the warm-up's warnings."""
+    checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         raise SharpError(f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json")
-    warmup = recipe.warmup
     windows = token_windows(tokenizer, read_text(warmup.text), warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
-    report = warm_up(checkpoint.model, plan, recovery, windows, progress=progress, checkpoint_dir=fits)
+    report = warm_up(checkpoint.model, opened.plan, opened.recovery, windows, progress=progress, checkpoint_dir=fits)
     save_sharp_checkpoint(
         checkpoint.model,
-        plan,
-        recovery,
+        opened.plan,
+        opened.recovery,
         kept,
         tokenizer_source=checkpoint,
         provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
@@ -194,6 +188,31 @@ def _recover(
     )
     shutil.rmtree(fits, ignore_errors=True)
     return report.warnings
+
+
+def recover(
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    allow_pickle: bool = False,
+    work: Path = RECOVERED,
+    progress: bool = True,
+    say: Say = print,
+) -> Path:
+    """Share and recover a recipe's model; returns the SHARP checkpoint's directory, `out` or one under `work`.
+
+    Raises:
+        SharpError: as `open_recipe` and `share`, or the plan shares nothing.
+    """
+    out = None if out is None else check_writable(out)
+    opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
+    if opened.plan.is_none:
+        raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
+    shared = share(opened, work=work, progress=progress, say=say, stages=Stages())
+    if out is None:
+        return shared.kept
+    model = shared.checkpoint.model
+    return save_sharp_checkpoint(model, opened.plan, opened.recovery, out, tokenizer_source=shared.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -212,7 +231,7 @@ def export(
     out: Path,
     *,
     allow_pickle: bool = False,
-    work: Path = Path("build/recovered"),
+    work: Path = RECOVERED,
     progress: bool = True,
     say: Say = print,
 ) -> ExportResult:
@@ -227,9 +246,12 @@ def export(
     recipe.check_exportable()
     out = check_writable(out)
     stages = Stages()
-    shared = share(recipe, allow_pickle=allow_pickle, work=work, progress=progress, say=say, stages=stages)
-    recipe.check_fits(shared.checkpoint.config)
+    with stages.stage("open"):
+        opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
+        check_lowerable(opened)
+    shared = share(opened, work=work, progress=progress, say=say, stages=stages)
     decoder = make_decoder(recipe, shared, stages)
+    check_writable(out, needed=stored_bytes(decoder))
     with replace_directory(out) as partial:
         keys = write_pte(decoder, shared, partial / MODEL_PTE, stages, progress)
         with stages.stage("inspect"):
@@ -237,13 +259,13 @@ def export(
         with stages.stage("compare with eager"):
             prompt = _prompt_tokens(shared.checkpoint)
             agreement = check_against_eager(partial / MODEL_PTE, decoder, prompt, shared.checkpoint, recipe)
-        problems = [*inspection.problems, *sharing_problems(shared.plan, keys), *agreement.problems()]
+        problems = [*inspection.problems, *sharing_problems(opened.plan, keys), *agreement.problems()]
         if problems:
             raise SharpError(f"{out}: the export is not sound, nothing was written: {'; '.join(problems)}")
         manifest = _manifest(recipe, argument, shared, keys, inspection, agreement, prompt, stages)
         shared.checkpoint.write_tokenizer(partial)
         (partial / MANIFEST_JSON).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        write_report(partial, manifest, shared.plan)
+        write_report(partial, manifest)
     return ExportResult(out, manifest, inspection, agreement)
 
 
@@ -273,13 +295,27 @@ def summary(result: ExportResult, *, profile: bool = False) -> list[str]:
     return lines
 
 
-def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, all_logits: bool | None = None) -> Decoder:
+def check_lowerable(opened: Opened) -> None:
+    """Refuse before the long work what a decoder cannot be built or quantized for.
+
+    Raises:
+        SharpError: widths that the quantization's groups do not divide, or a model or length that has no decoder.
+    """
+    opened.recipe.check_fits(opened.checkpoint.config)
+    build_decoder(opened.checkpoint.model, _decoder_options(opened.recipe, opened.checkpoint))
+
+
+def _decoder_options(recipe: Recipe, checkpoint: Checkpoint) -> DecoderOptions:
+    attention = recipe.lower.attention
+    if attention == "auto":
+        attention = preferred_attention(checkpoint.config)
+    return DecoderOptions(recipe.lower.max_length, attention, recipe.lower.logits == "all")
+
+
+def make_decoder(recipe: Recipe, shared: Shared, stages: Stages) -> Decoder:
     """The quantized decoder of a shared model, in eager mode."""
-    if all_logits is None:
-        all_logits = recipe.lower.logits == "all"
-    options = DecoderOptions(recipe.lower.max_length, recipe.lower.attention, all_logits)
     with stages.stage("build decoder"):
-        decoder = build_decoder(shared.checkpoint.model, options)
+        decoder = build_decoder(shared.checkpoint.model, _decoder_options(recipe, shared.checkpoint))
     with stages.stage("quantize"):
         quantize(decoder, QuantizeOptions(**recipe.quantize.model_dump()))
     return decoder
@@ -357,17 +393,20 @@ def _manifest(
     stages: Stages,
 ) -> Manifest:
     tokenizer = shared.checkpoint.tokenizer()
-    decode: Callable[[Any], str] = (lambda ids: "") if tokenizer is None else (lambda ids: str(tokenizer.decode(ids)))
+
+    def decode(ids: Sequence[int], **options: Any) -> str:
+        return "" if tokenizer is None else str(tokenizer.decode(list(ids), **options))
+
     return Manifest(
         name=recipe_name(argument),
         sha256=inspection.sha256,
         recipe=recipe.model_dump(),
         source=shared.checkpoint.source,
         fingerprint=shared.checkpoint.fingerprint,
-        plan=str(shared.plan),
-        layers=shared.plan.layers,
-        stored_ratio=shared.plan.stored_ratio,
-        compression_ratio=_compression_ratio(shared.plan, shared.recovery, shared.checkpoint),
+        plan=str(shared.opened.plan),
+        layers=shared.opened.plan.layers,
+        stored_ratio=shared.opened.plan.stored_ratio,
+        compression_ratio=shared.opened.compression_ratio,
         sizes=measure(inspection.file_bytes, inspection.tensors),
         metadata=inspection.metadata,
         delegates=inspection.delegates,
@@ -377,7 +416,7 @@ def _manifest(
             prompt=decode(prompt),
             prompt_tokens=tuple(prompt),
             tokens=agreement.tokens,
-            text=decode(list(agreement.tokens)),
+            text=decode(agreement.tokens, skip_special_tokens=True),
         ),
         tensors=inspection.tensors,
         names=keys,

@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedConfig
 
-from sharp_mobile.checkpoint import HUB_ID, checkpoint_name
+from sharp_mobile.checkpoint import HUB_ID, SHARP_JSON, SharpDescription, checkpoint_name
 from sharp_mobile.errors import SharpError
 from sharp_mobile.packaged import PACKAGED_MODELS
 from sharp_mobile.share import DEPLOYABLE, Form
@@ -75,12 +75,13 @@ class QuantizeSection(_Section):
 
 
 class LowerSection(_Section):
-    """The program: `custom_sdpa` attention runs in Python and on phones, `portable` everywhere.
+    """The program: `custom_sdpa` attention runs in Python and on phones, `portable` everywhere; `auto` takes the first
+    but for models that it cannot do.
 
     `max_length` counts the tokens of prompt and answer together; `logits: last` gives those of the last token only.
     """
 
-    attention: Literal["custom_sdpa", "portable"] = "custom_sdpa"
+    attention: Literal["auto", "custom_sdpa", "portable"] = "auto"
     max_length: int = Field(default=2048, ge=2)
     logits: Literal["last", "all"] = "last"
 
@@ -183,7 +184,15 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
             f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
             "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
         )
-    return _validated({"model": argument, "plan": DEFAULT_PLAN}, overrides, argument)
+    return _validated({"model": argument, **_sharing_of(Path(argument).expanduser())}, overrides, argument)
+
+
+def _sharing_of(path: Path) -> dict[str, Any]:
+    """Plan and recovery of a model without a recipe: a SHARP checkpoint's own, else the default plan."""
+    if not (path / SHARP_JSON).is_file():
+        return {"plan": DEFAULT_PLAN}
+    description = SharpDescription.read(path / SHARP_JSON)
+    return {"plan": description.plan, "recovery": {"form": description.form, "rank": description.rank}}
 
 
 def recipe_name(argument: str) -> str:

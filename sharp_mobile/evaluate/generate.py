@@ -30,4 +30,5 @@ def generate(directory: Path, prompt: str, count: int, raw: bool = False) -> str
     metadata = inspect_export(directory).metadata
     tokens = prompt_tokens(tokenizer, prompt, raw=raw)
     count = min(count, metadata["get_max_context_len"] - len(tokens))
-    return str(tokenizer.decode(greedy(load_pte(directory / MODEL_PTE), tokens, count, metadata["get_eos_ids"])))
+    generated = greedy(load_pte(directory / MODEL_PTE), tokens, count, metadata["get_eos_ids"])
+    return str(tokenizer.decode(generated, skip_special_tokens=True))

@@ -14,7 +14,16 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.lower.inspect import MODEL_PTE
 from sharp_mobile.lower.runtime import load_pte, whole_window
-from sharp_mobile.pipeline import Stages, eager_step, make_decoder, share, write_pte
+from sharp_mobile.pipeline import (
+    RECOVERED,
+    Stages,
+    check_lowerable,
+    eager_step,
+    make_decoder,
+    open_recipe,
+    share,
+    write_pte,
+)
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.recover.data import read_text, token_windows
 
@@ -32,7 +41,7 @@ def evaluate(
     allow_pickle: bool,
     progress: bool,
     say: Say,
-    work: Path = Path("build/recovered"),
+    work: Path = RECOVERED,
 ) -> Iterator[str]:
     """Perplexity of a recipe's model, a line a form, each as soon as it is known.
 
@@ -45,7 +54,12 @@ def evaluate(
         SharpError: as for an export; or a text without a tokenizer to read it with.
     """
     stages = Stages()
-    shared = share(recipe, allow_pickle=allow_pickle, work=work, progress=progress, say=say, stages=stages)
+    lower = recipe.lower.model_copy(update={"max_length": max(window + 1, 2), "logits": "all"})
+    recipe = recipe.model_copy(update={"lower": lower})
+    opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
+    if quantized or pte:
+        check_lowerable(opened)
+    shared = share(opened, work=work, progress=progress, say=say, stages=stages)
     tokenizer = shared.checkpoint.tokenizer()
     if tokenizer is None:
         raise SharpError(f"{shared.checkpoint.path}: there is no tokenizer to read {text} with; add tokenizer.json")
@@ -57,9 +71,7 @@ def evaluate(
     yield line("float, eager", lambda tokens: shared.checkpoint.model(tokens).logits)
     if not (quantized or pte):
         return
-    recipe.check_fits(shared.checkpoint.config)
-    lower = recipe.lower.model_copy(update={"max_length": max(window + 1, 2)})
-    decoder = make_decoder(recipe.model_copy(update={"lower": lower}), shared, stages, all_logits=True)
+    decoder = make_decoder(recipe, shared, stages)
     if quantized:
         yield line("quantized, eager", whole_window(eager_step(decoder)))
     if pte:

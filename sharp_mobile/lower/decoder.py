@@ -213,6 +213,11 @@ class Decoder(nn.Module):
         return torch.where(seen, 0.0, float("-inf"))
 
 
+def preferred_attention(config: Any) -> AttentionKind:
+    """The quickest attention operator that can do what a model needs."""
+    return "custom_sdpa" if getattr(config, "attn_logit_softcapping", None) is None else "portable"
+
+
 @torch.no_grad()
 def build_decoder(model: Any, options: DecoderOptions) -> Decoder:
     """The decoder of a Hugging Face causal language model, plain or shared, in float and without copying weights.

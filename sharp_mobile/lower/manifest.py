@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from sharp_mobile import __version__
 from sharp_mobile.lower.inspect import MODEL_PTE, StoredTensor
-from sharp_mobile.plan import SharePlan
 
 FORMAT_VERSION = 1
 REPORT_MD, REPORT_PNG = "report.md", "sizes.png"
@@ -107,7 +106,7 @@ def _is_recovery(user: str) -> bool:
     return ".mlp.recovery." in user or user.endswith("_alpha")
 
 
-def write_report(directory: Path, manifest: Manifest, plan: SharePlan) -> None:
+def write_report(directory: Path, manifest: Manifest) -> None:
     """Write `report.md` and its picture beside a manifest."""
     _draw(directory / REPORT_PNG, manifest.sizes)
     sizes, expected = manifest.sizes, manifest.expected

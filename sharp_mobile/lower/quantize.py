@@ -206,6 +206,21 @@ def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
             setattr(module, child_name, done[id(child)])
 
 
+def stored_bytes(decoder: nn.Module) -> int:
+    """Bytes of a quantized decoder's distinct weights as a `.pte` stores them; its caches are not stored."""
+    seen: set[int] = set()
+    total = 0
+    for module in decoder.modules():
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if id(tensor) in seen or name in ("zero_points", "k_cache", "v_cache"):
+                continue
+            seen.add(id(tensor))
+            packed = isinstance(module, QuantizedLinear) and module.bits == 4
+            size = {"codes": 0.5, "scales": 2}.get(name, 4) if packed else tensor.element_size()
+            total += int(tensor.numel() * size)
+    return total
+
+
 def _quantized(name: str, module: nn.Module, options: QuantizeOptions) -> nn.Module:
     try:
         if isinstance(module, nn.Embedding):

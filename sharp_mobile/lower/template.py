@@ -61,8 +61,9 @@ class Template:
             self.shapes, XnnpackBackend.__name__, graph, [], tensors.get_named_data_store_output()
         )
         lowered.meta = {"debug_handle_map": {}}
-        names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
-        return lowered, {names[placeholder]: key for placeholder, key in key_of.items()}
+        own = _state(segment)
+        names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target in own}
+        return lowered, {names[placeholder]: key for placeholder, key in key_of.items() if placeholder in names}
 
 
 class _Shapes(nn.Module):
@@ -109,9 +110,9 @@ def _state(segment: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram:
-    """The program with a segment's own tensors."""
+    """The program with a segment's own tensors; numbers in the code are constants of the program."""
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind in _STATE_KINDS]
-    tensors = _state(segment)
+    tensors = {**program.state_dict, **program.constants, **_state(segment)}
     state: dict[str, Any] = {spec.target: tensors[spec.target] for spec in specs}
     return ExportedProgram(
         root=program.graph_module,

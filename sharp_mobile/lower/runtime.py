@@ -62,8 +62,11 @@ def load_pte(path: str | Path, max_length: int | None = None) -> Step:
     def step(tokens: torch.Tensor, position: int) -> torch.Tensor:
         if position + tokens.shape[1] > length:
             raise SharpError(f"{path}: position {position + tokens.shape[1]} is beyond its cache of {length}")
+        if tokens.shape[1] == length:
+            raise SharpError(f"{path}: takes {length - 1} tokens at a time, one less than its cache, not {length}")
         with quiet_native():
-            return module.forward((tokens.contiguous(), torch.tensor([position])))[0].clone()
+            logits = module.forward((tokens.contiguous(), torch.tensor([position])))[0]
+        return logits.reshape(1, -1, logits.shape[-1]).clone()  # other exporters leave the batch out
 
     return step
 

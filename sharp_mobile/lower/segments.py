@@ -13,12 +13,14 @@ segment is one delegate: the mean of an RMS norm is a product with a constant ro
 Shapes: S tokens, hidden width H, attention heads h of width d (k for keys and values); batch is 1.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
 from sharp_mobile.lower.quantize import project
 
@@ -131,6 +133,19 @@ def _maybe(norm: RMSNorm | None, x: torch.Tensor) -> torch.Tensor:
     return x if norm is None else norm(x)
 
 
+class TanhGELU(nn.Module):
+    """GELU's tanh approximation x · σ(2√(2/π) (x + 0.044715 x³)): XNNPACK's own GELU is the exact one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = 2 * math.sqrt(2 / math.pi)
+        return x * torch.sigmoid(x * (x * x * (0.044715 * scale) + scale))
+
+
+def lowerable(activation: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A Hugging Face activation, in operators that XNNPACK computes as PyTorch does."""
+    return TanhGELU() if isinstance(activation, GELUTanh | NewGELUActivation | FastGELUActivation) else activation
+
+
 class GatedMLP(nn.Module):
     """down(act(gate(x)) · up(x)); biases are adds of their own, so that a shared weight is packed once."""
 
@@ -147,7 +162,7 @@ class GatedMLP(nn.Module):
         biases: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None] = (None, None, None),
     ) -> None:
         super().__init__()
-        self.gate, self.up, self.down, self.activation = gate, up, down, activation
+        self.gate, self.up, self.down, self.activation = gate, up, down, lowerable(activation)
         for name, bias in zip(("gate_bias", "up_bias", "down_bias"), biases, strict=True):
             self.register_buffer(name, None if bias is None else bias.detach().float().clone())
 

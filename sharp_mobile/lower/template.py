@@ -109,11 +109,19 @@ def _state(segment: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(segment.named_parameters()), **dict(segment.named_buffers())}
 
 
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in a storage of its own: XNNPACK's serializer writes the whole storage of what may be a view."""
+    if tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    own = tensor.detach().clone()
+    return nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
+
+
 def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram:
     """The program with a segment's own tensors; numbers in the code are constants of the program."""
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind in _STATE_KINDS]
     tensors = {**program.state_dict, **program.constants, **_state(segment)}
-    state: dict[str, Any] = {spec.target: tensors[spec.target] for spec in specs}
+    state: dict[str, Any] = {spec.target: _alone(tensors[spec.target]) for spec in specs}
     return ExportedProgram(
         root=program.graph_module,
         graph=program.graph,
@@ -125,6 +133,16 @@ def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram
         constants=state,
         verifiers=program.verifiers,
     )
+
+
+def _misread(node: torch.fx.Node) -> bool:
+    """Whether XNNPACK's serializer would drop an argument of an operator: a GELU's approximation, a power not 2."""
+    match node.target.__name__:  # type: ignore[union-attr]
+        case "aten.gelu.default":
+            return node.kwargs.get("approximate", "none") != "none"
+        case "aten.pow.Tensor_Scalar":
+            return bool(node.args[1] != 2)
+    return False
 
 
 def serialize(program: ExportedProgram) -> tuple[bytes, NamedDataStore, dict[str, str]]:
@@ -153,7 +171,7 @@ def serialize(program: ExportedProgram) -> tuple[bytes, NamedDataStore, dict[str
         if node.op != "call_function":
             continue
         operator = node.target.__name__
-        if operator not in visitors:
+        if operator not in visitors or _misread(node):
             raise SharpError(f"operator {operator} cannot be lowered to XNNPACK, and nothing heavy may be left outside")
         visitors[operator].define_node(node, graph, ids, node.meta.get("debug_handle", DEFAULT_DEBUG_HANDLE))
         if operator == "aten.slice_copy.Tensor":

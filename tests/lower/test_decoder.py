@@ -53,7 +53,7 @@ def eager_decoder(model: PreTrainedModel, max_length: int = 32) -> Decoder:
 
 
 def assert_same_model(model: PreTrainedModel, max_length: int = 32, length: int = LENGTH) -> torch.Tensor:
-    """Prefilled at once, in two chunks and token by token, the decoder's logits are Hugging Face's, which it returns."""
+    """Prefilled at once, in chunks and token by token, the decoder gives Hugging Face's logits, which it returns."""
     tokens = tiny_tokens(length)
     expected, decoder = hugging_face(model, tokens), eager_decoder(model, max_length)
     for lengths in ((length,), (10, length - 10), (1,) * length):
@@ -181,7 +181,7 @@ def test_rope_that_changes_with_the_text_is_refused() -> None:
 
 
 def test_soft_capped_scores_need_portable_attention() -> None:
-    with pytest.raises(SharpError, match="gemma2 soft-caps attention scores.*use lower.attention: portable"):
+    with pytest.raises(SharpError, match=r"gemma2 soft-caps attention scores.*use lower.attention: portable"):
         build_decoder(tiny_model("gemma2"), DecoderOptions(32, "custom_sdpa"))
 
 

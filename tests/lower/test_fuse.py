@@ -1,4 +1,4 @@
-"""The fused form of a target's MLP computes what the trained form computes, around weights that stay the reference's."""
+"""The fused form of a target's MLP computes what was trained, around weights that stay the reference's."""
 
 from typing import Any
 
@@ -101,7 +101,7 @@ def test_the_factors_that_read_the_same_input_are_one_linear() -> None:
 
 def test_hadamard_is_refused() -> None:
     shared = target_of(shared_model("hadamard"))
-    with pytest.raises(SharpError, match="form 'hadamard' cannot be exported.*use lora, right or left"):
+    with pytest.raises(SharpError, match=r"form 'hadamard' cannot be exported.*use lora, right or left"):
         fuse(shared, projections_of(shared))
 
 

@@ -2,11 +2,13 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader, _get_schema_bytes
 from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 from executorch.exir import EdgeCompileConfig, to_edge
@@ -14,11 +16,13 @@ from executorch.exir._serialize._flatbuffer import _flatc_decompile
 from executorch.extension.pybindings import portable_lib
 from tiny_models import tiny_model
 from torch import nn
+from transformers.activations import ACT2FN
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize
 from sharp_mobile.lower.runtime import quiet_native
+from sharp_mobile.lower.segments import lowerable
 from sharp_mobile.lower.template import Template, kind_of, trace_template
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recovery, recovery_parameters, share_layers
@@ -72,10 +76,7 @@ def stored(output: Any) -> dict[str, bytes]:
     return {key: bytes(output.buffers[entry.buffer_index]) for key, entry in output.pte_data.items()}
 
 
-def slices(graph: dict[str, Any]) -> list[dict[str, Any]]:
-    return [node["xnode_union"] for node in graph["xnodes"] if node["xnode_union_type"] == "XNNStaticSlice"]
-
-
+@pytest.mark.slow
 def test_an_instance_without_slices_is_xnnpacks_own(quantized_decoder: Decoder) -> None:
     exit_ = quantized_decoder.exit
     template = trace_template(exit_, inputs(8)[:2], LENGTH)
@@ -85,19 +86,128 @@ def test_an_instance_without_slices_is_xnnpacks_own(quantized_decoder: Decoder) 
     assert stored(lowered.named_data_store_output) == stored(expected.data_store_output)
 
 
-def test_an_instance_of_another_segments_template_is_xnnpacks_own_but_for_slices(
+@pytest.mark.slow
+def test_another_segments_instance_is_xnnpacks_own_but_for_dynamic_slices(
     quantized_decoder: Decoder, template: Template, tmp_path: Path
 ) -> None:
-    """The third layer's segment, from the template of the first's, against its own lowering from the start."""
-    segment = quantized_decoder.middles[0] if False else other_plain_segment(quantized_decoder)
-    fresh = trace_template(segment, inputs(8), None).program
-    expected = XnnpackBackend.preprocess(fresh, [])
+    """The second layer's segment, from the template of the first's, against its own lowering from the start.
+
+    XNNPACK's own gives slices the longest length; an instance's say 0, "to the end".
+    """
+    segment = quantized_decoder.middles[1]
+    expected = XnnpackBackend.preprocess(trace_template(segment, inputs(8), LENGTH).program, [])
     lowered, _ = template.instance(segment)
     assert stored(lowered.named_data_store_output) == stored(expected.data_store_output)
     ours, theirs = (graph_of(b, tmp_path) for b in (lowered.processed_bytes, expected.processed_bytes))
-    assert len(slices(ours)) == len(slices(theirs)) > 0
-    print(slices(ours)[:2], slices(theirs)[:2], ours["xvalues"][0], theirs["xvalues"][0])
+    slices = [node["xnode_union"] for node in ours["xnodes"] if node["xnode_union_type"] == "XNNStaticSlice"]
+    assert slices
+    for node in slices:
+        assert node["sizes"][1] == 0
+        node["sizes"][1] = LONGEST
+    assert ours == theirs
 
 
-def other_plain_segment(decoder: Decoder) -> nn.Module:
-    return decoder.middles[1]
+@pytest.mark.slow
+def test_two_instances_store_what_is_their_own_apart(quantized_decoder: Decoder, template: Template) -> None:
+    (first, first_keys), (second, second_keys) = (template.instance(m) for m in quantized_decoder.middles[:2])
+    assert first_keys.keys() == second_keys.keys()
+    same = {name for name in first_keys if first_keys[name] == second_keys[name]}
+    assert {name.rpartition(".")[2] for name in same} == {"mean", "epsilon"}  # of the RMS norms
+    for lowered, keys in ((first, first_keys), (second, second_keys)):
+        assert set(keys.values()) < stored(lowered.named_data_store_output).keys()  # the scales have no placeholder
+
+
+@pytest.mark.slow
+def test_keys_name_the_bytes_of_the_tensors(quantized_decoder: Decoder, template: Template) -> None:
+    segment = quantized_decoder.middles[1]
+    lowered, keys = template.instance(segment)
+    blobs = stored(lowered.named_data_store_output)
+    gain = segment.end.pre_mlp_norm.gain
+    assert blobs[keys["end.pre_mlp_norm.gain"]] == gain.numpy().tobytes()
+    codes = segment.end.mlp.gate.codes
+    assert len(blobs[keys["end.mlp.gate.codes"]]) == codes.numel() // 2
+
+
+def test_kinds_tell_structures_apart_and_not_tensors() -> None:
+    decoder = make_decoder(quantized=False)
+    plain, reference, target = decoder.middles
+    assert kind_of(plain) == kind_of(reference) != kind_of(target)
+    other = build_decoder(tiny_model(num_hidden_layers=4, seed=1), DecoderOptions(LONGEST + 1))
+    assert kind_of(other.middles[0]) == kind_of(plain)
+    before = kind_of(plain)
+    quantize(decoder, QuantizeOptions(recovery=8))
+    assert kind_of(decoder.middles[0]) != before
+
+
+class Pointwise(nn.Module):
+    """A segment of one operator, with a number of its own in the code."""
+
+    def __init__(self, operator: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.operator(x * 2.5),)
+
+
+@pytest.mark.parametrize(
+    ("operator", "name"),
+    [
+        (lambda x: torch.cumsum(x, dim=-1), "cumsum"),
+        (torch.erf, "erf"),
+        # XNNPACK's serializer takes these for the exact GELU and for the square.
+        (lambda x: F.gelu(x, approximate="tanh"), "gelu"),
+        (lambda x: x**3, "pow"),
+    ],
+    ids=["cumsum", "erf", "gelu-tanh", "cube"],
+)
+def test_an_operator_that_xnnpack_does_not_know_is_an_error(operator: Any, name: str) -> None:
+    segment = Pointwise(operator)
+    template = trace_template(segment, (torch.randn(1, 8, 4),), LENGTH)
+    with pytest.raises(SharpError, match=rf"operator aten\.{name}\S* cannot be lowered to XNNPACK"):
+        template.instance(segment)
+
+
+class Delegate(nn.Module):
+    """A lowered segment on its own, as a program's whole forward."""
+
+    def __init__(self, lowered: nn.Module) -> None:
+        super().__init__()
+        self.lowered = lowered
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.lowered(*values))
+
+
+def run(segment: nn.Module, example: tuple[torch.Tensor, ...], directory: Path) -> Any:
+    """The segment as a program of one delegate."""
+    lowered, _ = trace_template(segment, example, LENGTH).instance(segment)
+    dynamic = (tuple({1: LENGTH} for _ in example),)
+    exported = torch.export.export(Delegate(lowered), example, dynamic_shapes=dynamic, strict=False)
+    edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True))
+    (directory / "segment.pte").write_bytes(edge.to_executorch().buffer)
+    with quiet_native():
+        return portable_lib._load_for_executorch(str(directory / "segment.pte"))
+
+
+@pytest.mark.slow
+def test_a_delegate_computes_what_its_segment_computes_at_every_length(tmp_path: Path) -> None:
+    """The segment after a target's attention: fused MLP, the next layer's q, k, v, slices and all."""
+    segment = make_decoder(quantized=False).middles[2]
+    program = run(segment, inputs(8), tmp_path)
+    for tokens in (1, 5, LONGEST, 2):
+        values = inputs(tokens)
+        with quiet_native():
+            computed = program.forward(values)
+        for ours, expected in zip(computed, segment(*values), strict=True):
+            assert ours.shape == expected.shape
+            assert (ours - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "quick_gelu", "relu"])
+def test_activations_are_pytorchs(name: str, tmp_path: Path) -> None:
+    x = torch.linspace(-6, 6, 60).view(1, 15, 4)
+    program = run(Pointwise(lowerable(ACT2FN[name])), (torch.randn(1, 8, 4),), tmp_path)
+    with quiet_native():
+        (computed,) = program.forward((x,))
+    torch.testing.assert_close(computed, ACT2FN[name](x * 2.5), rtol=1e-5, atol=1e-5)

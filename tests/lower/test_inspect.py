@@ -1,0 +1,280 @@
+"""What a `.pte` holds is read from the file itself, and what is not sound about it is told."""
+
+import copy
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+from tiny_models import tiny_model
+from torch import nn
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.check import sharing_problems
+from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.lower.inspect import Inspection, describe, inspect_export, inspect_pte
+from sharp_mobile.lower.manifest import measure
+from sharp_mobile.lower.program import assemble, lower_segments
+from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, project, quantize, quantize_linear
+from sharp_mobile.lower.template import trace_template
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.share import Recovery, recovery_parameters, share_layers
+
+HIDDEN, INNER, RANK, LAYERS, VOCABULARY = 64, 96, 32, 4, 256
+PLAN = SharePlan.parse("2:3", LAYERS)
+METADATA = {"get_max_context_len": 32, "get_eos_ids": [2], "use_kv_cache": True}
+
+
+def shared_decoder(plan: SharePlan, rank: int) -> Decoder:
+    """A tiny shared Llama with random recovery parameters, in float."""
+    model = tiny_model(num_hidden_layers=plan.layers)
+    share_layers(model, plan, Recovery("lora", rank))
+    for _, parameter in recovery_parameters(model):
+        nn.init.normal_(parameter, std=0.3)
+    return build_decoder(model.requires_grad_(False), DecoderOptions(32))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A quantized shared model's `.pte`, and the keys of its weights."""
+    torch.manual_seed(0)
+    decoder = shared_decoder(PLAN, RANK)
+    quantize(decoder, QuantizeOptions(lm_head=8, recovery=8))
+    lowered, keys = lower_segments(decoder)
+    path = tmp_path_factory.mktemp("inspect") / "model.pte"
+    path.write_bytes(assemble(lowered, METADATA).buffer)
+    return path, keys
+
+
+@pytest.fixture(scope="module")
+def inspection(exported: tuple[Path, dict[str, str]]) -> Inspection:
+    return inspect_pte(*exported)
+
+
+def four_bits(out: int, width: int) -> int:
+    """Bytes of a 4-bit linear: half a byte a weight, and a bfloat16 scale for each group of 32."""
+    return out * width // 2 + out * width // 32 * 2
+
+
+MLP = 2 * four_bits(INNER, HIDDEN) + four_bits(HIDDEN, INNER)
+
+
+@pytest.mark.slow
+def test_saved_bytes_are_those_counted_by_hand(inspection: Inspection) -> None:
+    norms = 2 * LAYERS + 1  # all of which use one row of 1/width and one ε
+    assert inspection.saved_bytes == MLP + (norms - 1) * 4 * (HIDDEN + 1)
+
+
+@pytest.mark.slow
+def test_sizes_by_kind_are_those_counted_by_hand(inspection: Inspection) -> None:
+    attention = 2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN // 2  # q, o; k and v have half the heads
+    weights = LAYERS * attention + (LAYERS - 1) * 3 * HIDDEN * INNER
+    assert inspection.of_kind("int4 codes") == weights // 2
+    factors = {"A": [(2 * RANK, HIDDEN), (RANK, INNER)], "B": [(INNER, RANK), (INNER, RANK), (HIDDEN, RANK)]}
+    recovery = sum(out * width for shapes in factors.values() for out, width in shapes)
+    assert inspection.of_kind("int8 codes") == VOCABULARY * HIDDEN + recovery
+    rows = VOCABULARY + sum(out for shapes in factors.values() for out, _ in shapes)
+    assert inspection.of_kind("scales") == weights // 32 * 2 + rows * 4
+    embedding = VOCABULARY * HIDDEN // 2 + VOCABULARY * HIDDEN // 32 * 4
+    assert 0 <= inspection.of_kind("outer model") - embedding < 1000  # and RoPE's few numbers
+    assert sum(tensor.bytes for tensor in inspection.tensors) == inspection.tensor_bytes
+    sizes = measure(inspection.file_bytes, inspection.tensors)
+    assert sizes.shared == MLP
+    assert sizes.recovery == recovery + 4 * sum(out for shapes in factors.values() for out, _ in shapes) + 2 * 4
+
+
+@pytest.mark.slow
+def test_every_shared_weight_is_stored_once_and_names_its_users(
+    exported: tuple[Path, dict[str, str]], inspection: Inspection
+) -> None:
+    users = {tensor.users for tensor in inspection.tensors if any(".mlp.gate." in user for user in tensor.users)}
+    assert users == {
+        ("layers.1.mlp.gate.codes",),
+        ("layers.1.mlp.gate.scales",),
+        ("layers.2.mlp.gate.codes", "layers.3.mlp.gate.codes"),
+        ("layers.2.mlp.gate.scales", "layers.3.mlp.gate.scales"),
+        ("layers.4.mlp.gate.codes",),
+        ("layers.4.mlp.gate.scales",),
+    }
+    assert len({tensor.key for tensor in inspection.tensors}) == len(inspection.tensors)
+    assert sharing_problems(PLAN, exported[1]) == []
+
+
+@pytest.mark.slow
+def test_without_names_users_are_delegates(exported: tuple[Path, dict[str, str]], inspection: Inspection) -> None:
+    nameless = inspect_pte(exported[0])
+    assert nameless.tensor_bytes == inspection.tensor_bytes
+    assert nameless.saved_bytes == inspection.saved_bytes
+    assert any(len(tensor.users) == 2 and tensor.users[0].startswith("delegate 3") for tensor in nameless.tensors)
+
+
+@pytest.mark.slow
+def test_one_delegate_a_segment_and_one_quantization_an_input(inspection: Inspection) -> None:
+    assert inspection.delegates == inspection.operators["XnnpackBackend"] == LAYERS + 1
+    # The entry reads x; a layer's end reads the attended values, x and h; the target's also two halves of A x, and
+    # A h; the next layer's start and the LM head read x.
+    assert inspection.xnnpack_nodes["XNNConvert"] == 1 + 3 * LAYERS + 3 + LAYERS
+    assert inspection.operators["llama::custom_sdpa.out"] == LAYERS
+    assert {name: inspection.metadata[name] for name in METADATA} == METADATA
+
+
+@pytest.mark.slow
+def test_a_tiny_program_is_sound_but_larger_than_its_tensors(inspection: Inspection) -> None:
+    (problem,) = inspection.problems
+    assert f"the file has {inspection.file_bytes} bytes" in problem
+    assert "at most 1% more is expected" in problem
+
+
+@pytest.mark.slow
+def test_a_description_tells_sizes_users_and_problems(inspection: Inspection) -> None:
+    lines = describe(inspection, 40)
+    text = "\n".join(lines)
+    assert inspection.sha256 in lines[0]
+    assert f"which saves {inspection.saved_bytes:,}" in text
+    assert "layers.2.mlp.gate.codes, layers.3.mlp.gate.codes" in text
+    assert lines[-1].startswith("NOT SOUND: the file has")
+
+
+@pytest.mark.slow
+def test_a_private_copy_of_a_shared_weight_is_told() -> None:
+    """Three layers, the second a direct share of the first, whose gate has been changed on the way."""
+    plan = SharePlan.parse("direct:1:2", 3)
+    decoder = shared_decoder(plan, 0)
+    target: Any = decoder.middles[1].end.mlp
+    target.gate = copy.deepcopy(target.gate)
+    target.up = copy.deepcopy(target.up)  # equal bytes are stored once, whatever they were in Python
+    with torch.no_grad():
+        target.gate.weight[0, 0] += 1
+    _, keys = lower_segments(decoder)
+    assert sharing_problems(plan, keys) == ["layer 2 must call layer 1's gate weight, and has one of its own"]
+
+
+class TwoLinears(nn.Module):
+    """Two quantized linears that read the same input."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(project(x, self.first, self.second))
+
+
+class Delegate(nn.Module):
+    """A lowered segment on its own, as a program's whole forward."""
+
+    def __init__(self, lowered: nn.Module) -> None:
+        super().__init__()
+        self.lowered = lowered
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.lowered(x))
+
+
+def two_linears(path: Path, first: nn.Module, second: nn.Module) -> list[str]:
+    """Write a program of two linears; returns what inspection has against their weights."""
+    segment, example = TwoLinears(first, second), (torch.randn(1, 4, HIDDEN),)
+    lowered, keys = trace_template(segment, example, None).instance(segment)
+    edge = to_edge(
+        torch.export.export(Delegate(lowered), example, strict=False),
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+    )
+    path.write_bytes(edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True)).buffer)
+    return [problem for problem in inspect_pte(path, keys).problems if "the file has" not in problem]
+
+
+def quantized(linear: nn.Linear, bits: Any) -> QuantizedLinear:
+    layer = quantize_linear(linear, bits, 32)
+    assert isinstance(layer, QuantizedLinear)
+    return layer
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_equal_codes_with_other_scales_are_told(bits: int, tmp_path: Path) -> None:
+    """XNNPACK's weight cache would keep one of the two, and the other would answer wrongly."""
+    first = quantized(nn.Linear(HIDDEN, 24, bias=False), bits)
+    second = copy.deepcopy(first)
+    assert two_linears(tmp_path / "same.pte", first, second) == []
+    second.scales *= 2
+    (problem,) = two_linears(tmp_path / "other.pte", first, second)
+    assert problem.startswith("weights with equal codes and different scales")
+    assert "codes in delegate 1, value" in problem
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_recovery_parameters_that_are_all_zero_are_sound(bits: int, tmp_path: Path) -> None:
+    """Every B starts as zeros, so codes of several B are equal: their scales must be too."""
+    layers = [nn.Linear(HIDDEN, 24, bias=False) for _ in range(2)]
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+    assert two_linears(tmp_path / "zeros.pte", *(quantized(layer, bits) for layer in layers)) == []
+
+
+@pytest.fixture(scope="module")
+def small_pte(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "model.pte"
+    two_linears(path, *(quantized(nn.Linear(HIDDEN, 24, bias=False), 4) for _ in range(2)))
+    return path
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20, 200, 0.5, 0.9, -1])
+def test_a_file_that_is_cut_short_is_told(kept: float, small_pte: Path, tmp_path: Path) -> None:
+    content = small_pte.read_bytes()
+    cut = tmp_path / "cut.pte"
+    cut.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else int(kept)])
+    with pytest.raises(
+        SharpError, match=r"cut\.pte: (is not an ExecuTorch program|is cut short|cannot be read)"
+    ) as error:
+        inspect_pte(cut)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text.pte").write_text("no program " * 1000)
+    with pytest.raises(SharpError, match=r"text\.pte: is not an ExecuTorch program"):
+        inspect_pte(tmp_path / "text.pte")
+    for missing in (tmp_path / "missing.pte", tmp_path):
+        with pytest.raises(SharpError, match=r"cannot be read"):
+            inspect_pte(missing)
+
+
+def told(path: Path) -> str:
+    """What inspection has to say about a file: its SHA-256, or the error's one line."""
+    try:
+        return inspect_pte(path).sha256
+    except SharpError as error:
+        return str(error)
+
+
+def test_a_damaged_program_is_an_inspection_or_a_line(small_pte: Path, tmp_path: Path) -> None:
+    """Wherever noise is written over a program, nothing worse than a `SharpError` comes of it."""
+    content = small_pte.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    damaged = tmp_path / "damaged.pte"
+    lines = set()
+    for start in range(64, len(content) - 32, 61):
+        noise = torch.randint(256, (32,), generator=generator, dtype=torch.uint8).numpy().tobytes()
+        damaged.write_bytes(content[:start] + noise + content[start + 32 :])
+        line = told(damaged)
+        assert line == hashlib.sha256(damaged.read_bytes()).hexdigest() or line.startswith(f"{damaged}: ")
+        assert "\n" not in line
+        lines.add(line)
+    assert any("is damaged" in line for line in lines)
+
+
+def test_a_manifest_of_another_file_is_told(small_pte: Path, tmp_path: Path) -> None:
+    shutil.copy(small_pte, tmp_path / "model.pte")
+    alone = inspect_export(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"names": {}, "sha256": alone.sha256}))
+    assert inspect_export(tmp_path) == inspect_export(tmp_path / "model.pte") == alone
+    manifest.write_text(json.dumps({"names": {}, "sha256": "0" * 64}))
+    assert inspect_export(tmp_path).problems[-1].startswith("the manifest is of another file: it names SHA-256 0000")
+    for content in ("no JSON", "[]", '{"names": {}}', '{"names": 3, "sha256": ""}'):
+        manifest.write_text(content)
+        with pytest.raises(SharpError, match=r"manifest\.json: is not a manifest of an export"):
+            inspect_export(tmp_path)

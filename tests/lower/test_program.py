@@ -1,0 +1,137 @@
+"""The `.pte` of every family computes what its eager decoder computes, in one go and step by step."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.check import TOLERANCE_INTEGER, compare
+from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.lower.program import assemble, lower_segments
+from sharp_mobile.lower.quantize import QuantizeOptions, quantize
+from sharp_mobile.lower.runtime import Step, greedy, load_pte, whole_window
+from sharp_mobile.pipeline import eager_step
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.share import Recovery, share_layers
+
+LENGTH, MAX_LENGTH = 24, 32
+# Two layers; the second of SmolLM3's has no RoPE, and windows are shorter than the text.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 8},
+    "smollm3": {"no_rope_layers": [1, 0]},
+}
+
+
+def write(decoder: Decoder, path: Path) -> Step:
+    """A decoder with lowered segments as a `.pte`, loaded."""
+    path.write_bytes(assemble(decoder, {"get_max_context_len": MAX_LENGTH}).buffer)
+    return load_pte(path)
+
+
+def in_pieces(step: Step, tokens: torch.Tensor, *lengths: int) -> torch.Tensor:
+    position, logits = 0, []
+    for piece in tokens.split(lengths, dim=1):
+        logits.append(step(piece, position))
+        position += piece.shape[1]
+    return torch.cat(logits, dim=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_float_program_of_every_family_is_its_eager_decoder(model_type: str, tmp_path: Path) -> None:
+    model = tiny_model(model_type, num_hidden_layers=2, **OPTIONS.get(model_type, {}))
+    decoder = build_decoder(model, DecoderOptions(MAX_LENGTH, "portable", all_logits=True))
+    tokens = tiny_tokens(LENGTH)
+    expected = eager_step(decoder)(tokens, 0)
+    lowered, _ = lower_segments(decoder)
+    programs = {"portable": lowered}
+    if decoder.attentions[0].settings.softcap is None:
+        lowered.options = replace(lowered.options, attention="custom_sdpa")
+        programs["custom_sdpa"] = lowered.deployed(lowered.entry, list(lowered.middles), lowered.exit)
+    for name, program in programs.items():
+        step = write(program, tmp_path / f"{name}.pte")
+        for lengths in ((LENGTH,), (10, 14), (1,) * LENGTH):
+            torch.testing.assert_close(in_pieces(step, tokens, *lengths), expected, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Decoder, Path]:
+    """A quantized llama of three layers, the second a direct share of the first, and its `.pte`."""
+    model = tiny_model(num_hidden_layers=3)
+    share_layers(model, SharePlan.parse("direct:1:2", 3), Recovery("lora", 0))
+    decoder = build_decoder(model, DecoderOptions(MAX_LENGTH))
+    quantize(decoder, QuantizeOptions(linear=4, group_size=32, embedding=4, lm_head=8))
+    path = tmp_path_factory.mktemp("quantized") / "model.pte"
+    write(lower_segments(decoder)[0], path)
+    decoder.options = replace(decoder.options, all_logits=True)
+    return decoder, path
+
+
+@pytest.mark.slow
+def test_a_quantized_program_predicts_what_its_eager_decoder_predicts(quantized: tuple[Decoder, Path]) -> None:
+    decoder, path = quantized
+    prompt = tiny_tokens(8)[0].tolist()
+    agreement = compare(load_pte(path), eager_step(decoder), prompt, 16, [], TOLERANCE_INTEGER)
+    assert agreement.problems() == []
+    # Far below the tolerance: three layers have few borders between codes to fall over.
+    assert agreement.divergence < 5e-3
+    assert len(agreement.tokens) == 16
+    assert agreement.agreeing >= 15
+    assert agreement.largest_gap < 0.1
+
+
+@pytest.mark.slow
+def test_another_models_program_is_not_taken_for_this_one(quantized: tuple[Decoder, Path]) -> None:
+    other = build_decoder(tiny_model(num_hidden_layers=3, seed=1), DecoderOptions(MAX_LENGTH, all_logits=True))
+    agreement = compare(load_pte(quantized[1]), eager_step(other), [5, 6, 7], 8, [], TOLERANCE_INTEGER)
+    assert "more than the tolerated 0.1" in agreement.problems()[0]
+    assert agreement.agreeing < 8
+
+
+@pytest.mark.slow
+def test_a_program_gives_the_last_tokens_logits_and_any_length(quantized: tuple[Decoder, Path]) -> None:
+    decoder, path = quantized
+    step, tokens = load_pte(path), tiny_tokens(MAX_LENGTH - 1)
+    expected = eager_step(decoder)(tokens, 0)
+    for length in (1, 2, 7, MAX_LENGTH - 1):
+        logits = step(tokens[:, :length], 0)
+        assert logits.shape == (1, 1, 256)
+        torch.testing.assert_close(logits[:, 0], expected[:, length - 1], rtol=0, atol=0.05)
+    assert whole_window(step)(tokens[:, :9]).shape == (1, 9, 256)
+
+
+@pytest.mark.slow
+def test_a_text_that_fills_the_cache_is_taken_and_a_longer_one_refused(quantized: tuple[Decoder, Path]) -> None:
+    step, tokens = load_pte(quantized[1]), tiny_tokens(MAX_LENGTH + 1)
+    assert in_pieces(step, tokens[:, :MAX_LENGTH], MAX_LENGTH - 1, 1).shape == (1, 2, 256)
+    with pytest.raises(SharpError, match=rf"position {MAX_LENGTH + 1} is beyond its cache of {MAX_LENGTH}"):
+        step(tokens, 0)
+    with pytest.raises(SharpError, match="is beyond its cache"):
+        step(tokens[:, :1], MAX_LENGTH)
+    with pytest.raises(SharpError, match=f"takes {MAX_LENGTH - 1} tokens at a time"):
+        step(tokens[:, :MAX_LENGTH], 0)
+
+
+@pytest.mark.slow
+def test_generation_is_greedy_and_stops(quantized: tuple[Decoder, Path]) -> None:
+    step, prompt = load_pte(quantized[1]), [5, 6, 7]
+    tokens = greedy(step, prompt, 10, [])
+    assert len(tokens) == 10
+    text = torch.tensor([prompt + tokens])
+    choices = whole_window(step)(text)[0, len(prompt) - 1 : -1].argmax(-1)
+    assert tokens == choices.tolist()
+    first = tokens.index(tokens[4])
+    assert greedy(step, prompt, 10, [tokens[4]]) == tokens[: first + 1]
+    assert len(greedy(step, prompt, MAX_LENGTH - len(prompt), [])) == MAX_LENGTH - len(prompt)
+
+
+def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match=r"model\.pte: no such file"):
+        load_pte(tmp_path / "model.pte")
+    (tmp_path / "model.pte").write_bytes(b"no program" * 100)
+    with pytest.raises(SharpError, match=r"model\.pte: this ExecuTorch cannot load it"):
+        load_pte(tmp_path / "model.pte")

@@ -10,7 +10,7 @@ groups of 32 with HQQ scales; KV cache, custom SDPA, dynamic length, float32, lo
 
 Not the same: ours also opens the checkpoint as the user has it, reads the `.pte` back and checks its answers against
 the eager model. The stock exporter does neither, and the conversion of the checkpoint for it is not counted. A
-tokenizer lies beside either `.pte`, so `sharp-mobile evaluate build/compare-stock/stock` gives its perplexity.
+tokenizer lies beside either `.pte`, so that both can be run.
 """
 
 import os

@@ -173,7 +173,9 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
     checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
-        raise SharpError(f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json")
+        raise SharpError(
+            f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
+        )
     windows = token_windows(tokenizer, read_text(warmup.text), warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
     report = warm_up(checkpoint.model, opened.plan, opened.recovery, windows, progress=progress, checkpoint_dir=fits)
@@ -249,6 +251,12 @@ def export(
     with stages.stage("open"):
         opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
         check_lowerable(opened)
+        prompt = _prompt_tokens(opened.checkpoint)
+        if len(prompt) >= recipe.lower.max_length:
+            raise SharpError(
+                f"lower.max_length: {recipe.lower.max_length} has no room for the prompt of {len(prompt)} tokens that "
+                f"every export is checked with; use {len(prompt) + 1} or more"
+            )
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
     decoder = make_decoder(recipe, shared, stages)
     check_writable(out, needed=stored_bytes(decoder))
@@ -257,7 +265,6 @@ def export(
         with stages.stage("inspect"):
             inspection = inspect_pte(partial / MODEL_PTE, keys)
         with stages.stage("compare with eager"):
-            prompt = _prompt_tokens(shared.checkpoint)
             agreement = check_against_eager(partial / MODEL_PTE, decoder, prompt, shared.checkpoint, recipe)
         problems = [*inspection.problems, *sharing_problems(opened.plan, keys), *agreement.problems()]
         if problems:

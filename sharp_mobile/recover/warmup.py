@@ -102,7 +102,7 @@ def warm_up(
     workdir: Path | None = None,
     checkpoint_dir: Path | None = None,
 ) -> WarmupReport:
-    """Share `model` in place and fit its recovery parameters in closed form (paper, Section 3.3 SLW; see the module).
+    """Share `model` in place and fit its recovery parameters in closed form (paper, Section 2.2.2, Stage 1).
 
     Needs about 2 · 4 · tokens · hidden bytes of disk, and in memory the model and a few [inner, inner] matrices.
     When it fails or is interrupted, the model is whole again. A direct plan or rank 0 only shares.

@@ -1,0 +1,148 @@
+"""The command line: every verb says what it did in a few lines, and what went wrong in one."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sharp_mobile.cli import main
+from sharp_mobile.pipeline import ExportResult
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def told(result: Result) -> str:
+    """The one line of a failed command."""
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+RECIPE_OPTIONS = ("--plan", "--rank", "--set", "--allow-pickle", "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("plan", RECIPE_OPTIONS),
+        ("recover", (*RECIPE_OPTIONS, "--out")),
+        ("export", (*RECIPE_OPTIONS, "--out", "--profile")),
+        ("inspect", ("--json", "--tensors")),
+        ("evaluate", (*RECIPE_OPTIONS, "--text", "--window", "--windows", "--quantized", "--pte")),
+        ("generate", ("--tokens", "--raw")),
+    ],
+)
+def test_help_lists_the_options(verb: str, options: tuple[str, ...]) -> None:
+    result = run(verb, "--help")
+    assert result.exit_code == 0
+    for option in options:
+        assert option in result.stdout
+    assert verb in run("--help").stdout
+
+
+def test_plan_tells_the_plan_and_its_ratios(tiny_checkpoint: Path) -> None:
+    result = run("plan", tiny_checkpoint, "--plan", "t_next", "--rank", 8, "--quiet")
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "plan 3:4 (reference:targets, 1-based), lora rank 8; stored ratio τ = 0.83, compression ratio s = 0.868\n"
+    )
+    assert "nothing shared" in run("plan", tiny_checkpoint, "--plan", "none", "--quiet").stdout
+    direct = run("plan", tiny_checkpoint, "--plan", "direct:2:3-5", "--quiet").stdout
+    assert "no recovery parameters" in direct
+    assert "τ = 0.50, compression ratio s = 0.500" in direct
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--plan", "9:10"), "must name layers between 1 and 6"),
+        (("--plan", "6:5"), "target 5 must come after its reference 6"),
+        (("--rank", "-1"), "recovery.rank"),
+        (("--set", "group_size"), "write NAME=VALUE"),
+        (("--set", "colour=3"), "colour is no setting of a recipe"),
+        (("--set", "group_size=48"), "quantize.group_size"),
+        (("--set", "form=dora"), "recovery.form"),
+    ],
+)
+def test_a_wrong_option_is_one_line(arguments: tuple[str, ...], line: str, tiny_checkpoint: Path) -> None:
+    assert line in told(run("plan", tiny_checkpoint, "--quiet", *arguments))
+
+
+def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
+    assert "no recipe, file or directory of that name" in told(run("plan", "nowhere", "--quiet"))
+    assert "cannot be read" in told(run("inspect", tmp_path / "missing.pte"))
+    assert "has no tokenizer.json" in told(run("generate", tmp_path, "Hello"))
+    (tmp_path / "file").write_text("")
+    assert "is a file" in told(run("export", "smollm2-135m", "--out", tmp_path / "file", "--quiet"))
+
+
+@pytest.mark.slow
+def test_a_process_says_nothing_but_its_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sharp_mobile.cli", "inspect", str(tmp_path / "missing.pte")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: {tmp_path / 'missing.pte'}: cannot be read")
+    assert result.stderr.count("\n") == 1
+
+
+def test_recover_writes_a_checkpoint_that_tells_its_plan(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # recovered models are kept under ./build
+    options = ("--plan", "2:3", "--rank", 4, "--set", f"text={tiny_text}", "--set", "window=32", "--set", "windows=8")
+    result = run("recover", tiny_checkpoint, *options, "--out", tmp_path / "sharp", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == f"SHARP checkpoint: {tmp_path / 'sharp'}"
+    assert run("plan", tmp_path / "sharp", "--quiet").stdout.startswith("plan 2:3 (reference:targets, 1-based), lora")
+
+
+@pytest.mark.slow
+def test_inspect_names_the_users_of_a_sound_export(tiny_export: ExportResult) -> None:
+    result = run("inspect", tiny_export.directory, "--tensors", 100)
+    assert result.exit_code == 0
+    assert "layers.2.mlp.gate.codes, layers.3.mlp.gate.codes" in result.stdout
+    assert "NOT SOUND" not in result.stdout
+    content = json.loads(run("inspect", tiny_export.directory, "--json").stdout)
+    assert content["sha256"] == tiny_export.manifest.sha256
+
+
+@pytest.mark.slow
+def test_inspect_fails_on_a_corrupted_export(tiny_export: ExportResult, tmp_path: Path) -> None:
+    shutil.copytree(tiny_export.directory, tmp_path / "copy")
+    pte = tmp_path / "copy" / "model.pte"
+    content = bytearray(pte.read_bytes())
+    content[len(content) // 2] ^= 1  # in a weight
+    pte.write_bytes(content)
+    result = run("inspect", tmp_path / "copy")
+    assert "the manifest is of another file" in told(result)
+    assert "NOT SOUND" in result.stdout
+
+
+@pytest.mark.slow
+def test_generate_prints_what_the_export_says(tiny_export: ExportResult) -> None:
+    expected = tiny_export.manifest.expected
+    result = run("generate", tiny_export.directory, expected.prompt, "--tokens", len(expected.tokens))
+    assert result.exit_code == 0
+    assert result.stdout.rstrip("\n") == expected.text.rstrip("\n")
+
+
+@pytest.mark.slow
+def test_evaluate_takes_a_checkpoint_and_an_export(
+    tiny_export: ExportResult, exportable: Path, tiny_text: Path
+) -> None:
+    windows = ("--text", tiny_text, "--window", 24, "--windows", 2, "--quiet")
+    result = run("evaluate", exportable, "--plan", "none", *windows)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith("float, eager: perplexity ")
+    result = run("evaluate", tiny_export.directory, *windows)
+    assert result.exit_code == 0, result.output
+    assert "2 windows of 24, 46 tokens scored" in result.stdout
+    assert "beyond its cache of 96" in told(run("evaluate", tiny_export.directory, *windows, "--window", 97))

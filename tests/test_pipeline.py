@@ -1,0 +1,320 @@
+"""From a checkpoint to an export: what it holds, that it is reused and replaced, and that failing leaves no trace."""
+
+import hashlib
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from sharp_mobile.checkpoint import open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.inspect import inspect_export
+from sharp_mobile.lower.runtime import greedy, load_pte
+from sharp_mobile.pipeline import ExportResult, Stages, export, open_recipe, recover, share, summary
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.recipe import Recipe, load_recipe
+from sharp_mobile.share import Recovery, recovery_parameters, share_layers
+
+PROJECT = Path(__file__).parents[1]
+
+
+def quietly(line: str) -> None:
+    """Say nothing."""
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(directory)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(directory.rglob("*"))
+        if file.is_file()
+    }
+
+
+# A whole export
+
+
+@pytest.mark.slow
+def test_an_export_is_a_directory_with_a_true_manifest(tiny_export: ExportResult, tiny_recipe: Recipe) -> None:
+    directory = tiny_export.directory
+    assert {"model.pte", "manifest.json", "report.md", "sizes.png", "tokenizer.json"} <= contents(directory).keys()
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["sha256"] == hashlib.sha256((directory / "model.pte").read_bytes()).hexdigest()
+    assert manifest["sizes"]["file"] == (directory / "model.pte").stat().st_size
+    assert Recipe(**manifest["recipe"]) == tiny_recipe
+    assert (manifest["plan"], manifest["layers"], manifest["stored_ratio"]) == ("2:3", 4, 0.75)
+    assert manifest["compression_ratio"] == pytest.approx(0.75 + 0.25 * 32 * (128 + 256) / (128 * 256))
+    assert manifest["names"]["layers.3.mlp.up.codes"] == manifest["names"]["layers.2.mlp.up.codes"]
+    assert manifest["names"]["layers.4.mlp.up.codes"] != manifest["names"]["layers.2.mlp.up.codes"]
+    assert manifest["metadata"] == {
+        "get_max_seq_len": 96,
+        "get_max_context_len": 96,
+        "use_kv_cache": True,
+        "use_sdpa_with_kv_cache": True,
+        "enable_dynamic_shape": True,
+        "get_vocab_size": 32768,
+        "get_n_layers": 4,
+        "get_eos_ids": [2],
+        "get_bos_id": 1,
+    }
+    assert [stage["name"] for stage in manifest["stages"]] == [
+        "open",
+        "recover",
+        "build decoder",
+        "quantize",
+        "lower segments",
+        "assemble",
+        "write",
+        "inspect",
+        "compare with eager",
+    ]
+
+
+@pytest.mark.slow
+def test_the_expected_tokens_are_what_the_file_gives(tiny_export: ExportResult) -> None:
+    expected = tiny_export.manifest.expected
+    step = load_pte(tiny_export.directory / "model.pte")
+    assert greedy(step, list(expected.prompt_tokens), len(expected.tokens), [2]) == list(expected.tokens)
+    assert expected.prompt == "What is the capital of France?"
+    assert tiny_export.agreement.problems() == []
+
+
+@pytest.mark.slow
+def test_an_export_is_sound(tiny_export: ExportResult) -> None:
+    inspection = inspect_export(tiny_export.directory)
+    assert inspection.problems == ()
+    assert inspection.file_bytes < 1.01 * inspection.tensor_bytes
+    assert inspection == tiny_export.inspection
+
+
+@pytest.mark.slow
+def test_the_report_and_the_summary_tell_the_sizes(tiny_export: ExportResult) -> None:
+    sizes = tiny_export.manifest.sizes
+    report = (tiny_export.directory / "report.md").read_text()
+    text = "\n".join(summary(tiny_export, profile=True))
+    for told in (report, text):
+        assert f"{sizes.file:,} bytes" in told
+        assert f"{sizes.unshared:,} bytes" in told
+        assert f"{sizes.shared:,}" in told
+        assert f"{sizes.recovery:,}" in told
+    assert (tiny_export.directory / "sizes.png").read_bytes().startswith(b"\x89PNG")
+    assert "lower segments" in text
+
+
+@pytest.mark.slow
+def test_what_was_recovered_once_is_taken_again(tiny_export: ExportResult, tiny_recipe: Recipe) -> None:
+    lines: list[str] = []
+    work = tiny_export.directory.parent / "recovered"
+    kept = {path.name for path in work.iterdir()}
+    opened = open_recipe(tiny_recipe, progress=False)
+    again = share(opened, work=work, progress=False, say=lines.append, stages=Stages())
+    assert any(line.startswith("recovered before, taken from") for line in lines)
+    assert again.kept.parent == work
+    assert {path.name for path in work.iterdir()} == kept
+    alpha = dict(recovery_parameters(again.checkpoint.model))["model.layers.2.mlp.gate.alpha"]
+    assert alpha != 1  # fitted, not as it starts
+    other = tiny_recipe.model_copy(update={"recovery": tiny_recipe.recovery.model_copy(update={"rank": 8})})
+    lines.clear()
+    share(open_recipe(other, progress=False), work=work, progress=False, say=lines.append, stages=Stages())
+    assert not any("recovered before" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_recovered_checkpoint_exports_to_the_same_bytes(
+    tiny_export: ExportResult, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    work = tiny_export.directory.parent / "recovered"
+    directory = recover(tiny_recipe, tmp_path / "sharp", work=work, progress=False, say=quietly)
+    sharp = tiny_recipe.model_copy(update={"model": str(directory)})
+    result = export(sharp, "sharp", tmp_path / "out", work=tmp_path / "unused", progress=False, say=quietly)
+    assert not (tmp_path / "unused").exists()
+    assert result.manifest.plan == "2:3"
+    assert result.manifest.sha256 == tiny_export.manifest.sha256
+
+
+@pytest.mark.slow
+def test_sizes_foretell_the_unshared_export_which_needs_no_tokenizer(
+    tiny_export: ExportResult, tiny_recipe: Recipe, exportable: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(exportable, tmp_path / "mute", ignore=shutil.ignore_patterns("tokenizer*"))
+    plain = tiny_recipe.model_copy(update={"model": str(tmp_path / "mute"), "plan": "none"})
+    lines: list[str] = []
+    result = export(plain, "mute", tmp_path / "out", work=tmp_path, progress=False, say=lines.append)
+    assert any("warning" in line and "has no tokenizer" in line for line in lines)
+    assert any("has no tokenizer" in warning for warning in result.manifest.warnings)
+    assert not (result.directory / "tokenizer.json").exists()
+    assert result.manifest.sizes.shared == result.manifest.sizes.recovery == 0
+    unshared = result.manifest.sizes.file
+    assert tiny_export.manifest.sizes.unshared == pytest.approx(unshared, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["right", "left"])
+def test_the_other_forms_export_and_agree(form: Any, exportable: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """With float linears, where the program must be the trained model but for the embedding's 8 bits."""
+    checkpoint = open_checkpoint(exportable, progress=False)
+    plan, recovery = SharePlan.parse("2:3", 4), Recovery(form, 16)
+    share_layers(checkpoint.model, plan, recovery)
+    for _, parameter in recovery_parameters(checkpoint.model):
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_sharp_checkpoint(checkpoint.model, plan, recovery, tmp_path / "sharp", tokenizer_source=checkpoint)
+    content = tiny_recipe.model_dump() | {"model": str(tmp_path / "sharp"), "recovery": {"form": form, "rank": 16}}
+    content["quantize"] = {"linear": "float", "lm_head": "float", "recovery": "float", "embedding": 8}
+    result = export(Recipe(**content), form, tmp_path / "out", work=tmp_path, progress=False, say=quietly)
+    assert result.agreement.divergence < 1e-6
+    assert result.agreement.agreeing == len(result.agreement.tokens)
+    prompt = torch.tensor([result.manifest.expected.prompt_tokens])
+    expected = open_checkpoint(tmp_path / "sharp", progress=False).model(prompt).logits[:, -1:]
+    computed = load_pte(result.directory / "model.pte")(prompt, 0)
+    assert (computed - expected).norm() < 0.05 * expected.norm()
+
+
+# What is refused, and costs nothing
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """An earlier export."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text("{}")
+    (out / "model.pte").write_bytes(b"an earlier program")
+    return out
+
+
+def refused(recipe: Recipe, out: Path, work: Path) -> str:
+    with pytest.raises(SharpError) as error:
+        export(recipe, "x", out, work=work, progress=False, say=quietly)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"rank": 56, "recovery": 4}, "rank 56 with 4-bit recovery parameters must be a multiple of 32; use 64, or"),
+        ({"group_size": 128}, "group_size: 128 does not divide the model's hidden width of 64; use group_size: 64"),
+        ({"group_size": 64}, "group_size: 64 does not divide the model's MLP width of 96; use group_size: 32"),
+        ({"max_length": 1000}, "max_length: 1000 is beyond the model's 128 positions; use 128 or less"),
+        ({"max_length": 16}, "max_length: 16 has no room for the prompt of 30 tokens"),
+        ({"plan": "3:40"}, "must name layers between 1 and 6"),
+        ({"plan": "3:6"}, "layer 6 cannot be a target"),
+        ({"plan": "2:3", "text": "missing.txt"}, "missing.txt: no text there"),
+        ({"plan": "2:3", "form": "hadamard"}, "recovery.form: hadamard cannot be exported"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_a_line(
+    settings: dict[str, Any], told: str, tiny_checkpoint: Path, earlier: Path, tmp_path: Path
+) -> None:
+    before = contents(tmp_path)
+
+    def run() -> None:
+        recipe = load_recipe(str(tiny_checkpoint), **{"max_length": 64, "plan": "none", **settings})
+        export(recipe, "x", earlier, work=tmp_path / "work", progress=False, say=quietly)
+
+    with pytest.raises(SharpError) as error:
+        run()
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert contents(tmp_path) == before
+
+
+def test_an_unknown_family_is_told_in_a_line(tiny_checkpoint: Path, earlier: Path, tmp_path: Path) -> None:
+    config = tiny_checkpoint / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "mamba"}))
+    before = contents(tmp_path)
+    told = refused(Recipe(model=str(tiny_checkpoint)), earlier, tmp_path / "work")
+    assert "model type 'mamba' is not supported; supported are: llama" in told
+    assert contents(tmp_path) == before
+
+
+def test_a_plan_without_a_tokenizer_is_refused(tmp_path: Path, earlier: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "mute")
+    told = refused(
+        Recipe(model=str(tmp_path / "mute"), plan="2:3", lower={"max_length": 64}), earlier, tmp_path / "work"
+    )
+    assert "recovery reads text, and there is no tokenizer; add tokenizer.json" in told
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_opened(tmp_path: Path) -> None:
+    nothing = Recipe(model=str(tmp_path / "missing"))
+    (tmp_path / "file").write_text("")
+    assert "file: is a file; choose a directory" in refused(nothing, tmp_path / "file", tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("cat")
+    assert "was not written by sharp-mobile" in refused(nothing, tmp_path / "photos", tmp_path)
+    assert "cannot be written" in refused(nothing, Path("/proc/out"), tmp_path)
+
+
+def test_a_plan_that_shares_nothing_recovers_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match="plan none shares nothing"):
+        recover(Recipe(model=str(tiny_checkpoint)), tmp_path / "sharp", work=tmp_path, progress=False, say=quietly)
+    assert not (tmp_path / "sharp").exists()
+
+
+def test_a_sharp_checkpoint_keeps_its_plan(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint, progress=False)
+    plan, recovery = SharePlan.parse("2:3,4", 6), Recovery("left", 4)
+    share_layers(checkpoint.model, plan, recovery)
+    save_sharp_checkpoint(checkpoint.model, plan, recovery, tmp_path / "sharp")
+    opened = open_recipe(load_recipe(str(tmp_path / "sharp")), progress=False)
+    assert (opened.plan, opened.recovery) == (plan, recovery)
+    other = load_recipe(str(tmp_path / "sharp"), plan="2:3")
+    with pytest.raises(SharpError, match="is shared already, by plan 2:3,4"):
+        open_recipe(other, progress=False)
+
+
+# Interrupted, and out of room
+
+
+def command(checkpoint: Path, out: Path, *options: str) -> list[str]:
+    arguments = [str(checkpoint), "--plan", "none", "--out", str(out), "--set", "max_length=64", "--quiet", *options]
+    return [sys.executable, "-m", "sharp_mobile.cli", "export", *arguments]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_the_earlier_one(
+    interrupt: signal.Signals, tiny_checkpoint: Path, earlier: Path, tmp_path: Path
+) -> None:
+    before = contents(tmp_path)
+    process = subprocess.Popen(command(tiny_checkpoint, earlier), cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out.partial-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None
+    process.send_signal(interrupt)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + interrupt
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.glob("out.*"))
+    if interrupt == signal.SIGINT:
+        assert errors == "error: interrupted; nothing was written, and what there was before is still there\n"
+    else:
+        assert errors == ""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_earlier_one(tiny_checkpoint: Path, earlier: Path, tmp_path: Path) -> None:
+    """A process that may not write more than 100 kB a file meets the same error path as a full disk."""
+    before = contents(tmp_path)
+    result = subprocess.run(
+        command(tiny_checkpoint, earlier),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {earlier}: disk full after ")
+    assert result.stderr.count("\n") == 1
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.glob("out.*"))

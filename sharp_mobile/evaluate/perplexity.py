@@ -38,7 +38,9 @@ def perplexity(
     if windows.ndim != 2 or len(windows) == 0 or windows.shape[1] < 2:
         raise SharpError(f"perplexity: windows of shape {list(windows.shape)} have no token to score; use 2 or more")
     total = 0.0
-    for number, window in enumerate(tqdm(windows, desc="perplexity", unit="window", disable=not progress), start=1):
+    for number, window in enumerate(
+        tqdm(windows, desc="perplexity", unit="window", disable=None if progress else True), start=1
+    ):
         logits = logits_fn(window[None])[0, :-1].float()
         nll = F.cross_entropy(logits, window[1:], reduction="none").double().sum().item()
         if math.isnan(nll):

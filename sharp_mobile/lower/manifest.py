@@ -130,7 +130,13 @@ def write_report(directory: Path, manifest: Manifest) -> None:
         "|---|---:|",
         *(f"| {kind} | {count:,} |" for kind, count in kinds.most_common()),
         "",
-        f"Greedy decoding of `{expected.prompt}` gives: {expected.text!r}",
+        "Greedy decoding of",
+        "",
+        "```",
+        expected.prompt.rstrip(),
+        "```",
+        "",
+        f"gives: {expected.text!r}",
         "",
         *(f"> {warning}" for warning in manifest.warnings),
     ]
@@ -147,6 +153,7 @@ def _draw(path: Path, sizes: Sizes) -> None:
     axes.barh(["unshared", "this export"], [kept / mega, kept / mega], color="#4878a8", label="stored by both")
     axes.barh(["unshared"], [sizes.shared / mega], left=kept / mega, color="#d1605e", label="targets' own MLPs")
     axes.barh(["this export"], [sizes.recovery / mega], left=kept / mega, color="#e7ba52", label="recovery parameters")
+    axes.invert_yaxis()
     axes.set_xlabel("MB")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
     figure.savefig(path, dpi=120)

@@ -209,7 +209,9 @@ class _Warmup:
         self.decoder = LayerwiseDecoder(model, windows[:1])
         self.parts = batches(windows)
         layers = max(originals) + 1  # nothing is learnt after the last target
-        self.bar = tqdm(total=len(self.parts) * (layers + 3 * len(originals)), unit="batch", disable=not progress)
+        self.bar = tqdm(
+            total=len(self.parts) * (layers + 3 * len(originals)), unit="batch", disable=None if progress else True
+        )
 
     def run(self) -> tuple[TargetFit, ...]:
         hidden_size = mlp_weights(next(iter(self.originals.values()))).gate.shape[1]

@@ -154,17 +154,31 @@ def down_moments(mlp: SharedMLP, batches: Iterable[Batch]) -> Moments:
 
 def fit_down(projection: RecoveredProjection, reference: torch.Tensor, moments: Moments) -> None:
     """Down: reduced-rank regression of w Y on the inner activations; `reference` is Θ [hidden, inner]."""
-    reference, rank, form = reference.double(), rank_of(projection), projection.recovery.form
+    store(projection, down_parameters(projection.recovery.form, rank_of(projection), reference.double(), moments))
+
+
+def down_parameters(form: str, rank: int, reference: torch.Tensor, moments: Moments) -> Parameters:
+    """What `fit_down` sets, float64."""
+    root = cholesky(moments.gram, INNER_RIDGE)
     if form == "lora":
         seen = moments.gram @ reference.T  # HᵀH Θᵀ
         alpha = (reference.T * moments.moment).sum() / (reference.T * seen).sum()
-        a, b = reduced_rank(cholesky(moments.gram, INNER_RIDGE), moments.moment - alpha * seen, rank)
-        values = {"alpha": alpha, "A": a, "B": b}
-    else:
-        root = cholesky(moments.gram, INNER_RIDGE)
-        target = torch.linalg.solve_triangular(root, moments.moment, upper=False).T
-        values = fit_form(form, rank, target, reference, root, torch.ones(len(target), dtype=torch.float64))
-    store(projection, values)
+        a, b = reduced_rank(root, moments.moment - alpha * seen, rank)
+        return {"alpha": alpha, "A": a, "B": b}
+    target = torch.linalg.solve_triangular(root, moments.moment, upper=False).T
+    return fit_form(form, rank, target, reference, root, torch.ones(len(target), dtype=torch.float64))
+
+
+def weight_of(parameters: Parameters, reference: torch.Tensor) -> torch.Tensor:
+    """The target's weight [out, in] that these parameters make of the reference's."""
+    low = parameters["B"] @ parameters["A"]
+    if "C" in parameters:
+        return low + reference @ parameters["C"].T @ parameters["D"]
+    if "E" in parameters:
+        return low + parameters["E"] @ parameters["F"].T @ reference
+    if "U" in parameters:  # the first row of V is ones, the other columns of U are zero
+        return low + parameters["U"][:, :1] * reference
+    return low + parameters["alpha"] * reference
 
 
 def fit_form(

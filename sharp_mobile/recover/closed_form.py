@@ -110,7 +110,7 @@ def fit_gate_up(mlp: SharedMLP, own: nn.Module, statistics: InputStatistics) -> 
         (mlp.gate, weights.gate, reference.gate, statistics.gate),
         (mlp.up, weights.up, reference.up, statistics.up),
     ):
-        if rank_of(projection):
+        if not projection.direct:
             fit_input(projection, target, shared, statistics, importance)
 
 
@@ -123,7 +123,7 @@ def fit_input(
 ) -> None:
     """Gate or up: `own` and `reference` are weights [inner, hidden], `importance` is s [inner]."""
     own, reference, root = own.double(), reference.double(), statistics.root
-    rank, form = rank_of(projection), projection.recovery.form
+    rank, form = projection.rank, projection.form
     if form == "lora":
         seen = reference @ statistics.covariance
         alpha = (seen * own).sum() / (seen * reference).sum()
@@ -134,27 +134,9 @@ def fit_input(
     store(projection, values)
 
 
-def inner_activations(mlp: SharedMLP, x: torch.Tensor) -> torch.Tensor:
-    """What a target's down projection reads: x [tokens, hidden] -> [tokens, inner]."""
-    weights = mlp_weights(mlp.reference)
-    return mlp_activation(mlp.reference)(mlp.gate(x, weights.gate)) * mlp.up(x, weights.up)
-
-
-def down_moments(mlp: SharedMLP, batches: Iterable[Batch]) -> Moments:
-    """One pass over the tokens, gate and up being fitted."""
-    hidden, inner = mlp_weights(mlp.reference).down.shape
-    gram = torch.zeros(inner, inner, dtype=torch.float64)
-    moment = torch.zeros(inner, hidden, dtype=torch.float64)
-    for x, y, w in batches:
-        h = w * inner_activations(mlp, x)
-        gram += h.T @ h
-        moment += h.T @ (w * (y if mlp.down.bias is None else y - mlp.down.bias))
-    return Moments(gram, moment)
-
-
 def fit_down(projection: RecoveredProjection, reference: torch.Tensor, moments: Moments) -> None:
     """Down: reduced-rank regression of w Y on the inner activations; `reference` is Θ [hidden, inner]."""
-    store(projection, down_parameters(projection.recovery.form, rank_of(projection), reference.double(), moments))
+    store(projection, down_parameters(projection.form, projection.rank, reference.double(), moments))
 
 
 def down_parameters(form: str, rank: int, reference: torch.Tensor, moments: Moments) -> Parameters:
@@ -292,11 +274,6 @@ def _thin_svd(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
     return u, values.clamp_min(1e-4 * values[0]), v
 
 
-def rank_of(projection: RecoveredProjection) -> int:
-    """The rank of a projection's recovery parameters; 0 if it has none."""
-    return len(projection.A) if hasattr(projection, "A") else 0
-
-
 def reduced_rank(root: torch.Tensor, moment: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The best A [r, features], B [out, r] of y ≈ B A h, from HᵀH = L Lᵀ (`root`) and Hᵀy [features, out].
 
@@ -341,13 +318,18 @@ def top_eigenvectors(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     return torch.linalg.eigh(matrix).eigenvectors[:, matrix.shape[0] - rank :].flip(1)
 
 
-def store(projection: nn.Module, values: Parameters) -> None:
-    """Set recovery parameters; the components of A and B get equal norms, so that fine-tuning moves both alike."""
+def store(module: nn.Module, values: Parameters) -> None:
+    """Set recovery parameters; the components of A and B get equal norms, so that fine-tuning moves both alike.
+
+    Raises:
+        FitError: a value that is not finite.
+    """
     a, b = _balanced(values["A"], values["B"])
     for name, value in {**values, "A": a, "B": b}.items():
         if not value.isfinite().all():
             raise not_finite()
-        getattr(projection, name).copy_(value)
+        if value.numel():  # rank 0 has no A and B
+            getattr(module, name).copy_(value)
 
 
 def _balanced(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.families import mlp_weights
 from sharp_mobile.recover.adam import AdamSettings, fit_by_adam, relative_error
-from sharp_mobile.recover.closed_form import down_moments, fit_down, fit_gate_up, input_statistics, rank_of
+from sharp_mobile.recover.closed_form import InputStatistics, fit_gate_up, input_statistics
+from sharp_mobile.recover.hybrid import feature_moments, own_neurons, set_outputs
 from sharp_mobile.recover.regression import Batch, FitError, Regression, not_finite
 from sharp_mobile.recover.saved_fits import TargetFit
-from sharp_mobile.share import RecoveredProjection, SharedMLP
+from sharp_mobile.share import Bypass, RecoveredProjection, SharedMLP
 
 Method = Literal["closed_form", "adam", "closed_form_adam"]
 Inputs = Literal["sequential", "original"]
@@ -105,6 +105,8 @@ def fit_target(target: Target, task: Regression, settings: WarmupSettings, progr
     Raises:
         FitError: activations that are not finite, or a loss that diverges.
     """
+    if target.mlp.recovery.direct:
+        return
     reset(target.mlp, settings.adam.seed + target.layer)
     if settings.method != "adam":
         _closed_form(target, task, progress)
@@ -113,21 +115,33 @@ def fit_target(target: Target, task: Regression, settings: WarmupSettings, progr
         _adam(target, task, settings, progress)
 
 
-def reset(mlp: nn.Module, seed: int) -> None:
-    """Start the recovery parameters anew, from a seed of their own: what ran before must not matter."""
+@torch.no_grad()
+def reset(mlp: SharedMLP, seed: int) -> None:
+    """Start the random recovery parameters anew, from a seed of their own: what ran before must not matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in mlp.modules():
-            if isinstance(module, RecoveredProjection) and rank_of(module):
+            if isinstance(module, RecoveredProjection):
                 module.reset_parameters()
+            elif isinstance(module, Bypass):
+                nn.init.kaiming_uniform_(module.A, a=5**0.5)
+                module.B.zero_()
 
 
 def _closed_form(target: Target, task: Regression, progress: Progress) -> None:
+    mlp = target.mlp
     statistics = input_statistics(target.own, _batches(task, "fits gate and up", progress))
-    fit_gate_up(target.mlp, target.own, statistics)
-    moments = down_moments(target.mlp, _batches(task, "fits down", progress))
-    if rank_of(target.mlp.down):
-        fit_down(target.mlp.down, mlp_weights(target.reference).down, moments)
+    fit_inputs(mlp, target.own, statistics)
+    moments, widths = feature_moments(mlp, _batches(task, "fits down", progress))
+    set_outputs(mlp, moments, widths)
+
+
+def fit_inputs(mlp: SharedMLP, own: nn.Module, statistics: InputStatistics) -> None:
+    """Set what reads the target's inputs: gate and up of the shared MLP, and which own neurons stay."""
+    if mlp.recovery.reference:
+        fit_gate_up(mlp, own, statistics)
+    if mlp.neurons is not None:
+        mlp.neurons.keep(own, own_neurons(statistics, mlp.recovery.neurons))
 
 
 def _adam(target: Target, task: Regression, settings: WarmupSettings, progress: Progress) -> None:

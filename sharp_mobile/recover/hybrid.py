@@ -17,19 +17,27 @@ W_o = (G_oo⁻¹ (M_o − G_or Wᵀ))ᵀ.
 The own neurons are those that write most, by Σ (w h_j)² ‖down_j‖².
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
+from sharp_mobile.families import mlp_weights
 from sharp_mobile.recover.closed_form import (
     INNER_RIDGE,
     InputStatistics,
     Moments,
     Parameters,
     cholesky,
+    down_parameters,
+    fit_down,
     reduced_rank,
+    store,
+    weight_of,
 )
+from sharp_mobile.recover.regression import Batch, not_finite
+from sharp_mobile.share import Recovery, SharedMLP
 
 _ROUNDS = 20
 _GAIN = 1e-4  # of what is explained: a round that wins less is the last
@@ -41,7 +49,7 @@ SharedDown = Callable[[Moments], tuple[Parameters, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Widths:
-    """Columns of F: inner activations of the shared MLP, own neurons, and inputs of the bypass; 0 for what is absent."""
+    """Columns of F: inner activations of the shared MLP, own neurons, inputs of the bypass; 0 for what is absent."""
 
     shared: int
     own: int
@@ -68,6 +76,69 @@ class OutputFit:
 def own_neurons(statistics: InputStatistics, count: int) -> torch.Tensor:
     """The `count` neurons of the target's original MLP that write most, ascending: int64 [count]."""
     return statistics.energy.topk(count).indices.sort().values
+
+
+def feature_moments(mlp: SharedMLP, batches: Iterable[Batch]) -> tuple[Moments, Widths]:
+    """G and M of a target in one pass over its tokens, its gate and up being fitted and its neurons chosen."""
+    bias = mlp.down.bias if mlp.recovery.reference else mlp.bias
+    hidden = mlp_weights(mlp.reference).gate.shape[1]
+    moments, widths = None, Widths(0, 0, 0)
+    for x, y, w in batches:
+        blocks = _features(mlp, x)
+        f = w * torch.cat(blocks, dim=1)
+        if moments is None:
+            widths = Widths(*(block.shape[1] for block in blocks))
+            zeros = (torch.zeros(f.shape[1], width, dtype=torch.float64) for width in (f.shape[1], hidden))
+            moments = Moments(*zeros)
+        moments.gram.add_(f.T @ f)
+        moments.moment.add_(f.T @ (w * (y if bias is None else y - bias)))
+    assert moments is not None
+    return moments, widths
+
+
+def _features(mlp: SharedMLP, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """H_s, H_o and X, each [tokens, its width]."""
+    nothing = x[:, :0]
+    return (
+        mlp.inner(x) if mlp.recovery.reference else nothing,
+        nothing if mlp.neurons is None else mlp.neurons.inner(x, mlp.activation),
+        nothing if mlp.bypass is None else x,
+    )
+
+
+def set_outputs(mlp: SharedMLP, moments: Moments, widths: Widths) -> None:
+    """Set all that reads the features of a target.
+
+    Raises:
+        FitError: features that are not finite or all zero.
+    """
+    reference = mlp_weights(mlp.reference).down
+    if not mlp.recovery.hybrid:
+        fit_down(mlp.down, reference, moments)
+        return
+    shared = shared_down(mlp.recovery, reference) if mlp.recovery.reference else None
+    fit = fit_outputs(moments, widths, mlp.recovery.bypass, shared)
+    if shared:
+        store(mlp.down, fit.shared)
+    if mlp.neurons is not None:
+        if not fit.own.isfinite().all():
+            raise not_finite()
+        mlp.neurons.down.copy_(fit.own)
+    if mlp.bypass is not None and fit.bypass is not None:
+        store(mlp.bypass, {"A": fit.bypass[0], "B": fit.bypass[1]})
+
+
+def shared_down(recovery: Recovery, reference: torch.Tensor) -> SharedDown:
+    """The fit of the shared MLP's down in its form; the reference's weight as it is for a direct share."""
+    theta = reference.double()
+
+    def fit(moments: Moments) -> tuple[Parameters, torch.Tensor]:
+        if recovery.direct:
+            return {}, theta
+        parameters = down_parameters(recovery.form, recovery.ranks[2], theta, moments)
+        return parameters, weight_of(parameters, theta)
+
+    return fit
 
 
 def fit_outputs(moments: Moments, widths: Widths, rank: int, shared: SharedDown | None) -> OutputFit:
@@ -102,7 +173,7 @@ def fit_outputs(moments: Moments, widths: Widths, rank: int, shared: SharedDown 
 
 def _ranges(widths: Widths) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     ends = torch.tensor([0, widths.shared, widths.own, widths.bypass]).cumsum(0).tolist()
-    s, o, x = (torch.arange(start, end) for start, end in zip(ends, ends[1:], strict=False))
+    s, o, x = (torch.arange(start, end) for start, end in pairwise(ends))
     return s, o, x
 
 

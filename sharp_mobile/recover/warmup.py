@@ -35,7 +35,7 @@ from sharp_mobile.recover.fit import Target, WarmupSettings
 from sharp_mobile.recover.saved_fits import SavedFits, TargetFit
 from sharp_mobile.recover.spread import Ranks, ranks
 from sharp_mobile.recover.streams import OriginalStream, SequentialStreams
-from sharp_mobile.share import Recovery, share_layers
+from sharp_mobile.share import Recoveries, Recovery, SharedMLP, recoveries, share_layers
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class WarmupReport:
 def warm_up(
     model: nn.Module,
     plan: SharePlan,
-    recovery: Recovery,
+    recovery: Recovery | Recoveries,
     windows: torch.Tensor,
     *,
     settings: WarmupSettings | None = None,
@@ -75,7 +75,8 @@ def warm_up(
 
     Needs about 2 · 4 · tokens · hidden bytes of disk (with `original` inputs 5, and 2 more for each worker beyond one),
     and in memory the model and a few [inner, inner] matrices. When it fails or is interrupted, the model is whole
-    again. A direct plan or rank 0 only shares. Under torchrun every rank calls it alike and ends with the same model.
+    again. A direct plan or rank 0 only shares; adapters of layers that are no targets stay at their start. Under
+    torchrun every rank calls it alike and ends with the same model.
 
     Args:
         model: the original Hugging Face model, float32 on the CPU; left in eval mode, all but the recovery
@@ -92,25 +93,26 @@ def warm_up(
     """
     started = time.monotonic()
     settings = settings or WarmupSettings()
-    fitted = not (plan.is_none or plan.direct or recovery.rank == 0)
+    chosen = recoveries(plan, recovery)
+    fitted = any(not chosen[target].direct for target in plan.targets)
     if fitted:
-        _check(model, recovery)
+        _check(model, [chosen[target] for target in plan.targets])
     model.eval()
     ratios = norm_ratios(model, windows[:2])
     sinks = sink_layers(ratios)
-    originals = {target: _mlp(model, target) for target in plan.targets}
+    originals = {layer: _mlp(model, layer) for layer in chosen}
     fits: tuple[TargetFit, ...] = ()
     with ExitStack() as stack:
         if fitted:
-            directory = Path(stack.enter_context(_hidden_states(workdir, windows, originals, settings)))
-            saved = _saved_fits(checkpoint_dir or directory, model, plan, recovery, windows, settings)
-        share_layers(model, plan, recovery)
+            directory = Path(stack.enter_context(_hidden_states(model, plan, windows, settings, workdir)))
+            saved = _saved_fits(checkpoint_dir or directory, model, plan, chosen, windows, settings)
+        share_layers(model, plan, chosen)
         if fitted:
             try:
                 fits = _fit(model, plan, originals, windows, settings, saved, directory, progress)
             except BaseException:
-                for target, mlp in originals.items():
-                    decoder_layers(model)[target].mlp = mlp
+                for layer, mlp in originals.items():
+                    decoder_layers(model)[layer].mlp = mlp
                 raise
     return WarmupReport(
         targets=fits,
@@ -141,12 +143,10 @@ def _fit(
     way = SequentialStreams if settings.inputs == "sequential" else OriginalStream
     with ranks() as those:
         owners = _owners(plan, settings, those)
-        targets = {
-            layer: Target(layer, reference, originals[layer], _mlp(model, reference), _mlp(model, layer))
-            for layer, reference in plan.reference_of.items()
-        }
+        targets = {layer: _target(layer, originals[layer], _mlp(model, layer)) for layer in plan.targets}
+        owns = {layer: target.own for layer, target in targets.items()}
         mine = {layer: target for layer, target in targets.items() if owners[layer] == those.rank}
-        streams = way(model, family, mine, originals, windows, settings, saved, directory, progress)
+        streams = way(model, family, mine, owns, windows, settings, saved, directory, progress)
         try:
             fits, error = list(streams.fits()), None
         except SharpError as failure:
@@ -160,6 +160,10 @@ def _fit(
     return tuple(sorted(fits, key=lambda fit: fit.layer))
 
 
+def _target(layer: int, own: nn.Module, mlp: SharedMLP) -> Target:
+    return Target(layer, mlp.reference_layer, own, mlp.reference, mlp)
+
+
 def _owners(plan: SharePlan, settings: WarmupSettings, those: Ranks) -> dict[int, int]:
     """The rank that fits each target: with sequential inputs the first one all of them."""
     if settings.inputs == "sequential":
@@ -171,29 +175,35 @@ def _saved_fits(
     directory: Path,
     model: nn.Module,
     plan: SharePlan,
-    recovery: Recovery,
+    recovery: Recoveries,
     windows: torch.Tensor,
     settings: WarmupSettings,
 ) -> SavedFits:
     described = asdict(settings)
     del described["workers"]  # who fits does not change what is fitted
-    return SavedFits(directory, model, {"plan": str(plan), "recovery": asdict(recovery), **described}, windows)
+    each = [(layer, asdict(own)) for layer, own in recovery.items()]
+    return SavedFits(directory, model, {"plan": str(plan), "recovery": each, **described}, windows)
 
 
-def _check(model: nn.Module, recovery: Recovery) -> None:
+def _check(model: nn.Module, chosen: list[Recovery]) -> None:
     weight = mlp_weights(_mlp(model, 0)).gate
-    if recovery.rank > min(weight.shape):
-        raise SharpError(f"recovery rank {recovery.rank} exceeds the MLP's width; use at most {min(weight.shape)}")
+    most = min(weight.shape)
+    for name, rank in (
+        ("rank", max(max(own.ranks) for own in chosen)),
+        ("bypass", max(own.bypass for own in chosen)),
+    ):
+        if rank > most:
+            raise SharpError(f"recovery {name} {rank} exceeds the MLP's width; use at most {most}")
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         raise SharpError(f"warm-up: the model is {weight.dtype} on {weight.device}; load it in float32 on the CPU")
 
 
 def _hidden_states(
-    workdir: Path | None, windows: torch.Tensor, originals: dict[int, nn.Module], settings: WarmupSettings
+    model: nn.Module, plan: SharePlan, windows: torch.Tensor, settings: WarmupSettings, workdir: Path | None
 ) -> tempfile.TemporaryDirectory[str]:
     """A directory for hidden states, deleted in the end; refused before the long work if there is no room."""
-    hidden = mlp_weights(next(iter(originals.values()))).gate.shape[1]
-    files = 2 if settings.inputs == "sequential" else 1 + 2 * min(settings.workers + 1, len(originals))
+    hidden = mlp_weights(_mlp(model, 0)).gate.shape[1]
+    files = 2 if settings.inputs == "sequential" else 1 + 2 * min(settings.workers + 1, len(plan.targets))
     _check_room(Path(workdir or tempfile.gettempdir()), 4 * files * windows.numel() * hidden)
     return tempfile.TemporaryDirectory(prefix="sharp-mobile-", dir=workdir)
 

@@ -11,12 +11,12 @@ from sharp_mobile.recover.closed_form import (
     InputStatistics,
     Moments,
     cholesky,
-    down_moments,
     fit_down,
     fit_gate_up,
     fit_input,
     input_statistics,
 )
+from sharp_mobile.recover.hybrid import feature_moments, set_outputs
 from sharp_mobile.share import RecoveredProjection, Recovery, SharedMLP
 
 FORMS = ("lora", "right", "left", "hadamard")
@@ -36,7 +36,7 @@ def test_gate_and_up_are_the_best_of_their_rank() -> None:
     torch.manual_seed(0)
     own, reference, x = torch.randn(12, 8), torch.randn(12, 8), torch.randn(50, 8).double()
     importance = torch.rand(12).double() + 0.5
-    projection = RecoveredProjection(Recovery("lora", 3), own, None)
+    projection = RecoveredProjection("lora", 3, own, None)
     with torch.no_grad():
         fit_input(projection, own, reference, statistics_of(x), importance)
         left = own - projection.alpha * reference
@@ -49,7 +49,7 @@ def test_gate_and_up_are_the_best_of_their_rank() -> None:
 def test_down_is_the_best_of_its_rank() -> None:
     torch.manual_seed(0)
     h, y, reference = torch.randn(80, 12).double(), torch.randn(80, 8).double(), torch.randn(8, 12)
-    projection = RecoveredProjection(Recovery("lora", 3), reference, None)
+    projection = RecoveredProjection("lora", 3, reference, None)
     with torch.no_grad():
         fit_down(projection, reference, Moments(h.T @ h, h.T @ y))
         left = y - projection.alpha * (h @ reference.double().T)
@@ -72,7 +72,7 @@ def gate_data() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("form", ["right", "left", "hadamard"])
 def test_no_small_step_betters_gate_and_up(form: str) -> None:
     data = gate_data()
-    projection = RecoveredProjection(Recovery(form, 2), data["own"], None)
+    projection = RecoveredProjection(form, 2, data["own"], None)
     start = gate_error(projection, data).item()
     with torch.no_grad():
         fit_input(projection, data["own"], data["reference"], statistics_of(data["x"]), data["importance"])
@@ -92,7 +92,7 @@ def test_a_square_side_gives_twice_the_rank(form: str) -> None:
     """g2 on gate and up, g1 on down: the reference's rows (columns) span all, so both parts are free."""
     out, inside = (12, 8) if form == "left" else (8, 12)
     own, reference, x = torch.randn(out, inside), torch.randn(out, inside), torch.randn(80, inside).double()
-    projection = RecoveredProjection(Recovery(form, 2), own, None)
+    projection = RecoveredProjection(form, 2, own, None)
     y = x @ own.double().T
     with torch.no_grad():
         if form == "left":
@@ -106,7 +106,7 @@ def test_a_square_side_gives_twice_the_rank(form: str) -> None:
 def test_hadamard_scales_the_rows_of_the_reference() -> None:
     reference, x = torch.randn(12, 8), torch.randn(50, 8).double()
     own = torch.linspace(-2, 2, 12)[:, None] * reference
-    projection = RecoveredProjection(Recovery("hadamard", 1), own, None)
+    projection = RecoveredProjection("hadamard", 1, own, None)
     with torch.no_grad():
         fit_input(projection, own, reference, statistics_of(x), torch.ones(12).double())
         torch.testing.assert_close(weight_of(projection, reference), own, atol=1e-2, rtol=1e-2)
@@ -123,7 +123,7 @@ def mlps(form: str, rank: int) -> tuple[LlamaMLP, SharedMLP]:
 def relative_error(own: LlamaMLP, mlp: SharedMLP, x: torch.Tensor) -> float:
     batch = [(x, own(x), torch.ones(len(x), 1))]
     fit_gate_up(mlp, own, input_statistics(own, batch))
-    fit_down(mlp.down, mlp.reference.down_proj.weight, down_moments(mlp, batch))
+    set_outputs(mlp, *feature_moments(mlp, batch))
     return ((mlp(x) - own(x)).norm() / own(x).norm()).item()
 
 

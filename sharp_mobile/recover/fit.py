@@ -19,7 +19,7 @@ from sharp_mobile.recover.closed_form import InputStatistics, fit_gate_up, input
 from sharp_mobile.recover.hybrid import feature_moments, own_neurons, set_outputs
 from sharp_mobile.recover.regression import Batch, FitError, Regression, not_finite
 from sharp_mobile.recover.saved_fits import TargetFit
-from sharp_mobile.share import Bypass, RecoveredProjection, SharedMLP
+from sharp_mobile.share import Bypass, RecoveredProjection, Recovery, SharedMLP
 
 Method = Literal["closed_form", "adam", "closed_form_adam"]
 Inputs = Literal["sequential", "original"]
@@ -175,12 +175,13 @@ def measure(
     Raises:
         FitError: the fitted MLP's output is not finite.
     """
+    direct = SharedMLP(target.own, target.reference, target.reference_layer, Recovery())
     squares = torch.zeros(2, dtype=torch.float64)
     progress.say("measures")
     for part in task.parts:
         x, y, w = task.batch(part)
         fitted = target.mlp(x)
-        for i, value in enumerate((target.reference(x) - y, fitted - y)):
+        for i, value in enumerate((direct(x) - y, fitted - y)):
             squares[i] += (w * value).double().pow(2).sum()
         if then:
             then(part, fitted)

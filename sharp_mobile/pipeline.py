@@ -39,7 +39,7 @@ from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import Recipe, recipe_name
-from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.data import source_windows
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
 
@@ -176,7 +176,7 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
         raise SharpError(
             f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
         )
-    windows = token_windows(tokenizer, read_text(warmup.text), warmup.window, warmup.windows)
+    windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
     report = warm_up(checkpoint.model, opened.plan, opened.recovery, windows, progress=progress, checkpoint_dir=fits)
     save_sharp_checkpoint(

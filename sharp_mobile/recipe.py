@@ -51,7 +51,7 @@ class RecoverySection(_Section):
 
 
 class WarmupSection(_Section):
-    """The text that recovery parameters are fitted to (`sotu:<years>` or a text file), in windows of tokens."""
+    """The text that recovery parameters are fitted to (see `recover.sources`), in windows of tokens."""
 
     text: str = "sotu:1950-2004"
     window: int = Field(default=512, ge=2)

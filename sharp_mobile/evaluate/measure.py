@@ -25,7 +25,7 @@ from sharp_mobile.pipeline import (
     write_pte,
 )
 from sharp_mobile.recipe import Recipe
-from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.data import source_windows
 
 Say = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def evaluate(
     tokenizer = shared.checkpoint.tokenizer()
     if tokenizer is None:
         raise SharpError(f"{shared.checkpoint.path}: there is no tokenizer to read {text} with; add tokenizer.json")
-    windows = token_windows(tokenizer, read_text(text), window, count)
+    windows = source_windows(tokenizer, text, window, count)
 
     def line(form: str, logits: Callable[[torch.Tensor], torch.Tensor]) -> str:
         return _line(form, logits, windows, text, progress)
@@ -94,7 +94,7 @@ def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bo
     if not tokenizer_file.is_file():
         raise SharpError(f"{tokenizer_file}: is missing; put the model's tokenizer beside the .pte")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file))
-    windows = token_windows(tokenizer, read_text(text), window, count)
+    windows = source_windows(tokenizer, text, window, count)
     return _line(str(pte), whole_window(load_pte(pte)), windows, text, progress)
 
 

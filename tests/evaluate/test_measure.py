@@ -9,7 +9,7 @@ import pytest
 from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.evaluate.measure import evaluate, evaluate_pte
+from sharp_mobile.evaluate.measure import Wanted, evaluate, evaluate_pte
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.pipeline import ExportResult
 from sharp_mobile.recipe import Recipe
@@ -26,19 +26,8 @@ def measured(line: str) -> float:
 
 
 def lines_of(recipe: Recipe, text: Path, work: Path, *, quantized: bool, pte: bool) -> list[str]:
-    lines = evaluate(
-        recipe,
-        str(text),
-        WINDOW,
-        WINDOWS,
-        quantized=quantized,
-        pte=pte,
-        allow_pickle=False,
-        progress=False,
-        say=lambda line: None,
-        work=work,
-    )
-    return list(lines)
+    wanted = Wanted(quantized=quantized, pte=pte, progress=False, say=lambda line: None, work=work)
+    return list(evaluate(recipe, str(text), WINDOW, WINDOWS, wanted))
 
 
 @pytest.mark.slow

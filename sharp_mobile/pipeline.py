@@ -45,7 +45,7 @@ from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe import Recipe, recipe_name
-from sharp_mobile.recover.data import source_windows
+from sharp_mobile.recover.data import check_length, source_windows
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
 
@@ -189,6 +189,7 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
         raise SharpError(
             f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
         )
+    check_length(warmup.window, checkpoint.config)
     windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
     report = warm_up(checkpoint.model, opened.plan, opened.recovery, windows, progress=progress, checkpoint_dir=fits)

@@ -31,7 +31,7 @@ from sharp_mobile.pipeline import (
     write_pte,
 )
 from sharp_mobile.recipe import Recipe
-from sharp_mobile.recover.data import source_windows
+from sharp_mobile.recover.data import check_length, source_windows
 
 Say = Callable[[str], None]
 
@@ -72,6 +72,7 @@ def evaluate(recipe: Recipe, text: str, window: int, count: int, wanted: Wanted)
         SharpError: as for an export; or a text without a tokenizer to read it with.
     """
     recipe, opened = _open(recipe, wanted, max_length=max(window + 1, 2))
+    check_length(window, opened.checkpoint.config)
     windows = source_windows(_tokenizer(opened), text, window, count)
     for form in _forms(recipe, opened, wanted):
         yield _perplexity(form, windows, text, wanted.progress)
@@ -91,8 +92,8 @@ def evaluate_tasks(
     """
     tasks = load_tasks(names, include_path)
     recipe, opened = _open(recipe, wanted, max_length=recipe.lower.max_length)
-    longest, stop = recipe.lower.max_length - 1, opened.checkpoint.eos_token_ids
-    tokenizer = _tokenizer(opened)
+    longest = min(recipe.lower.max_length - 1, opened.checkpoint.config.max_position_embeddings)
+    tokenizer, stop = _tokenizer(opened), opened.checkpoint.eos_token_ids
     for form in _forms(recipe, opened, wanted):
         scores = score(
             tasks, form.step, tokenizer, max_length=longest, stop=stop, limit=limit, progress=wanted.progress

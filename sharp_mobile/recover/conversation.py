@@ -10,6 +10,7 @@ where it ends. This holds only where the template renders a prefix as it renders
 that drop the reasoning of earlier turns do not).
 """
 
+import re
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +19,8 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.recover.sources import Conversation
 
 NO_LABEL = -100  # what PyTorch's cross-entropy leaves out
+
+_MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -43,7 +46,7 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, conversation: Conver
     Raises:
         SharpError: the template refuses the conversation, or renders a prefix of it otherwise than the whole.
     """
-    if "{% generation" in _template(tokenizer) or "{%- generation" in _template(tokenizer):
+    if _MARKS_ANSWERS.search(str(tokenizer.get_chat_template())):
         tokens, mask = _marked_by_template(tokenizer, conversation)
     else:
         text = _render(tokenizer, conversation, len(conversation.messages))
@@ -53,10 +56,6 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, conversation: Conver
         # A token that begins before the answer is no token that the model would generate.
         mask = [any(start <= first < end for start, end in answers) for first, _ in encoded["offset_mapping"]]
     return list(tokens), [token if answer else NO_LABEL for token, answer in zip(tokens, mask, strict=True)]
-
-
-def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.get_chat_template())
 
 
 def _marked_by_template(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[list[int], list[bool]]:

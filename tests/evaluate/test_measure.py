@@ -74,3 +74,11 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(tiny_text: Path, tmp_path: 
     tiny_model().save_pretrained(tmp_path / "mute")
     with pytest.raises(SharpError, match=r"there is no tokenizer to read .* with; add tokenizer\.json"):
         lines_of(Recipe(model=str(tmp_path / "mute")), tiny_text, tmp_path, quantized=False, pte=False)
+
+
+def test_a_window_beyond_the_models_positions_is_refused(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    recipe, wanted = Recipe(model=str(tiny_checkpoint)), Wanted(progress=False, work=tmp_path)
+    with pytest.raises(SharpError, match="sequence length 129: the model takes 2 to 128 tokens"):
+        list(evaluate(recipe, str(tiny_text), 129, WINDOWS, wanted))

@@ -90,7 +90,7 @@ def evaluate_tasks(
     Raises:
         SharpError: as for an export; no tokenizer, or as `tasks.load_tasks`.
     """
-    tasks = load_tasks(names, include_path)
+    tasks = load_tasks(names, include_path, progress=wanted.progress)
     recipe, opened = _open(recipe, wanted, max_length=recipe.lower.max_length)
     longest = min(recipe.lower.max_length - 1, opened.checkpoint.config.max_position_embeddings)
     tokenizer, stop = _tokenizer(opened), opened.checkpoint.eos_token_ids
@@ -120,7 +120,7 @@ def evaluate_pte_tasks(
     Raises:
         SharpError: no `.pte`, no tokenizer beside it, or as `tasks.load_tasks`.
     """
-    tasks = load_tasks(names, include_path)
+    tasks = load_tasks(names, include_path, progress=progress)
     pte, tokenizer = _pte_with_tokenizer(path)
     metadata = inspect_pte(pte).metadata
     scores = score(

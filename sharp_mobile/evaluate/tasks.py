@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.runtime import Step
+from sharp_mobile.recover.sources import dataset_bars
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -55,7 +56,7 @@ class Tasks:
     loaded: Any
 
 
-def load_tasks(names: Sequence[str], include_path: Sequence[Path] = ()) -> Tasks:
+def load_tasks(names: Sequence[str], include_path: Sequence[Path] = (), *, progress: bool = True) -> Tasks:
     """Find tasks by name, and read or download their data.
 
     Raises:
@@ -72,7 +73,8 @@ def load_tasks(names: Sequence[str], include_path: Sequence[Path] = ()) -> Tasks
         manager = TaskManager(include_path=own, include_defaults=False)
         if any(name not in manager.all_tasks for name in wanted):
             manager = TaskManager(include_path=own)  # reads lm-eval's thousands of task files: seconds
-        return Tasks(wanted, _load(manager, wanted))
+        with dataset_bars(progress):
+            return Tasks(wanted, _load(manager, wanted))
 
 
 def _load(manager: "TaskManager", names: Sequence[str]) -> Any:

@@ -15,6 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,10 +165,9 @@ def _hub_rows(source: str, progress: bool) -> Iterator[tuple[str, Mapping[str, A
 
     match = _HUB_NAME.fullmatch(source)
     assert match is not None, "source_files has looked at it"
-    if not (progress and sys.stderr.isatty()):
-        datasets.disable_progress_bars()
     try:
-        rows = datasets.load_dataset(match["name"], match["config"], split=match["split"] or "train")
+        with dataset_bars(progress):
+            rows = datasets.load_dataset(match["name"], match["config"], split=match["split"] or "train")
     except ConnectionError as error:
         raise SharpError(
             f"{source}: no file of that name here, not in the local cache, and the hub cannot be reached; connect to "
@@ -179,6 +179,21 @@ def _hub_rows(source: str, progress: bool) -> Iterator[tuple[str, Mapping[str, A
         ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{source}: row {number}", row
+
+
+@contextmanager
+def dataset_bars(progress: bool) -> Iterator[None]:
+    """With the progress bars of `datasets`, if asked for and on a terminal, or else without them."""
+    import datasets
+
+    hide = not (progress and sys.stderr.isatty()) and not datasets.are_progress_bars_disabled()
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            datasets.enable_progress_bars()
 
 
 def _documents(rows: Iterator[tuple[str, Mapping[str, Any]]]) -> Iterator[Document]:

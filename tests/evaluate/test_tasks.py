@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import datasets
 import huggingface_hub.constants
 import pytest
 import torch
+from click.testing import CliRunner
 from tiny_models import tiny_tokenizer
 
+from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.measure import Wanted, evaluate_pte_tasks, evaluate_tasks
 from sharp_mobile.evaluate.sotu_continuation import CHOICE_WORDS, CHOICES, CONTEXT_WORDS, questions
@@ -109,6 +112,15 @@ def test_a_pte_without_a_tokenizer_is_refused(task_files: Path, tiny_export: Exp
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
     with pytest.raises(SharpError, match=r"tokenizer\.json: is missing"):
         evaluate_pte_tasks(tmp_path, ["letters"], None, [task_files], progress=False)
+
+
+def test_the_command_prints_a_line_a_task(task_files: Path, tiny_checkpoint: Path) -> None:
+    options = ("--task", "letters", "--limit", "4", "--include-path", str(task_files), "--set", "max_length=96")
+    result = CliRunner().invoke(main, ["evaluate", str(tiny_checkpoint), "--plan", "none", "--quiet", *options])
+    assert result.exit_code == 0, result.output
+    line = r"float, eager: letters acc [01]\.\d{3} ± \d\.\d{3}, acc_norm .* \(4 questions\)"
+    assert re.fullmatch(line, result.stdout.splitlines()[-1])
+    assert result.stderr == ""
 
 
 def test_what_is_no_task_is_refused(lm_eval: None, tmp_path: Path) -> None:

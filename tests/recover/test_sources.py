@@ -132,3 +132,22 @@ def test_a_hub_name_without_a_network_tells_how_to_give_files(name: str, monkeyp
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(SharpError, match=r"the hub cannot be reached; .* give local \.jsonl, \.parquet, \.txt files"):
         read(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("squad", ("squad", None, "train")),
+        ("somebody/chats:validation[:10%]", ("somebody/chats", None, "validation[:10%]")),
+        ("somebody/chats/raw-v1:test", ("somebody/chats", "raw-v1", "test")),
+    ],
+)
+def test_a_hub_name_tells_dataset_configuration_and_split(
+    name: str, asked: tuple[str, str | None, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: str, configuration: str | None, *, split: str) -> datasets.Dataset:
+        assert (path, configuration, split) == asked
+        return datasets.Dataset.from_list([{"messages": TURNS}, {"messages": TURNS}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)  # there is no hub in tests
+    assert [document.where for document in read(name)] == [f"{name}: row 1", f"{name}: row 2"]

@@ -46,7 +46,7 @@ from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe import Recipe, WarmupSection, recipe_name
 from sharp_mobile.recover.adam import AdamSettings
-from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.data import check_length, source_windows
 from sharp_mobile.recover.fit import WarmupSettings
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
@@ -192,7 +192,8 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
         raise SharpError(
             f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
         )
-    windows = token_windows(tokenizer, read_text(warmup.text), warmup.window, warmup.windows)
+    check_length(warmup.window, checkpoint.config)
+    windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
     report = warm_up(
         checkpoint.model,

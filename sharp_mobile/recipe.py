@@ -117,7 +117,7 @@ class RecoverySection(_Section):
 
 
 class WarmupSection(_Section):
-    """The text that recovery parameters are fitted to (`sotu:<years>` or a text file), in windows of tokens; and how.
+    """The text that recovery parameters are fitted to (see `recover.sources`), in windows of tokens; and how.
 
     `method`, `inputs` and `weighted` choose the loss and its minimiser (see `recover.warmup`); the paper's are adam,
     original and false. Adam takes `epochs`, `lr` and `batch` (tokens). `workers` processes share the targets

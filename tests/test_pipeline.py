@@ -296,10 +296,8 @@ def test_an_interrupted_export_leaves_the_earlier_one(
     assert process.returncode == 128 + interrupt
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob("out.*"))
-    if interrupt == signal.SIGINT:
-        assert errors == "error: interrupted; nothing was written, and what there was before is still there\n"
-    else:
-        assert errors == ""
+    # The libraries may say above it where they were interrupted.
+    assert errors.splitlines()[-1] == "error: interrupted; nothing was written, what there was before is still there"
 
 
 @pytest.mark.slow

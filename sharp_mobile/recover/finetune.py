@@ -102,6 +102,11 @@ class FinetuneSettings:
             if not holds:
                 raise SharpError(f"finetune.{name}: must be {expected}, not {getattr(self, name)}")
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run depends on."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE}
+
     def steps(self, rows: int) -> int:
         """Optimizer steps on `rows` sequences."""
         return self.max_steps or math.ceil(self.epochs * rows / self.batch_size)
@@ -253,7 +258,7 @@ def _identity(
         "model": digest_of(frozen, sample=4096),
         "training data": train.digest,
         "validation data": None if held_out is None else held_out.digest,
-        **{f"finetune.{name}": value for name, value in asdict(settings).items() if name not in _FREE},
+        **{f"finetune.{name}": value for name, value in settings.identity.items()},
     }
 
 

@@ -15,7 +15,6 @@ from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 from transformers import PreTrainedModel
 
-from sharp_mobile.adapters import add_adapters
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recover.finetune import FinetuneReport, FinetuneSettings, finetune
 from sharp_mobile.recover.token_loss import IGNORED
@@ -40,9 +39,8 @@ def shared_model(
     model = tiny_model(model_type)
     parsed = SharePlan.parse(plan, 6)
     originals = target_mlps(model, parsed)
-    share_layers(model, parsed, Recovery("lora", rank))
-    if adapters:
-        add_adapters(model, Recovery("lora", adapters))
+    recovery = dict.fromkeys(range(6), Recovery("lora", adapters)) | dict.fromkeys(originals, Recovery("lora", rank))
+    share_layers(model, parsed, recovery)
     return model, originals
 
 

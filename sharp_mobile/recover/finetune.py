@@ -28,7 +28,6 @@ from torch import nn
 from transformers import TrainingArguments
 
 from sharp_mobile import __version__
-from sharp_mobile.adapters import adapted_layers
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recover.run_directory import RunDirectory
 from sharp_mobile.recover.sequences import OrderedSequences, Rows, Sequences
@@ -305,7 +304,7 @@ def _training_arguments(run: Path, settings: FinetuneSettings, *, evaluate: bool
 
 def _own_mlps(model: nn.Module) -> dict[int, nn.Module]:
     """What an adapted layer was before: its own MLP without the adapter."""
-    return {layer: mlp.reference for layer, mlp in adapted_layers(model).items()}
+    return {layer: mlp.base for layer, mlp in shared_layers(model).items() if mlp.base is not None}
 
 
 @contextmanager

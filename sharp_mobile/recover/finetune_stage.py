@@ -25,7 +25,7 @@ from sharp_mobile.recover.data import read_text, token_windows
 from sharp_mobile.recover.finetune import FinetuneReport, FinetuneSettings, finetune
 from sharp_mobile.recover.sequences import Rows, rows_of_windows
 from sharp_mobile.recover.two_views import target_mlps
-from sharp_mobile.share import Recovery, recovery_parameters, share_layers, shared_layers
+from sharp_mobile.share import Recoveries, recovery_parameters, share_layers, shared_layers
 
 _PATIENCE = timedelta(days=7)  # for the first process's warm-up
 
@@ -49,7 +49,7 @@ def processes() -> PartialState:
 def fine_tune(
     checkpoint: Checkpoint,
     plan: SharePlan,
-    recovery: Recovery,
+    recovery: Recoveries,
     warm_up: Callable[[], None],
     warm: Path,
     kept: Path,
@@ -84,7 +84,7 @@ def fine_tune(
     run = kept.with_name(f"{kept.name}.run")
     report = finetune(checkpoint.model, originals, data, settings, run, validation=validation, progress=progress)
     if group.is_main_process:
-        _keep(checkpoint, plan, recovery, warm, kept, section, settings, report)
+        _keep(checkpoint, plan, warm, kept, section, settings, report)
         shutil.rmtree(run, ignore_errors=True)
     group.wait_for_everyone()
     return open_checkpoint(kept, progress=progress) if settings.shard else checkpoint
@@ -112,7 +112,6 @@ def _load_recovery(checkpoint: Checkpoint, warm: Path) -> None:
 def _keep(
     checkpoint: Checkpoint,
     plan: SharePlan,
-    recovery: Recovery,
     warm: Path,
     kept: Path,
     section: FinetuneSection,
@@ -130,7 +129,6 @@ def _keep(
     save_sharp_checkpoint(
         model,
         plan,
-        recovery,
         kept,
         tokenizer_source=checkpoint,
         provenance={**before["produced_by"], "finetune": section.model_dump()},

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from tiny_models import tiny_tokens
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recover import trainer
 from sharp_mobile.recover.finetune import FinetuneSettings, finetune
+from sharp_mobile.recover.run_directory import RunDirectory
 from sharp_mobile.share import recovery_parameters
 
 
@@ -232,3 +234,19 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     refused(shared_model(rank=0)[0], originals, tiny_rows(), "no recovery parameters")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     refused(model, originals, tiny_rows(), "finetune.shard")
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal = RunDirectory.seal
+
+    def full_at_step_4(run: RunDirectory, step: int) -> None:
+        if step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        seal(run, step)
+
+    with monkeypatch.context() as patched, pytest.raises(SharpError, match="step 4 cannot be written.*No space left"):
+        patched.setattr(RunDirectory, "seal", full_at_step_4)
+        tiny_finetune(tmp_path / "run")
+    assert_same(run_with(tmp_path / "run"), run_with(tmp_path / "whole"))

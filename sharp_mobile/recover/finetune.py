@@ -106,6 +106,20 @@ class FinetuneSettings:
         """What a run depends on."""
         return {name: value for name, value in asdict(self).items() if name not in _FREE}
 
+    def accumulation(self, processes: int) -> int:
+        """Micro-batches that each of the processes computes for one step.
+
+        Raises:
+            SharpError: they do not divide the batch.
+        """
+        together = self.micro_batch * processes
+        if self.batch_size % together:
+            raise SharpError(
+                f"finetune.batch_size: {self.batch_size} must be a multiple of micro_batch x processes = "
+                f"{self.micro_batch} x {processes}; use {together * math.ceil(self.batch_size / together)}"
+            )
+        return self.batch_size // together
+
     def steps(self, rows: int) -> int:
         """Optimizer steps on `rows` sequences."""
         return self.max_steps or math.ceil(self.epochs * rows / self.batch_size)
@@ -291,14 +305,7 @@ def _training_arguments(run: Path, settings: FinetuneSettings, *, evaluate: bool
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
-    together = settings.micro_batch * arguments.world_size
-    if settings.batch_size % together:
-        larger = together * math.ceil(settings.batch_size / together)
-        raise SharpError(
-            f"finetune.batch_size: {settings.batch_size} must be a multiple of micro_batch x processes = "
-            f"{settings.micro_batch} x {arguments.world_size}; use {larger}"
-        )
-    arguments.gradient_accumulation_steps = settings.batch_size // together
+    arguments.gradient_accumulation_steps = settings.accumulation(arguments.world_size)
     return arguments
 
 

@@ -73,6 +73,7 @@ def fine_tune(
         SharpError: as `finetune`, or a text or tokenizer that does not suffice.
     """
     group = processes()
+    settings.accumulation(group.num_processes)
     data, validation = _data(checkpoint, section)
     originals = target_mlps(checkpoint.model, plan)
     if group.is_main_process and not (warm / SHARP_JSON).is_file():
@@ -91,6 +92,9 @@ def fine_tune(
 
 
 def _data(checkpoint: Checkpoint, section: FinetuneSection) -> tuple[Rows, Rows | None]:
+    longest = checkpoint.config.max_position_embeddings
+    if section.length > longest:
+        raise SharpError(f"finetune.length: {section.length} is beyond the model's {longest} positions; use less")
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         raise SharpError(f"{checkpoint.path}: fine-tuning reads text, and there is no tokenizer; add tokenizer.json")

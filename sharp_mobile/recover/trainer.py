@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import SequentialSampler
@@ -70,10 +70,16 @@ class RecoveryTrainer(Trainer):
         return str(self.run.partial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.run.seal(self.state.global_step)
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.run.seal(self.state.global_step)
+        except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch says RuntimeError where the disk is full
+            raise SharpError(
+                f"{self.run.path}: the checkpoint of step {self.state.global_step} cannot be written: "
+                f"{str(error).splitlines()[0]}; make room and start again, to go on from the checkpoint before"
+            ) from error
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -246,7 +246,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
             raise OSError(errno.ENOSPC, "No space left on device")
         seal(run, step)
 
-    with monkeypatch.context() as patched, pytest.raises(SharpError, match="step 4 cannot be written.*No space left"):
-        patched.setattr(RunDirectory, "seal", full_at_step_4)
+    monkeypatch.setattr(RunDirectory, "seal", full_at_step_4)
+    with pytest.raises(SharpError, match=r"step 4 cannot be written.*No space left"):
         tiny_finetune(tmp_path / "run")
+    monkeypatch.undo()
     assert_same(run_with(tmp_path / "run"), run_with(tmp_path / "whole"))

@@ -55,7 +55,7 @@ def test_a_fine_tuned_checkpoint_is_kept_beside_the_warmed_up_one(
     finetuning = recipe(tiny_checkpoint, tiny_text, max_steps=3, distillation=1.0, validation_text=str(tiny_text))
     warm = recovered(recipe(tiny_checkpoint, tiny_text), tmp_path)
     tuned = recovered(finetuning, tmp_path)
-    assert {path for path in (tmp_path / "work").iterdir()} == {warm, tuned}  # and the run is gone
+    assert set((tmp_path / "work").iterdir()) == {warm, tuned}  # and the run is gone
     report = json.loads((tuned / "sharp.json").read_text())["report"]
     assert report["finetune"]["steps"] == 3
     assert report["finetune"]["before"]["loss"] != report["finetune"]["after"]["loss"]
@@ -88,7 +88,12 @@ def test_wrong_settings_and_texts_are_refused_before_the_warm_up(
     for wrong, complaint in (
         ({"distillation": 2.0}, "finetune.distillation"),
         ({"train_text": "nowhere.txt"}, "nowhere.txt"),
-        ({"length": 100_000}, "windows of 100000"),
+        ({"length": 129}, "finetune.length: 129 is beyond the model's 128 positions"),
+        (
+            {"length": 120, "validation_text": str(tiny_text), "validation_windows": 999},
+            "windows of 120, 999 are needed",
+        ),
+        ({"batch_size": 3, "micro_batch": 2}, "finetune.batch_size: 3"),
     ):
         with pytest.raises(SharpError, match=complaint):
             recovered(recipe(tiny_checkpoint, tiny_text, max_steps=3, **wrong), tmp_path)

@@ -17,8 +17,8 @@ import math
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -165,6 +165,7 @@ def finetune(
     run: str | Path,
     *,
     validation: Rows | None = None,
+    float_view: Callable[[], AbstractContextManager[Any]] = nullcontext,
     progress: bool = True,
 ) -> FinetuneReport:
     """Train the recovery parameters of `model` in place; resume the run in the directory `run`, if there is one.
@@ -177,6 +178,8 @@ def finetune(
         model: a shared Hugging Face model, its recovery parameters warmed up; the same at every start of a run.
         originals: the MLPs that its targets had before, by layer, for distillation: see `target_mlps`.
         data: rows with `input_ids` and `labels` (-100: not scored), on every process the same.
+        float_view: a context in which the original computes in distillation, where `model` is a simulation of its
+            export; `lower.simulate.Simulation.suspended` is one.
 
     Raises:
         SharpError: nothing to train, data or settings that do not fit, a run that is another one's, or a loss that
@@ -186,7 +189,7 @@ def finetune(
     names = dict(recovery_parameters(model))
     references = {layer: mlp.reference_layer for layer, mlp in shared_layers(model).items()}
     _check(names, references, originals, settings)
-    longest = model.config.max_position_embeddings
+    home, longest = model.device, model.config.max_position_embeddings
     train = Sequences(data, longest, "training data")
     held_out = None if validation is None else Sequences(validation, longest, "validation data")
     identity = _identity(model, names, settings, train, held_out)
@@ -201,7 +204,7 @@ def finetune(
     checkpoint, warnings = directory.last_good()
     views = {**originals, **_own_mlps(model)} if settings.distillation > 0 else {}
     with two_views(model, views) as both, _checkpointing(model, settings.gradient_checkpointing):
-        loss_model = LossModel(model, both, settings.distillation)
+        loss_model = LossModel(model, both, settings.distillation, float_view)
         if settings.shard:
             shard_frozen_weights(loss_model, references, arguments.device)
         trainer = RecoveryTrainer(
@@ -213,6 +216,8 @@ def finetune(
         if settings.keep_best:
             trainer.take_best()
         after = trainer.validation_loss()
+        if not settings.shard:
+            loss_model.to(home)
     model.eval()
     history = trainer.state.log_history
     losses = [entry["loss"] for entry in history if "loss" in entry]

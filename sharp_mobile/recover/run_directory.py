@@ -91,7 +91,7 @@ class RunDirectory:
             checkpoint = self._checkpoint(step)
             if _is_whole(checkpoint):
                 return checkpoint, tuple(warnings)
-            warnings.append(f"{checkpoint} is damaged, and the checkpoint before it is taken")
+            warnings.append(f"{checkpoint} is damaged and passed over")
         return None, tuple(warnings)
 
     def discard_after(self, checkpoint: Path | None) -> None:

@@ -10,6 +10,8 @@ function of z), so the gradient is ∂loss/∂z = p − q. The LM head is frozen
 vocabulary of 128 k would be 1 GB in float32, and several times that with their gradients.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -28,15 +30,17 @@ class TokenLoss(NamedTuple):
 
 
 class FrozenHead:
-    """The LM head of a Hugging Face model: hidden states [n, hidden] -> logits [n, vocabulary]."""
+    """The LM head of a Hugging Face model, called within `view`."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, view: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+        self._view = view
         self._linear = model.get_output_embeddings()
         self._cap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self.vocabulary: int = model.config.vocab_size
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        z = self._linear(hidden)
+        with self._view():
+            z = self._linear(hidden)
         return z if self._cap is None else self._cap * torch.tanh(z / self._cap)
 
 
@@ -46,6 +50,7 @@ def token_loss(
     head: FrozenHead,
     original: torch.Tensor | None = None,
     distillation: float = 0.0,
+    original_head: FrozenHead | None = None,
 ) -> TokenLoss:
     """The loss of a batch (see the module).
 
@@ -55,12 +60,13 @@ def token_loss(
         head: the frozen LM head.
         original: the original model's final hidden states, for `distillation` > 0.
         distillation: λ.
+        original_head: the original model's LM head, if it is another one.
     """
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
     scored = targets != IGNORED
     student = hidden.flatten(0, 1)[scored]
     teacher = original.flatten(0, 1)[scored] if original is not None and distillation > 0 else None
-    loss, nll = _ChunkedLoss.apply(student, targets[scored], teacher, head, distillation)
+    loss, nll = _ChunkedLoss.apply(student, targets[scored], teacher, head, original_head or head, distillation)
     return TokenLoss(loss, nll, scored.sum())
 
 
@@ -74,6 +80,7 @@ class _ChunkedLoss(torch.autograd.Function):
         targets: torch.Tensor,
         original: torch.Tensor | None,
         head: FrozenHead,
+        original_head: FrozenHead,
         distillation: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         differentiate = ctx.needs_input_grad[0]
@@ -86,7 +93,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 read = hidden[chunk].detach().requires_grad_(differentiate)
                 z = head(read)
             with torch.no_grad():
-                teacher = None if original is None else head(original[chunk]).float().log_softmax(-1)
+                teacher = None if original is None else original_head(original[chunk]).float().log_softmax(-1)
                 chunk_loss, chunk_nll, by_logits = _loss_of(z.float(), targets[chunk], teacher, distillation)
             loss += chunk_loss
             nll += chunk_nll
@@ -100,7 +107,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *by_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * by_outputs[0].to(gradient.dtype), None, None, None, None
+        return gradient * by_outputs[0].to(gradient.dtype), None, None, None, None, None
 
 
 def _loss_of(

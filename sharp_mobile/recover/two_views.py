@@ -8,8 +8,8 @@ Everything but the MLPs of the recovered layers is the same in both, so that dis
 original model, which sharing started from, and one more forward pass.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -60,18 +60,26 @@ class LossModel(nn.Module):
         model: a shared Hugging Face model.
         views: its two-view MLPs; none for next-token loss alone.
         distillation: λ of `token_loss`.
+        float_view: a context in which the original computes, where the shared model computes otherwise than in float.
     """
 
     # Trainer counts the labels of a batch as this loss does: the first position is no target.
     loss_type = "ForCausalLM"
     accepts_loss_kwargs = True
 
-    def __init__(self, model: Any, views: list[TwoViews], distillation: float) -> None:
+    def __init__(
+        self,
+        model: Any,
+        views: list[TwoViews],
+        distillation: float,
+        float_view: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         super().__init__()
         self.model = model
         self.distillation = distillation
         self._views = tuple(views)  # a tuple: they are the model's own, not registered a second time
-        self._head = FrozenHead(model)
+        self._float_view = float_view
+        self._head, self._original_head = FrozenHead(model), FrozenHead(model, float_view)
 
     def train(self, mode: bool = True) -> "LossModel":
         """Keep dropout off, whatever `mode`; only checkpointed layers must believe that they train."""
@@ -94,7 +102,7 @@ class LossModel(nn.Module):
         """
         original = self._original_hidden(input_ids) if self.distillation > 0 else None
         hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        result = token_loss(hidden, labels, self._head, original, self.distillation)
+        result = token_loss(hidden, labels, self._head, original, self.distillation, self._original_head)
         if sums:
             return result._asdict()
         return {"loss": result.loss / (result.tokens if num_items_in_batch is None else num_items_in_batch)}
@@ -104,7 +112,8 @@ class LossModel(nn.Module):
         for view in self._views:
             view.teaches = True
         try:
-            hidden: torch.Tensor = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+            with self._float_view():
+                hidden: torch.Tensor = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
             return hidden
         finally:
             for view in self._views:

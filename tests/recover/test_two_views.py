@@ -4,6 +4,8 @@ from tiny_finetune import shared_model
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 
 from sharp_mobile.families import decoder_layers
+from sharp_mobile.lower.quantize import QuantizeOptions
+from sharp_mobile.lower.simulate import simulated
 from sharp_mobile.recover.two_views import LossModel, two_views
 from sharp_mobile.share import recovery_parameters
 
@@ -50,3 +52,16 @@ def test_training_mode_does_not_switch_dropout_on() -> None:
         assert loss_model.training
         assert not attention.training
         assert decoder_layers(model)[0].training  # what gradient checkpointing asks for
+
+
+def test_the_original_is_in_float_where_the_shared_model_simulates_its_export() -> None:
+    model, originals = shared_model(rank=32)
+    tokens, original = tiny_tokens(), tiny_model()
+    with simulated(model, QuantizeOptions()) as simulation, two_views(model, originals) as views:
+        loss = LossModel(model, views, 1.0, simulation.suspended)(tokens, tokens)["loss"]
+        loss.backward()
+        log_p = model(tokens).logits[0, :-1].log_softmax(-1)
+    log_p0 = original(tokens).logits[0, :-1].log_softmax(-1)
+    expected = (log_p0.exp() * (log_p0 - log_p)).sum() / log_p.shape[0]
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)
+    assert all(parameter.grad is not None for _, parameter in recovery_parameters(model))

@@ -112,7 +112,7 @@ def main() -> None:
 @_recipe_options
 def plan(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...], **options: Any) -> None:
     """Show which layers of MODEL share, the stored ratio τ and the compression ratio s (paper, Eq. 1)."""
-    from sharp_mobile.pipeline import open_recipe
+    from sharp_mobile.recover.run import open_recipe
 
     recipe = _recipe(model, plan, rank, settings)
     opened = open_recipe(recipe, allow_pickle=options["allow_pickle"], progress=not options["quiet"])
@@ -130,7 +130,7 @@ def recover(
     With max_steps or epochs in the recipe's finetune section they are fine-tuned afterwards: started again, an
     interrupted run goes on, and under torchrun several processes share the work.
     """
-    from sharp_mobile.pipeline import recover as run
+    from sharp_mobile.recover.run import recover as run
 
     recipe = _recipe(model, plan, rank, settings)
     directory = run(recipe, out, allow_pickle=options["allow_pickle"], progress=not options["quiet"], say=click.echo)

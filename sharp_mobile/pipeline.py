@@ -1,278 +1,35 @@
-"""The two long verbs, step by step: recover a shared model, and export one.
+"""From a recipe to a checked export, step by step.
 
-    checkpoint ─► plan ─► recover ─► SHARP checkpoint ─► decoder ─► quantize ─► lower ─► .pte ─► inspect, compare
+    recovered model (recover.run) ─► decoder ─► quantize ─► lower ─► .pte ─► inspect, compare
 
-Each reads like the pipeline that it is; the work is in the rooms.
+It reads like the pipeline that it is; the work is in the rooms.
 """
 
-import hashlib
-import json
-import resource
-import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sharp_mobile import __version__
-from sharp_mobile.checkpoint import (
-    SHARP_JSON,
-    Checkpoint,
-    describe_recoveries,
-    open_checkpoint,
-    save_sharp_checkpoint,
-)
+from sharp_mobile.checkpoint import Checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder, preferred_attention
 from sharp_mobile.lower.inspect import MANIFEST_JSON, MODEL_PTE, Inspection, inspect_pte
-from sharp_mobile.lower.manifest import (
-    Expected,
-    Manifest,
-    Stage,
-    measure,
-    versions,
-    write_report,
-)
+from sharp_mobile.lower.manifest import Expected, Manifest, measure, versions, write_report
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
-from sharp_mobile.plan import SharePlan, layer_ranges
-from sharp_mobile.recipe import FinetuneSection, Recipe, WarmupSection, recipe_name
-from sharp_mobile.recover.adam import AdamSettings
-from sharp_mobile.recover.data import check_length, source_windows
-from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_of
-from sharp_mobile.recover.fit import WarmupSettings
-from sharp_mobile.recover.warmup import warm_up
-from sharp_mobile.share import Recovery
-
-Say = Callable[[str], None]
+from sharp_mobile.recipe import Recipe, recipe_name
+from sharp_mobile.recover.run import RECOVERED, Opened, Say, Shared, open_recipe, share
+from sharp_mobile.stages import Stages
 
 PROMPT = "What is the capital of France?"
-RECOVERED = Path("build/recovered")
 # Compared with the eager model token by token, and printed.
 GENERATED_TOKENS = 64
-
-
-@dataclass
-class Stages:
-    """What each step of a run took."""
-
-    done: list[Stage] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure a step of this process."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.done.append(
-            Stage(
-                name=name,
-                seconds=time.perf_counter() - wall,
-                cpu_seconds=time.process_time() - cpu,
-                peak_bytes=peak,
-            )
-        )
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A recipe's checkpoint and how its layers share."""
-
-    recipe: Recipe
-    checkpoint: Checkpoint
-    plan: SharePlan
-    recovery: dict[int, Recovery]
-
-    def describe(self) -> str:
-        """One line: the plan written out, τ and s (paper, Eq. 1)."""
-        plan = self.plan
-        kinds: dict[str, list[int]] = {}
-        for layer, recovery in self.recovery.items():
-            kinds.setdefault(str(recovery), []).append(layer)
-        described = [
-            kind if len(kinds) == 1 else f"{kind} in layers {layer_ranges(tuple(layers))}"
-            for kind, layers in kinds.items()
-        ]
-        if plan.is_none:
-            return f"plan none: {'; '.join([f'{plan.layers} layers, nothing shared', *described])}"
-        return (
-            f"plan {plan} (reference:targets, 1-based), {', '.join(described)}; stored ratio "
-            f"τ = {plan.stored_ratio:.2f}, compression ratio s = {self.compression_ratio:.3f}"
-        )
-
-    @property
-    def compression_ratio(self) -> float:
-        """s: MLP parameters kept over original ones."""
-        config = self.checkpoint.config
-        widths = (config.hidden_size, config.intermediate_size)
-        return self.plan.compression_ratio(*widths, sum(own.parameters(*widths) for own in self.recovery.values()))
-
-
-def open_recipe(recipe: Recipe, *, allow_pickle: bool = False, progress: bool = True) -> Opened:
-    """Open a recipe's checkpoint and parse its plan for it.
-
-    Raises:
-        SharpError: the checkpoint is broken, the plan does not fit it, or it is shared already by another plan.
-    """
-    checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, progress=progress)
-    plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
-    recovery = recipe.recovery.recoveries(plan)
-    if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
-        raise SharpError(
-            f"{checkpoint.path}: is shared already, by plan {checkpoint.plan}; leave plan and recovery out, or start "
-            "from the original model"
-        )
-    return Opened(recipe, checkpoint, plan, recovery)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """A model that is ready to be lowered: shared and recovered, or plain where the plan is none.
-
-    kept: where it lies as a checkpoint.
-    """
-
-    opened: Opened
-    checkpoint: Checkpoint
-    warnings: tuple[str, ...]
-    kept: Path
-
-
-def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stages) -> Shared:
-    """Share a model by its plan and recover what sharing lost.
-
-    A recovered model is kept under `work` as a SHARP checkpoint, and taken from there the next time that the same
-    checkpoint is recovered in the same way.
-
-    Raises:
-        SharpError: a text or tokenizer that is not there or does not suffice, or a model that cannot be fitted.
-    """
-    checkpoint = opened.checkpoint
-    for warning in checkpoint.warnings:
-        say(f"warning: {warning}")
-    say(opened.describe())
-    if not opened.recovery or checkpoint.plan is not None:
-        return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
-    kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
-    if (kept / SHARP_JSON).is_file():
-        say(f"recovered before, taken from {kept}")
-        with stages.stage("open recovered"):
-            recovered = open_checkpoint(kept, progress=progress)
-    else:
-        with stages.stage("recover"):
-            recovered = _recover(opened, kept, progress)
-    warnings = tuple(json.loads((kept / SHARP_JSON).read_text())["report"]["warnings"])
-    for warning in warnings:
-        say(f"warning: {warning}")
-    named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
-    return Shared(opened, named, (*checkpoint.warnings, *warnings), kept)
-
-
-def _recovery_key(opened: Opened, section: FinetuneSection) -> str:
-    """What a recovered model depends on, as a short name; `section` says how it is fine-tuned, if it is."""
-    settings = [opened.checkpoint.fingerprint, str(opened.plan), describe_recoveries(opened.recovery)]
-    # Who fits does not change what is fitted.
-    settings += [opened.recipe.warmup.model_dump(exclude={"workers"}), __version__]
-    if (finetune := settings_of(section)) is not None:
-        settings += [finetune.identity, section.model_dump(include=set(section.DATA))]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
-    """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
-    checkpoint, section = opened.checkpoint, opened.recipe.finetune
-    settings = settings_of(section)
-    if settings is None:
-        _warm_up(opened, kept, progress)
-        return checkpoint
-    warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSection())}")
-    return fine_tune(
-        checkpoint,
-        opened.plan,
-        opened.recovery,
-        lambda: _warm_up(opened, warm, progress),
-        warm,
-        kept,
-        section,
-        settings,
-        progress=progress,
-    )
-
-
-def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
-    """Warm the model up in place, and keep the result as a SHARP checkpoint."""
-    checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
-    tokenizer = checkpoint.tokenizer()
-    if tokenizer is None:
-        raise SharpError(
-            f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
-        )
-    check_length(warmup.window, checkpoint.config)
-    windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
-    fits = kept.with_name(f"{kept.name}.fits")
-    report = warm_up(
-        checkpoint.model,
-        opened.plan,
-        opened.recovery,
-        windows,
-        settings=_warmup_settings(warmup),
-        progress=progress,
-        checkpoint_dir=fits,
-    )
-    save_sharp_checkpoint(
-        checkpoint.model,
-        opened.plan,
-        kept,
-        tokenizer_source=checkpoint,
-        provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
-        report=asdict(report),
-    )
-    shutil.rmtree(fits, ignore_errors=True)
-
-
-def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:
-    adam = AdamSettings(warmup.epochs, warmup.lr, warmup.batch)
-    return WarmupSettings(warmup.method, warmup.inputs, warmup.weighted, adam, warmup.workers)
-
-
-def recover(
-    recipe: Recipe,
-    out: Path | None,
-    *,
-    allow_pickle: bool = False,
-    work: Path = RECOVERED,
-    progress: bool = True,
-    say: Say = print,
-) -> Path:
-    """Share and recover a recipe's model; returns the SHARP checkpoint's directory, `out` or one under `work`.
-
-    Raises:
-        SharpError: as `open_recipe` and `share`, or the plan shares nothing.
-    """
-    out = None if out is None else check_writable(out)
-    opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
-    if not opened.recovery:
-        raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
-    first = processes().is_main_process
-    shared = share(opened, work=work, progress=progress and first, say=say if first else _nothing, stages=Stages())
-    if out is None:
-        return shared.kept
-    model = shared.checkpoint.model
-    if first:
-        save_sharp_checkpoint(model, opened.plan, out, tokenizer_source=shared.checkpoint)
-    return out
-
-
-def _nothing(line: str) -> None:
-    """What processes other than the first say."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +64,7 @@ def export(
     out = check_writable(out)
     stages = Stages()
     with stages.stage("open"):
-        opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
+        opened = open_recipe(recipe, allow_pickle=allow_pickle, work=work, progress=progress)
         check_lowerable(opened)
         prompt = _prompt_tokens(opened.checkpoint)
         if len(prompt) >= recipe.lower.max_length:

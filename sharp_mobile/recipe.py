@@ -88,7 +88,8 @@ class RecoverySection(_Section):
     `reference: false`. Rank 0 without these is the direct share.
 
     `layers` says otherwise for some layers ("14-16, 20", 1-based); `adapters` is the rank of LoRA on the MLPs of all
-    layers that are no targets (Full-LoRA).
+    layers that are no targets (Full-LoRA). `quantization_aware` fits and tunes all of it against the model as it will
+    be exported (see `lower.simulate`), not against the float one.
     """
 
     form: Form = "lora"
@@ -97,7 +98,13 @@ class RecoverySection(_Section):
     bypass: int = Field(default=0, ge=0)
     reference: bool = True
     adapters: int = Field(default=0, ge=0)
+    quantization_aware: Flag = False
     layers: dict[str, LayerRecovery] = {}
+
+    @property
+    def usual(self) -> Recovery:
+        """What a target has where `layers` does not say otherwise."""
+        return self._of(LayerRecovery())
 
     def recoveries(self, plan: SharePlan) -> dict[int, Recovery]:
         """The recovery parameters of each layer that has any, 0-based.
@@ -106,18 +113,18 @@ class RecoverySection(_Section):
             SharpError: layers that do not exist, or settings that make no `Recovery`.
         """
         if plan.direct or self.adapters == 0:
-            chosen = {target: self._of(LayerRecovery()) for target in plan.targets}
+            chosen = dict.fromkeys(plan.targets, self.usual)
         else:
             adapter = Recovery("lora", self.adapters)
             chosen = dict.fromkeys(range(plan.layers), adapter)
-            chosen |= {target: self._of(LayerRecovery()) for target in plan.targets}
+            chosen |= dict.fromkeys(plan.targets, self.usual)
         for names, own in self.layers.items():
             chosen |= dict.fromkeys(parse_layers(names, plan.layers), self._of(own))
         return recoveries(plan, chosen)
 
     def all_ranks(self) -> set[int]:
         """Every width that a recovery parameter can have, as far as it is known without a plan."""
-        mine = [self._of(LayerRecovery()), *(self._of(own) for own in self.layers.values())]
+        mine = [self.usual, *(self._of(own) for own in self.layers.values())]
         return {width for own in mine for width in (*own.ranks, own.neurons, own.bypass)} | {self.adapters}
 
     def _of(self, own: LayerRecovery) -> Recovery:
@@ -130,6 +137,27 @@ class RecoverySection(_Section):
             self.bypass if own.bypass is None else own.bypass,
             reference,
         )
+
+
+class AutoSection(_Section):
+    """What a plan that is `auto` is chosen by (see `recover.auto`).
+
+    `auto_windows` of the warm-up's text are read; a reference may be `reach` layers back; every target has the
+    `choices`, the usual ones if none are given.
+    """
+
+    auto_windows: int = Field(default=16, ge=4)
+    reach: int = Field(default=3, ge=1, le=8)
+    choices: list[LayerRecovery] = []
+
+    def recoveries(self) -> tuple[Recovery, ...]:
+        """The choices written out.
+
+        Raises:
+            SharpError: settings that make no `Recovery`.
+        """
+        none = RecoverySection(rank=0)
+        return tuple(none._of(choice) for choice in self.choices)
 
 
 class WarmupSection(_Section):
@@ -235,6 +263,7 @@ class Recipe(_Section):
     model: str = Field(min_length=1)
     plan: str = Field(default="none", min_length=1)
     recovery: RecoverySection = RecoverySection()
+    auto: AutoSection = AutoSection()
     warmup: WarmupSection = WarmupSection()
     finetune: FinetuneSection = FinetuneSection()
     quantize: QuantizeSection = QuantizeSection()

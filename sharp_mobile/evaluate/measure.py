@@ -19,19 +19,11 @@ from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
 from sharp_mobile.lower.inspect import MODEL_PTE, inspect_pte
 from sharp_mobile.lower.runtime import Step, load_pte, whole_window
-from sharp_mobile.pipeline import (
-    RECOVERED,
-    Opened,
-    Stages,
-    check_lowerable,
-    eager_step,
-    make_decoder,
-    open_recipe,
-    share,
-    write_pte,
-)
+from sharp_mobile.pipeline import check_lowerable, eager_step, make_decoder, write_pte
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.recover.data import check_length, source_windows
+from sharp_mobile.recover.run import RECOVERED, Opened, open_recipe, share
+from sharp_mobile.stages import Stages
 
 Say = Callable[[str], None]
 

@@ -9,6 +9,7 @@ Under `torchrun` the first process warms up and writes, and all of them fine-tun
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +20,12 @@ from safetensors import safe_open
 
 from sharp_mobile.checkpoint import SHARP_JSON, WEIGHTS, Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.quantize import QuantizeOptions
+from sharp_mobile.lower.simulate import simulated
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import FinetuneSection
-from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.data import check_length, source_windows
+from sharp_mobile.recover.dataset import prepare_data
 from sharp_mobile.recover.finetune import FinetuneReport, FinetuneSettings, finetune
 from sharp_mobile.recover.sequences import Rows, rows_of_windows
 from sharp_mobile.recover.two_views import target_mlps
@@ -56,6 +60,7 @@ def fine_tune(
     section: FinetuneSection,
     settings: FinetuneSettings,
     *,
+    quantized: QuantizeOptions | None,
     progress: bool,
 ) -> Checkpoint:
     """Fine-tune a model that is warmed up, or is now; keep the result as a SHARP checkpoint.
@@ -65,6 +70,7 @@ def fine_tune(
         warm_up: warms `checkpoint.model` up in place and keeps it at `warm`; called if it is not there.
         warm: the SHARP checkpoint of the warmed-up model.
         kept: the SHARP checkpoint to be written.
+        quantized: tune the model as it will be exported with these options, not the float one.
 
     Returns:
         The fine-tuned model.
@@ -83,7 +89,20 @@ def fine_tune(
         share_layers(checkpoint.model, plan, recovery)
     _load_recovery(checkpoint, warm)
     run = kept.with_name(f"{kept.name}.run")
-    report = finetune(checkpoint.model, originals, data, settings, run, validation=validation, progress=progress)
+    with ExitStack() as stack:
+        float_view: Callable[[], AbstractContextManager[None]] = nullcontext
+        if quantized:
+            float_view = stack.enter_context(simulated(checkpoint.model, quantized)).suspended
+        report = finetune(
+            checkpoint.model,
+            originals,
+            data,
+            settings,
+            run,
+            validation=validation,
+            float_view=float_view,
+            progress=progress,
+        )
     if group.is_main_process:
         _keep(checkpoint, plan, warm, kept, section, settings, report)
         shutil.rmtree(run, ignore_errors=True)
@@ -91,18 +110,18 @@ def fine_tune(
     return open_checkpoint(kept, progress=progress) if settings.shard else checkpoint
 
 
-def _data(checkpoint: Checkpoint, section: FinetuneSection) -> tuple[Rows, Rows | None]:
-    longest = checkpoint.config.max_position_embeddings
-    if section.length > longest:
-        raise SharpError(f"finetune.length: {section.length} is beyond the model's {longest} positions; use less")
+def _data(checkpoint: Checkpoint, section: FinetuneSection) -> tuple[Rows, Rows]:
+    """What is trained on, and what is watched: the recipe's, or the hundredth that the paper holds out."""
+    check_length(section.length, checkpoint.config)
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         raise SharpError(f"{checkpoint.path}: fine-tuning reads text, and there is no tokenizer; add tokenizer.json")
-    train = rows_of_windows(token_windows(tokenizer, read_text(section.train_text), section.length))
+    with processes().main_process_first():
+        data = prepare_data(tokenizer, section.train_text, section.length, progress=False)
     if section.validation_text is None:
-        return train, None
-    held_out = token_windows(tokenizer, read_text(section.validation_text), section.length, section.validation_windows)
-    return train, rows_of_windows(held_out)
+        return data.train, data.validation
+    held_out = source_windows(tokenizer, section.validation_text, section.length, section.validation_windows)
+    return data.train, rows_of_windows(held_out)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ Memory holds one batch of hidden states, whatever the text's length.
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sharp_mobile.families import Family, decoder_layers, mlp_weights
+from sharp_mobile.lower.simulate import Simulation
 from sharp_mobile.recover.calibrate import LayerwiseDecoder, batches, hidden_file
 from sharp_mobile.recover.fit import Target, WarmupSettings, fit_target, measure, named
 from sharp_mobile.recover.regression import FitError, StreamRegression
@@ -60,6 +61,7 @@ class Streams:
         windows: calibration tokens, int64 [windows, T].
         saved: where fits are kept, and taken from.
         directory: for hidden states; emptied by its owner.
+        simulation: of the export; without one the model computes in float.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Streams:
         settings: WarmupSettings,
         saved: SavedFits,
         directory: Path,
+        simulation: Simulation | None,
         progress: bool,
     ) -> None:
+        self.simulation = simulation
         self.family, self.targets, self.originals = family, targets, originals
         self.windows, self.settings, self.saved, self.directory = windows, settings, saved, directory
         self.layers: Any = decoder_layers(model)
@@ -92,6 +96,10 @@ class Streams:
             SharpError: a target cannot be fitted; those before it are kept.
         """
         raise NotImplementedError
+
+    def _as_original(self) -> AbstractContextManager[None]:
+        """Within it the model computes in float."""
+        return nullcontext() if self.simulation is None else self.simulation.suspended()
 
     def _embedded(self, name: str) -> torch.Tensor:
         """A new file with what the first layer reads, [windows, T, hidden]."""
@@ -123,15 +131,20 @@ class SequentialStreams(Streams):
     """Both streams; see the module."""
 
     def fits(self) -> Iterator[TargetFit]:
-        original = self._embedded("original")
-        recovered = hidden_file(self.directory / "recovered", *original.shape)
-        first = min(self.targets, default=0)  # before it the two streams are one
+        with self._as_original():
+            original = self._embedded("original")
+        if self.simulation is None:
+            recovered = hidden_file(self.directory / "recovered", *original.shape)
+            first = min(self.targets, default=0)  # before it the two streams are one
+        else:
+            recovered, first = self._embedded("recovered"), -1
         for index in range(self.last + 1):
             if index in self.targets:
                 yield self._target(index, original, original if index == first else recovered, recovered)
                 continue
             for part, _ in self._each(index):
-                original[part] = self.decoder.layer(index, original[part])
+                with self._as_original():
+                    original[part] = self.decoder.layer(index, original[part])
                 if index > first:
                     recovered[part] = self.decoder.layer(index, recovered[part])
 
@@ -163,7 +176,7 @@ class SequentialStreams(Streams):
             for part, _ in self._each(index):
                 with self._mlp(index, _Zero()):
                     middle = self.decoder.layer(index, source[part])
-                with self._mlp(index, own):
+                with self._mlp(index, own), self._as_original():
                     original[part] = self.decoder.layer(index, original[part])
                 recovered[part] = middle
         finally:

@@ -12,10 +12,14 @@ Here that is one choice of three by two:
     streams      the hidden states' way            fit                 one target by the method chosen
     spread       worker processes and ranks        saved_fits          what an interrupted run leaves
 
+Quantization-aware, the recovered stream and the references' weights are those of the export (`lower.simulate`), so
+that what rounding spoils is learnt with the rest; adapters on a layer's own MLP are then fitted too, to repair it.
+
 Fitted in closed form and sequentially, SmolLM2-135M recovers better than by Adam's five epochs, in a fraction of the
 time; hence the defaults.
 """
 
+import copy
 import shutil
 import tempfile
 import time
@@ -29,6 +33,8 @@ from torch import nn
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import decoder_layers, family_of, mlp_weights
+from sharp_mobile.lower.quantize import QuantizeOptions
+from sharp_mobile.lower.simulate import Simulation, simulated
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recover.calibrate import norm_ratios, sink_layers
 from sharp_mobile.recover.fit import Target, WarmupSettings
@@ -67,6 +73,7 @@ def warm_up(
     windows: torch.Tensor,
     *,
     settings: WarmupSettings | None = None,
+    quantized: QuantizeOptions | None = None,
     progress: bool = True,
     workdir: Path | None = None,
     checkpoint_dir: Path | None = None,
@@ -75,14 +82,15 @@ def warm_up(
 
     Needs about 2 · 4 · tokens · hidden bytes of disk (with `original` inputs 5, and 2 more for each worker beyond one),
     and in memory the model and a few [inner, inner] matrices. When it fails or is interrupted, the model is whole
-    again. A direct plan or rank 0 only shares; adapters of layers that are no targets stay at their start. Under
-    torchrun every rank calls it alike and ends with the same model.
+    again. A direct plan or rank 0 only shares; adapters of layers that are no targets stay at their start unless there
+    is a quantization to repair. Under torchrun every rank calls it alike and ends with the same model.
 
     Args:
         model: the original Hugging Face model, float32 on the CPU; left in eval mode, all but the recovery
             parameters frozen.
         windows: calibration tokens, int64 [windows, T].
         settings: method, inputs and so on; the defaults if None.
+        quantized: fit to the model as it will be exported with these options, not to the float one.
         workdir: where the hidden states are kept meanwhile; the system's temporary directory if None.
         checkpoint_dir: keep each fitted target here, and take those that an interrupted run with the same model,
             plan, recovery parameters, settings and windows has left.
@@ -93,10 +101,13 @@ def warm_up(
     """
     started = time.monotonic()
     settings = settings or WarmupSettings()
+    if quantized and settings.inputs == "original":
+        raise SharpError("warmup.inputs: original activations know nothing of a quantization; use sequential")
     chosen = recoveries(plan, recovery)
-    fitted = any(not chosen[target].direct for target in plan.targets)
+    learning = tuple(chosen) if quantized else plan.targets
+    fitted = any(not chosen[layer].direct for layer in learning)
     if fitted:
-        _check(model, [chosen[target] for target in plan.targets])
+        _check(model, [chosen[layer] for layer in learning])
     model.eval()
     ratios = norm_ratios(model, windows[:2])
     sinks = sink_layers(ratios)
@@ -105,11 +116,17 @@ def warm_up(
     with ExitStack() as stack:
         if fitted:
             directory = Path(stack.enter_context(_hidden_states(model, plan, windows, settings, workdir)))
-            saved = _saved_fits(checkpoint_dir or directory, model, plan, chosen, windows, settings)
+            saved = _saved_fits(checkpoint_dir or directory, model, plan, chosen, windows, settings, quantized)
+        # Within the simulation an adapted layer's own weights are rounded: what it has to learn is kept apart.
+        owns = {
+            layer: copy.deepcopy(originals[layer]) if layer not in plan.targets else originals[layer]
+            for layer in learning
+        }
         share_layers(model, plan, chosen)
         if fitted:
             try:
-                fits = _fit(model, plan, originals, windows, settings, saved, directory, progress)
+                simulation = stack.enter_context(simulated(model, quantized)) if quantized else None
+                fits = _fit(model, owns, windows, settings, saved, directory, simulation, progress)
             except BaseException:
                 for layer, mlp in originals.items():
                     decoder_layers(model)[layer].mlp = mlp
@@ -131,22 +148,21 @@ def _mlp(model: nn.Module, index: int) -> Any:
 
 def _fit(
     model: nn.Module,
-    plan: SharePlan,
-    originals: dict[int, nn.Module],
+    owns: dict[int, nn.Module],
     windows: torch.Tensor,
     settings: WarmupSettings,
     saved: SavedFits,
     directory: Path,
+    simulation: Simulation | None,
     progress: bool,
 ) -> tuple[TargetFit, ...]:
     family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
     way = SequentialStreams if settings.inputs == "sequential" else OriginalStream
     with ranks() as those:
-        owners = _owners(plan, settings, those)
-        targets = {layer: _target(layer, originals[layer], _mlp(model, layer)) for layer in plan.targets}
-        owns = {layer: target.own for layer, target in targets.items()}
+        owners = _owners(list(owns), settings, those)
+        targets = {layer: _target(layer, own, _mlp(model, layer)) for layer, own in owns.items()}
         mine = {layer: target for layer, target in targets.items() if owners[layer] == those.rank}
-        streams = way(model, family, mine, owns, windows, settings, saved, directory, progress)
+        streams = way(model, family, mine, owns, windows, settings, saved, directory, simulation, progress)
         try:
             fits, error = list(streams.fits()), None
         except SharpError as failure:
@@ -164,11 +180,11 @@ def _target(layer: int, own: nn.Module, mlp: SharedMLP) -> Target:
     return Target(layer, mlp.reference_layer, own, mlp.reference, mlp)
 
 
-def _owners(plan: SharePlan, settings: WarmupSettings, those: Ranks) -> dict[int, int]:
-    """The rank that fits each target: with sequential inputs the first one all of them."""
+def _owners(layers: list[int], settings: WarmupSettings, those: Ranks) -> dict[int, int]:
+    """The rank that fits each layer: with sequential inputs the first one all of them."""
     if settings.inputs == "sequential":
-        return dict.fromkeys(plan.targets, 0)
-    return {layer: those.owner(position) for position, layer in enumerate(plan.targets)}
+        return dict.fromkeys(layers, 0)
+    return {layer: those.owner(position) for position, layer in enumerate(layers)}
 
 
 def _saved_fits(
@@ -178,8 +194,9 @@ def _saved_fits(
     recovery: Recoveries,
     windows: torch.Tensor,
     settings: WarmupSettings,
+    quantized: QuantizeOptions | None,
 ) -> SavedFits:
-    described = asdict(settings)
+    described = {**asdict(settings), "quantized": quantized and quantized._asdict()}
     del described["workers"]  # who fits does not change what is fitted
     each = [(layer, asdict(own)) for layer, own in recovery.items()]
     return SavedFits(directory, model, {"plan": str(plan), "recovery": each, **described}, windows)

@@ -1,0 +1,246 @@
+"""The first half of the pipeline: from a recipe to a shared and recovered model.
+
+checkpoint ─► plan (chosen, if it is auto) ─► warm-up ─► fine-tuning ─► SHARP checkpoint
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from sharp_mobile import __version__
+from sharp_mobile.checkpoint import (
+    SHARP_JSON,
+    Checkpoint,
+    describe_recoveries,
+    open_checkpoint,
+    save_sharp_checkpoint,
+)
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.quantize import QuantizeOptions
+from sharp_mobile.outputs import check_writable
+from sharp_mobile.plan import SharePlan, layer_ranges
+from sharp_mobile.recipe import FinetuneSection, Recipe, WarmupSection
+from sharp_mobile.recover.adam import AdamSettings
+from sharp_mobile.recover.auto_stage import is_auto, resolve
+from sharp_mobile.recover.data import check_length, source_windows
+from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_of
+from sharp_mobile.recover.fit import WarmupSettings
+from sharp_mobile.recover.warmup import warm_up
+from sharp_mobile.share import Recovery
+from sharp_mobile.stages import Stages
+
+Say = Callable[[str], None]
+
+RECOVERED = Path("build/recovered")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe's checkpoint and how its layers share."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    plan: SharePlan
+    recovery: dict[int, Recovery]
+    explanation: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """The plan written out, τ and s (paper, Eq. 1); where it was chosen, why."""
+        return "\n".join((*self.explanation, self._described()))
+
+    def _described(self) -> str:
+        plan = self.plan
+        kinds: dict[str, list[int]] = {}
+        for layer, recovery in self.recovery.items():
+            kinds.setdefault(str(recovery), []).append(layer)
+        described = [
+            kind if len(kinds) == 1 else f"{kind} in layers {layer_ranges(tuple(layers))}"
+            for kind, layers in kinds.items()
+        ]
+        if plan.is_none:
+            return f"plan none: {'; '.join([f'{plan.layers} layers, nothing shared', *described])}"
+        return (
+            f"plan {plan} (reference:targets, 1-based), {', '.join(described)}; stored ratio "
+            f"τ = {plan.stored_ratio:.2f}, compression ratio s = {self.compression_ratio:.3f}"
+        )
+
+    @property
+    def compression_ratio(self) -> float:
+        """s: MLP parameters kept over original ones."""
+        config = self.checkpoint.config
+        widths = (config.hidden_size, config.intermediate_size)
+        return self.plan.compression_ratio(*widths, sum(own.parameters(*widths) for own in self.recovery.values()))
+
+
+def open_recipe(recipe: Recipe, *, allow_pickle: bool = False, work: Path = RECOVERED, progress: bool = True) -> Opened:
+    """Open a recipe's checkpoint and parse its plan for it, or choose one if it is auto.
+
+    Raises:
+        SharpError: the checkpoint is broken, the plan does not fit it, or it is shared already by another plan.
+    """
+    checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, progress=progress)
+    explanation: list[str] = []
+    if is_auto(recipe.plan):
+        recipe, explanation = resolve(recipe, checkpoint, work, progress=progress)
+    plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
+    recovery = recipe.recovery.recoveries(plan)
+    if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
+        raise SharpError(
+            f"{checkpoint.path}: is shared already, by plan {checkpoint.plan}; leave plan and recovery out, or start "
+            "from the original model"
+        )
+    return Opened(recipe, checkpoint, plan, recovery, tuple(explanation))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A model that is ready to be lowered: shared and recovered, or plain where the plan is none.
+
+    kept: where it lies as a checkpoint.
+    """
+
+    opened: Opened
+    checkpoint: Checkpoint
+    warnings: tuple[str, ...]
+    kept: Path
+
+
+def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stages) -> Shared:
+    """Share a model by its plan and recover what sharing lost.
+
+    A recovered model is kept under `work` as a SHARP checkpoint, and taken from there the next time that the same
+    checkpoint is recovered in the same way.
+
+    Raises:
+        SharpError: a text or tokenizer that is not there or does not suffice, or a model that cannot be fitted.
+    """
+    checkpoint = opened.checkpoint
+    for warning in checkpoint.warnings:
+        say(f"warning: {warning}")
+    say(opened.describe())
+    if not opened.recovery or checkpoint.plan is not None:
+        return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
+    kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
+    if (kept / SHARP_JSON).is_file():
+        say(f"recovered before, taken from {kept}")
+        with stages.stage("open recovered"):
+            recovered = open_checkpoint(kept, progress=progress)
+    else:
+        with stages.stage("recover"):
+            recovered = _recover(opened, kept, progress)
+    warnings = tuple(json.loads((kept / SHARP_JSON).read_text())["report"]["warnings"])
+    for warning in warnings:
+        say(f"warning: {warning}")
+    named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
+    return Shared(opened, named, (*checkpoint.warnings, *warnings), kept)
+
+
+def _recovery_key(opened: Opened, section: FinetuneSection) -> str:
+    """What a recovered model depends on, as a short name; `section` says how it is fine-tuned, if it is."""
+    settings = [opened.checkpoint.fingerprint, str(opened.plan), describe_recoveries(opened.recovery)]
+    # Who fits does not change what is fitted.
+    settings += [opened.recipe.warmup.model_dump(exclude={"workers"}), __version__]
+    if quantized := quantization_of(opened.recipe):
+        settings += [quantized._asdict()]
+    if (finetune := settings_of(section)) is not None:
+        settings += [finetune.identity, section.model_dump(include=set(section.DATA))]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
+    """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
+    checkpoint, section = opened.checkpoint, opened.recipe.finetune
+    settings = settings_of(section)
+    if settings is None:
+        _warm_up(opened, kept, progress)
+        return checkpoint
+    warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSection())}")
+    return fine_tune(
+        checkpoint,
+        opened.plan,
+        opened.recovery,
+        lambda: _warm_up(opened, warm, progress),
+        warm,
+        kept,
+        section,
+        settings,
+        quantized=quantization_of(opened.recipe),
+        progress=progress,
+    )
+
+
+def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
+    """Warm the model up in place, and keep the result as a SHARP checkpoint."""
+    checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is None:
+        raise SharpError(
+            f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
+        )
+    check_length(warmup.window, checkpoint.config)
+    windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
+    fits = kept.with_name(f"{kept.name}.fits")
+    report = warm_up(
+        checkpoint.model,
+        opened.plan,
+        opened.recovery,
+        windows,
+        settings=_warmup_settings(warmup),
+        quantized=quantization_of(opened.recipe),
+        progress=progress,
+        checkpoint_dir=fits,
+    )
+    save_sharp_checkpoint(
+        checkpoint.model,
+        opened.plan,
+        kept,
+        tokenizer_source=checkpoint,
+        provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
+        report=asdict(report),
+    )
+    shutil.rmtree(fits, ignore_errors=True)
+
+
+def quantization_of(recipe: Recipe) -> QuantizeOptions | None:
+    """What quantization-aware recovery simulates; None where recovery is to the float model."""
+    return QuantizeOptions(**recipe.quantize.model_dump()) if recipe.recovery.quantization_aware else None
+
+
+def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:
+    adam = AdamSettings(warmup.epochs, warmup.lr, warmup.batch)
+    return WarmupSettings(warmup.method, warmup.inputs, warmup.weighted, adam, warmup.workers)
+
+
+def recover(
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    allow_pickle: bool = False,
+    work: Path = RECOVERED,
+    progress: bool = True,
+    say: Say = print,
+) -> Path:
+    """Share and recover a recipe's model; returns the SHARP checkpoint's directory, `out` or one under `work`.
+
+    Raises:
+        SharpError: as `open_recipe` and `share`, or the plan shares nothing.
+    """
+    out = None if out is None else check_writable(out)
+    opened = open_recipe(recipe, allow_pickle=allow_pickle, work=work, progress=progress)
+    if not opened.recovery:
+        raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
+    first = processes().is_main_process
+    shared = share(opened, work=work, progress=progress and first, say=say if first else _nothing, stages=Stages())
+    if out is None:
+        return shared.kept
+    model = shared.checkpoint.model
+    if first:
+        save_sharp_checkpoint(model, opened.plan, out, tokenizer_source=shared.checkpoint)
+    return out
+
+
+def _nothing(line: str) -> None:
+    """What processes other than the first say."""

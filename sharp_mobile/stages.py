@@ -1,0 +1,31 @@
+"""What the steps of a run take."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sharp_mobile.lower.manifest import Stage
+
+
+@dataclass
+class Stages:
+    """What each step of a run took."""
+
+    done: list[Stage] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a step of this process."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.done.append(
+            Stage(
+                name=name,
+                seconds=time.perf_counter() - wall,
+                cpu_seconds=time.process_time() - cpu,
+                peak_bytes=peak,
+            )
+        )

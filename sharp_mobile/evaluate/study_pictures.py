@@ -1,0 +1,96 @@
+"""Pictures of the layer studies, laid out as the paper's Figures 2, 3 and 4; layers are 1-based."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import LogNorm
+
+from sharp_mobile.evaluate.studies import DistanceStudy, ReplacementStudy, Study, TextSetting, ZeroingStudy
+
+_BLUE, _RED, _YELLOW, _GRAY = "#4878a8", "#d1605e", "#e7ba52", "#777777"
+
+
+def draw(study: Study, path: Path) -> None:
+    """Draw a study as a PNG file."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, _panels(study), figsize=(5.2 * _panels(study), 3.8), layout="constrained")
+    try:
+        match study:
+            case ReplacementStudy():
+                _draw_replacement(study, figure, list(np.atleast_1d(axes)))
+            case DistanceStudy():
+                _draw_distances(study, axes[0], axes[1])
+            case ZeroingStudy():
+                _draw_zeroing(study, axes)
+        figure.suptitle(_title(study), fontsize="small")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    finally:
+        pyplot.close(figure)
+
+
+def _panels(study: Study) -> int:
+    match study:
+        case DistanceStudy():
+            return 2
+        case ReplacementStudy():
+            return 2 if any(pair.target - pair.reference > 1 for pair in study.pairs) else 1
+        case _:
+            return 1
+
+
+def _title(study: Study) -> str:
+    setting = study.setting
+    if isinstance(setting, TextSetting):
+        return f"{setting.model} on {setting.text}, {setting.windows} windows of {setting.window} tokens"
+    return setting.model
+
+
+def _draw_replacement(study: ReplacementStudy, figure: Any, panels: list[Any]) -> None:
+    adjacent = sorted((p.reference, p.perplexity) for p in study.pairs if p.target == p.reference + 1)
+    axes = panels[0]
+    axes.plot([layer for layer, _ in adjacent], [value for _, value in adjacent], ".-", color=_BLUE)
+    _reference_line(axes, study.original)
+    axes.set(xlabel="reference layer, in the place of the next layer's MLP", ylabel="perplexity", yscale="log")
+    if len(panels) > 1:
+        _draw_all_pairs(study, figure, panels[1])
+
+
+def _draw_all_pairs(study: ReplacementStudy, figure: Any, axes: Any) -> None:
+    values = np.full((study.layers, study.layers), np.nan)
+    for pair in study.pairs:
+        values[pair.reference - 1, pair.target - 1] = pair.perplexity
+    extent = (0.5, study.layers + 0.5, study.layers + 0.5, 0.5)
+    image = axes.imshow(values, norm=LogNorm(), cmap="viridis_r", extent=extent)
+    figure.colorbar(image, ax=axes, label="perplexity")
+    axes.set(xlabel="target layer", ylabel="reference layer")
+
+
+def _draw_distances(study: DistanceStudy, means: Any, by_layer: Any) -> None:
+    colors = {"gate": _BLUE, "up": _YELLOW, "down": _RED}
+    bars = means.bar(list(study.mean), list(study.mean.values()), color=[colors[name] for name in study.mean])
+    means.bar_label(bars, fmt="%.2f")
+    means.set_ylabel("mean of ‖Θ(l+1) − Θ(l)‖ / ‖Θ(l)‖")
+    layers = [distance.layer for distance in study.distances]
+    for name, color in colors.items():
+        by_layer.plot(layers, [getattr(d, name) for d in study.distances], ".-", color=color, label=name)
+    by_layer.axhline(2**0.5, color=_GRAY, linestyle=":", label="√2: unrelated, equal norms")
+    by_layer.set(xlabel="layer l", ylabel="‖Θ(l+1) − Θ(l)‖ / ‖Θ(l)‖", ylim=(0, None))
+    by_layer.legend(fontsize="small", frameon=False)
+
+
+def _draw_zeroing(study: ZeroingStudy, axes: Any) -> None:
+    zeroed = sorted((z.layer, z.perplexity) for z in study.zeroed)
+    axes.plot([layer for layer, _ in zeroed], [value for _, value in zeroed], ".-", color=_RED)
+    _reference_line(axes, study.original)
+    axes.set(xlabel="layer whose MLP is zero", ylabel="perplexity", yscale="log")
+
+
+def _reference_line(axes: Any, original: float | None) -> None:
+    if original is not None:
+        axes.axhline(original, color=_GRAY, linestyle="--", label=f"original, {original:.1f}")
+        axes.legend(fontsize="small", frameon=False)

@@ -1,0 +1,42 @@
+"""How many parameters a compressed model keeps, counted on the model itself, so that no formula can flatter it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sharp_mobile.families import decoder_layers
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Distinct parameters of a model: in the decoder layers' MLPs, and in all of it."""
+
+    mlp: int
+    total: int
+
+    def over(self, original: "Parameters") -> "Kept":
+        """These parameters as a part of the original model's."""
+        return Kept(self, self.mlp / original.mlp, self.total / original.total)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a compressed model keeps.
+
+    Attributes:
+        parameters: how many.
+        mlp: s, kept MLP parameters over original ones, recovery parameters included (paper, Eq. 1).
+        total: the same over all parameters of the model.
+    """
+
+    parameters: Parameters
+    mlp: float
+    total: float
+
+
+def count_parameters(model: nn.Module) -> Parameters:
+    """Count a model's parameters; a shared weight counts once, with its reference."""
+    layers: Any = decoder_layers(model)
+    mlp = {id(p): p.numel() for layer in layers for p in layer.mlp.parameters()}
+    return Parameters(sum(mlp.values()), sum(p.numel() for p in model.parameters()))

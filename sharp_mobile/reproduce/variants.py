@@ -115,15 +115,16 @@ def build(variant: Variant, model: PreTrainedModel, texts: Texts, *, progress: b
     plan = SharePlan.parse(variant.plan, model.config.num_hidden_layers)
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     recovery = variant.recovery(hidden, inner)
+    own = len(plan.targets) * recovery.rank * parameters_per_rank(recovery.form, hidden, inner)
+    s = plan.stored_ratio + own / (plan.layers * 3 * hidden * inner)  # Eq. 1, for any form
     match variant.method:
         case "drop":
             return drop_mlps(model, plan.targets)
         case "drop_t_ori":
             return drop_mlps(model, t_ori(plan.layers))
         case "prune_channels":
-            return prune_channels(model, texts.calibration, plan.compression_ratio(hidden, inner, recovery.rank))
+            return prune_channels(model, texts.calibration, s)
         case "share_bases":
-            s = plan.compression_ratio(hidden, inner, recovery.rank)
             return share_bases(model, texts.calibration, s, matrices=MLP, progress=progress)
         case "share":
             return _share(variant, model, plan, recovery, texts, progress)

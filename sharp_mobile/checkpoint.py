@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -46,8 +46,8 @@ from sharp_mobile.families import FAMILIES, Family, family_of
 from sharp_mobile.gguf_file import gguf_config, gguf_header, gguf_weights
 from sharp_mobile.outputs import replace_directory
 from sharp_mobile.packaged import PACKAGED_MODELS, packaged_model
-from sharp_mobile.plan import SharePlan
-from sharp_mobile.share import Form, Recovery, share_layers
+from sharp_mobile.plan import SharePlan, layer_ranges, parse_layers
+from sharp_mobile.share import Recoveries, Recovery, share_layers, shared_layers
 from sharp_mobile.weight_files import (
     WEIGHTS,
     check_tensors,
@@ -64,6 +64,7 @@ FORMAT_VERSION = 1
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+_RECOVERY = TypeAdapter(Recovery)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -87,7 +88,7 @@ class Checkpoint:
     model: PreTrainedModel
     fingerprint: str
     plan: SharePlan | None = None
-    recovery: Recovery | None = None
+    recovery: Recoveries | None = None
     warnings: tuple[str, ...] = ()
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
 
@@ -163,7 +164,6 @@ def checkpoint_name(source: str) -> str:
 def save_sharp_checkpoint(
     model: PreTrainedModel,
     plan: SharePlan,
-    recovery: Recovery,
     directory: str | Path,
     *,
     tokenizer_source: Checkpoint | None = None,
@@ -173,7 +173,7 @@ def save_sharp_checkpoint(
     """Write a shared model as a SHARP checkpoint: whole, or not at all.
 
     Args:
-        model: a model after `share_layers(model, plan, recovery)`.
+        model: a model after `share_layers` with this plan.
         directory: replaced once the new one is whole, if it is a SHARP checkpoint or empty.
         tokenizer_source: whose tokenizer to write beside the weights.
         provenance: what made it (source, commands, settings); any JSON.
@@ -189,8 +189,7 @@ def save_sharp_checkpoint(
         format_version=FORMAT_VERSION,
         plan=str(plan),
         layers=plan.layers,
-        form=recovery.form,
-        rank=recovery.rank,
+        recovery=describe_recoveries({layer: mlp.recovery for layer, mlp in shared_layers(model).items()}),
         produced_by={"sharp_mobile": __version__, **(provenance or {})},
         report=dict(report or {}),
     )
@@ -216,8 +215,7 @@ class SharpDescription(BaseModel):
     format_version: int
     plan: str
     layers: int
-    form: Form
-    rank: int
+    recovery: dict[str, dict[str, Any]]  # "4,6,14-19" (1-based) -> the fields of their `Recovery`
     produced_by: dict[str, Any] = {}
     report: dict[str, Any] = {}
 
@@ -241,6 +239,35 @@ class SharpDescription(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise SharpError(f"{path}: {where}: {first['msg']}; write the checkpoint again") from error
+
+
+def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, Any]]:
+    """Recovery parameters by layers: those that are alike under one name such as "4,6,14-19" (1-based)."""
+    layers_of: dict[Recovery, list[int]] = {}
+    for layer, own in sorted(recovery.items()):
+        layers_of.setdefault(own, []).append(layer)
+    return {layer_ranges(tuple(layers)): asdict(own) for own, layers in layers_of.items()}
+
+
+def read_recoveries(described: Mapping[str, Any], layers: int) -> dict[int, Recovery]:
+    """What `describe_recoveries` wrote, for a model of `layers` layers.
+
+    Raises:
+        SharpError: layers or fields that do not exist, or values that make no `Recovery`.
+    """
+    found: dict[int, Recovery] = {}
+    for names, fields in described.items():
+        try:
+            recovery = _RECOVERY.validate_python(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in (names, *first["loc"]))
+            raise SharpError(f"recovery of layers {where}: {first['msg']}") from error
+        for layer in parse_layers(names, layers):
+            if layer in found:
+                raise SharpError(f"recovery: layer {layer + 1} is named twice")
+            found[layer] = recovery
+    return dict(sorted(found.items()))
 
 
 def _locate(source: str, allow_pickle: bool) -> Path:
@@ -343,7 +370,7 @@ def _open_sharp(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
     model = _skeleton(config, dtype, path / CONFIG_JSON)
     with _prefixed(path / SHARP_JSON):
         plan = SharePlan.parse(description.plan, description.layers)
-        recovery = Recovery(description.form, description.rank)
+        recovery = read_recoveries(description.recovery, description.layers)
         share_layers(model, plan, recovery)
     weights = weight_files(path)
     check_tensors(stored_tensors(weights), model.state_dict(), model.all_tied_weights_keys, directory=path)

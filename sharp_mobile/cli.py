@@ -30,19 +30,29 @@ from sharp_mobile.errors import SharpError
 
 
 class _Group(click.Group):
-    """Shows a `SharpError` as one line, and cleans up on SIGTERM as on Ctrl-C."""
+    """Shows a `SharpError` as one line, and ends on Ctrl-C and SIGTERM with everything cleaned up."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _terminated)
+        received: list[int] = []
+
+        def interrupt(signum: int, frame: object) -> NoReturn:
+            received.append(signum)
+            raise KeyboardInterrupt
+
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, interrupt)
         _silence_libraries()
         try:
             return super().invoke(ctx)
-        except SharpError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            click.echo("error: interrupted; nothing was written, and what there was before is still there", err=True)
-            sys.exit(130)
+        except BaseException as error:
+            # Asked first: a library that the interrupt met may have made another exception of it.
+            if received:
+                click.echo("error: interrupted; nothing was written, what there was before is still there", err=True)
+                sys.exit(128 + received[0])
+            if isinstance(error, SharpError):
+                click.echo(f"error: {error}", err=True)
+                sys.exit(1)
+            raise
 
 
 def _silence_libraries() -> None:
@@ -56,10 +66,6 @@ def _silence_libraries() -> None:
     for logger in ("torchao", "torch.utils._pytree"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _terminated(signum: int, frame: object) -> NoReturn:
-    sys.exit(128 + signum)
 
 
 def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:

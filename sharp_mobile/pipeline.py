@@ -19,7 +19,13 @@ from typing import Any
 import torch
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import SHARP_JSON, Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.checkpoint import (
+    SHARP_JSON,
+    Checkpoint,
+    describe_recoveries,
+    open_checkpoint,
+    save_sharp_checkpoint,
+)
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
@@ -37,7 +43,7 @@ from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
-from sharp_mobile.plan import SharePlan
+from sharp_mobile.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe import Recipe, recipe_name
 from sharp_mobile.recover.data import read_text, token_windows
 from sharp_mobile.recover.warmup import warm_up
@@ -80,24 +86,31 @@ class Opened:
     recipe: Recipe
     checkpoint: Checkpoint
     plan: SharePlan
-    recovery: Recovery
+    recovery: dict[int, Recovery]
 
     def describe(self) -> str:
         """One line: the plan written out, τ and s (paper, Eq. 1)."""
-        plan, recovery = self.plan, self.recovery
+        plan = self.plan
+        kinds: dict[str, list[int]] = {}
+        for layer, recovery in self.recovery.items():
+            kinds.setdefault(str(recovery), []).append(layer)
+        described = [
+            kind if len(kinds) == 1 else f"{kind} in layers {layer_ranges(tuple(layers))}"
+            for kind, layers in kinds.items()
+        ]
         if plan.is_none:
-            return f"plan none: {plan.layers} layers, nothing shared"
-        kind = "no recovery parameters" if recovery.rank == 0 else f"{recovery.form} rank {recovery.rank}"
+            return f"plan none: {'; '.join([f'{plan.layers} layers, nothing shared', *described])}"
         return (
-            f"plan {plan} (reference:targets, 1-based), {kind}; stored ratio τ = {plan.stored_ratio:.2f}, "
-            f"compression ratio s = {self.compression_ratio:.3f}"
+            f"plan {plan} (reference:targets, 1-based), {', '.join(described)}; stored ratio "
+            f"τ = {plan.stored_ratio:.2f}, compression ratio s = {self.compression_ratio:.3f}"
         )
 
     @property
     def compression_ratio(self) -> float:
         """s: MLP parameters kept over original ones."""
         config = self.checkpoint.config
-        return self.plan.compression_ratio(config.hidden_size, config.intermediate_size, self.recovery.rank)
+        widths = (config.hidden_size, config.intermediate_size)
+        return self.plan.compression_ratio(*widths, sum(own.parameters(*widths) for own in self.recovery.values()))
 
 
 def open_recipe(recipe: Recipe, *, allow_pickle: bool = False, progress: bool = True) -> Opened:
@@ -108,11 +121,11 @@ def open_recipe(recipe: Recipe, *, allow_pickle: bool = False, progress: bool = 
     """
     checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, progress=progress)
     plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
-    recovery = Recovery(recipe.recovery.form, 0 if plan.direct else recipe.recovery.rank)
+    recovery = recipe.recovery.recoveries(plan)
     if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
         raise SharpError(
-            f"{checkpoint.path}: is shared already, by plan {checkpoint.plan} with {checkpoint.recovery}; "
-            "leave plan and rank out, or start from the original model"
+            f"{checkpoint.path}: is shared already, by plan {checkpoint.plan}; leave plan and recovery out, or start "
+            "from the original model"
         )
     return Opened(recipe, checkpoint, plan, recovery)
 
@@ -143,7 +156,7 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     for warning in checkpoint.warnings:
         say(f"warning: {warning}")
     say(opened.describe())
-    if opened.plan.is_none or checkpoint.plan is not None:
+    if not opened.recovery or checkpoint.plan is not None:
         return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(opened)}"
     if (kept / SHARP_JSON).is_file():
@@ -163,7 +176,7 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
 
 def _recovery_key(opened: Opened) -> str:
     """What a recovered model depends on, as a short name."""
-    settings = [opened.checkpoint.fingerprint, str(opened.plan), asdict(opened.recovery)]
+    settings = [opened.checkpoint.fingerprint, str(opened.plan), describe_recoveries(opened.recovery)]
     settings += [opened.recipe.warmup.model_dump(), __version__]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -182,7 +195,6 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
     save_sharp_checkpoint(
         checkpoint.model,
         opened.plan,
-        opened.recovery,
         kept,
         tokenizer_source=checkpoint,
         provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
@@ -208,13 +220,13 @@ def recover(
     """
     out = None if out is None else check_writable(out)
     opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
-    if opened.plan.is_none:
+    if not opened.recovery:
         raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
     shared = share(opened, work=work, progress=progress, say=say, stages=Stages())
     if out is None:
         return shared.kept
     model = shared.checkpoint.model
-    return save_sharp_checkpoint(model, opened.plan, opened.recovery, out, tokenizer_source=shared.checkpoint)
+    return save_sharp_checkpoint(model, opened.plan, out, tokenizer_source=shared.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -266,7 +278,7 @@ def export(
             inspection = inspect_pte(partial / MODEL_PTE, keys)
         with stages.stage("compare with eager"):
             agreement = check_against_eager(partial / MODEL_PTE, decoder, prompt, shared.checkpoint, recipe)
-        problems = [*inspection.problems, *sharing_problems(opened.plan, keys), *agreement.problems()]
+        problems = [*inspection.problems, *sharing_problems(opened.plan, opened.recovery, keys), *agreement.problems()]
         if problems:
             raise SharpError(f"{out}: the export is not sound, nothing was written: {'; '.join(problems)}")
         manifest = _manifest(recipe, argument, shared, keys, inspection, agreement, prompt, stages)
@@ -400,6 +412,7 @@ def _manifest(
     stages: Stages,
 ) -> Manifest:
     tokenizer = shared.checkpoint.tokenizer()
+    dropped = sum(not own.reference for own in shared.opened.recovery.values())
 
     def decode(ids: Sequence[int], **options: Any) -> str:
         return "" if tokenizer is None else str(tokenizer.decode(list(ids), **options))
@@ -414,7 +427,7 @@ def _manifest(
         layers=shared.opened.plan.layers,
         stored_ratio=shared.opened.plan.stored_ratio,
         compression_ratio=shared.opened.compression_ratio,
-        sizes=measure(inspection.file_bytes, inspection.tensors),
+        sizes=measure(inspection.file_bytes, inspection.tensors, dropped),
         metadata=inspection.metadata,
         delegates=inspection.delegates,
         operators=inspection.operators,

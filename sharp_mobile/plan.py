@@ -91,7 +91,7 @@ class SharePlan:
         body, _, without = (part.strip() for part in re.sub(r"\s", " ", body).partition(" without "))
         groups = _base_groups(body, layers)
         if without:
-            groups = _without(groups, _items(without, layers))
+            groups = _without(groups, parse_layers(without, layers))
         return cls(layers, groups, direct and bool(groups))
 
     @property
@@ -114,20 +114,19 @@ class SharePlan:
         """τ = (N − targets) / N: the part of the MLPs that is still stored."""
         return (self.layers - len(self.targets)) / self.layers
 
-    def compression_ratio(self, hidden: int, inner: int, rank: int) -> float:
-        """s, MLP parameters kept over original ones, recovery parameters of form g0 included (paper, Eq. 1).
+    def compression_ratio(self, hidden: int, inner: int, recovery: int) -> float:
+        """s, MLP parameters kept over original ones, `recovery` parameters in all included (paper, Eq. 1).
 
-        s = 1 − X/N + (X/N) · r(d₁ + d₂) / (d₁d₂), with X targets and d₁, d₂ the hidden and inner widths: all three
-        projections are d₁ × d₂, one way or the other. A direct plan has no recovery parameters whatever the rank.
+        With X targets of rank r in form g0, and d₁, d₂ the hidden and inner widths, that is
+        s = 1 − X/N + (X/N) · r(d₁ + d₂) / (d₁d₂): all three projections are d₁ × d₂, one way or the other.
         """
-        recovery = 0.0 if self.direct else rank * (hidden + inner) / (hidden * inner)
-        return self.stored_ratio + (1 - self.stored_ratio) * recovery
+        return self.stored_ratio + recovery / (self.layers * 3 * hidden * inner)
 
     def __str__(self) -> str:
         """The plan written out, 1-based; `parse` reads it back."""
         if self.is_none:
             return "none"
-        groups = ", ".join(f"{reference + 1}:{_ranges(targets)}" for reference, targets in self.groups)
+        groups = ", ".join(f"{reference + 1}:{layer_ranges(targets)}" for reference, targets in self.groups)
         return f"direct:{groups}" if self.direct else groups
 
 
@@ -183,11 +182,11 @@ def _written_out(text: str, layers: int) -> Groups:
         if match is None:
             raise _refused(f"'{text}' is not a plan; {SYNTAX}")
         reference = int(match[1]) - 1
-        targets_of[reference] = targets_of.get(reference, ()) + _items(match[2], layers)
+        targets_of[reference] = targets_of.get(reference, ()) + parse_layers(match[2], layers)
     return tuple((reference, tuple(sorted(targets))) for reference, targets in sorted(targets_of.items()))
 
 
-def _items(text: str, layers: int) -> tuple[int, ...]:
+def parse_layers(text: str, layers: int) -> tuple[int, ...]:
     """Layers "4, 6-8" (1-based, also "6..8") as 0-based numbers."""
     compact = re.sub(r"\s*([,-]|\.\.)\s*", r"\1", text)
     if not _ITEMS.fullmatch(compact):
@@ -211,7 +210,7 @@ def _without(groups: Groups, dropped: tuple[int, ...]) -> Groups:
     return tuple((reference, group) for reference, group in kept if group)
 
 
-def _ranges(layers: tuple[int, ...]) -> str:
+def layer_ranges(layers: tuple[int, ...]) -> str:
     """0-based ascending layers as 1-based text, runs of three and more as ranges: (3, 5, 6, 7) -> "4,6-8"."""
     runs: list[list[int]] = []
     for layer in layers:

@@ -24,7 +24,8 @@ from transformers import PreTrainedConfig
 from sharp_mobile.checkpoint import HUB_ID, SHARP_JSON, SharpDescription, checkpoint_name
 from sharp_mobile.errors import SharpError
 from sharp_mobile.packaged import PACKAGED_MODELS
-from sharp_mobile.share import DEPLOYABLE, Form
+from sharp_mobile.plan import SharePlan, parse_layers
+from sharp_mobile.share import DEPLOYABLE, Form, Recovery, recoveries
 
 # What a model without a recipe of its own is exported with.
 DEFAULT_PLAN = "t_next"
@@ -43,11 +44,76 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _ranks(value: object) -> object:
+    """A rank, or three for gate, up and down as a list or as text "32/32/96"."""
+    several = value.split("/") if isinstance(value, str) and "/" in value else value
+    ranks = [_number(rank) for rank in (several if isinstance(several, list | tuple) else [several])]
+    if len(ranks) not in (1, 3) or not all(type(rank) is int and rank >= 0 for rank in ranks):
+        raise ValueError(f"a rank is a whole number from 0, or three such for gate, up and down, not {value!r}")
+    return tuple(ranks) if len(ranks) == 3 else ranks[0]
+
+
+Ranks = Annotated[int | tuple[int, int, int], BeforeValidator(_ranks)]
+
+
+class LayerRecovery(_Section):
+    """What one layer has; see `share.Recovery`. Where rank is not given it is the section's, or 0 without reference."""
+
+    form: Form | None = None
+    rank: Ranks | None = None
+    neurons: int | None = Field(default=None, ge=0)
+    bypass: int | None = Field(default=None, ge=0)
+    reference: bool | None = None
+
+
 class RecoverySection(_Section):
-    """The transformation g0 to g3 (lora, right, left, hadamard) and its rank r; rank 0 is the direct share."""
+    """What every target keeps of its own: the transformation g0 to g3 (lora, right, left, hadamard) with its rank r, or
+    ranks [gate, up, down]; own `neurons` and a linear `bypass` beside the shared MLP, or in its place with
+    `reference: false`. Rank 0 without these is the direct share.
+
+    `layers` says otherwise for some layers ("14-16, 20", 1-based); `adapters` is the rank of LoRA on the MLPs of all
+    layers that are no targets (Full-LoRA).
+    """
 
     form: Form = "lora"
-    rank: int = Field(default=64, ge=0)
+    rank: Ranks = 64
+    neurons: int = Field(default=0, ge=0)
+    bypass: int = Field(default=0, ge=0)
+    reference: bool = True
+    adapters: int = Field(default=0, ge=0)
+    layers: dict[str, LayerRecovery] = {}
+
+    def recoveries(self, plan: SharePlan) -> dict[int, Recovery]:
+        """The recovery parameters of each layer that has any, 0-based.
+
+        Raises:
+            SharpError: layers that do not exist, or settings that make no `Recovery`.
+        """
+        if plan.direct or self.adapters == 0:
+            chosen = {target: self._of(LayerRecovery()) for target in plan.targets}
+        else:
+            adapter = Recovery("lora", self.adapters)
+            chosen = dict.fromkeys(range(plan.layers), adapter)
+            chosen |= {target: self._of(LayerRecovery()) for target in plan.targets}
+        for names, own in self.layers.items():
+            chosen |= dict.fromkeys(parse_layers(names, plan.layers), self._of(own))
+        return recoveries(plan, chosen)
+
+    def all_ranks(self) -> set[int]:
+        """Every width that a recovery parameter can have, as far as it is known without a plan."""
+        mine = [self._of(LayerRecovery()), *(self._of(own) for own in self.layers.values())]
+        return {width for own in mine for width in (*own.ranks, own.neurons, own.bypass)} | {self.adapters}
+
+    def _of(self, own: LayerRecovery) -> Recovery:
+        reference = self.reference if own.reference is None else own.reference
+        usual = self.rank if reference else 0
+        return Recovery(
+            own.form or self.form,
+            usual if own.rank is None else own.rank,
+            self.neurons if own.neurons is None else own.neurons,
+            self.bypass if own.bypass is None else own.bypass,
+            reference,
+        )
 
 
 class WarmupSection(_Section):
@@ -103,13 +169,13 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _rank_fits_its_bits(self) -> "Recipe":
         # A rank is the input width of LoRA's B, and XNNPACK's 4-bit groups are multiples of 32 that divide the width.
-        rank = self.recovery.rank
-        if self.quantize.recovery == 4 and rank % 32:
-            above = rank + 32 - rank % 32
-            raise ValueError(
-                f"rank {rank} with 4-bit recovery parameters must be a multiple of 32; use {above}, or "
-                "quantize.recovery: 8"
-            )
+        for rank in sorted(self.recovery.all_ranks()):
+            if self.quantize.recovery == 4 and rank % 32:
+                above = rank + 32 - rank % 32
+                raise ValueError(
+                    f"rank {rank} with 4-bit recovery parameters must be a multiple of 32; use {above}, or "
+                    "quantize.recovery: 8"
+                )
         return self
 
     def check_exportable(self) -> None:
@@ -118,9 +184,10 @@ class Recipe(_Section):
         Raises:
             SharpError: the recovery form is `hadamard`.
         """
-        if self.recovery.form not in DEPLOYABLE:
+        forms = {self.recovery.form, *(own.form for own in self.recovery.layers.values() if own.form)}
+        for form in sorted(forms - DEPLOYABLE):
             raise SharpError(
-                f"recovery.form: {self.recovery.form} cannot be exported, because it builds a full weight for every "
+                f"recovery.form: {form} cannot be exported, because it builds a full weight for every "
                 f"target and saves nothing; use {' or '.join(sorted(DEPLOYABLE))}"
             )
 
@@ -192,7 +259,7 @@ def _sharing_of(path: Path) -> dict[str, Any]:
     if not (path / SHARP_JSON).is_file():
         return {"plan": DEFAULT_PLAN}
     description = SharpDescription.read(path / SHARP_JSON)
-    return {"plan": description.plan, "recovery": {"form": description.form, "rank": description.rank}}
+    return {"plan": description.plan, "recovery": {"layers": description.recovery}}
 
 
 def recipe_name(argument: str) -> str:

@@ -8,12 +8,19 @@ transformations (Eq. 3-6), r being the rank and α a learned scalar:
     g2  left       α E Fᵀ Θ + B A              E, F [out, r]
     g3  hadamard   α (U V) ⊙ Θ + B A           U [out, r]   V [r, in]
 
-g0 to g2 are applied factor by factor and never build a weight; g3 has to build one, so it is not deployable. Rank 0
-is the direct share: the target's weight is Θ. Training and export both use this module, so what is exported is
-what was trained.
+g0 to g2 are applied factor by factor and never build a weight; g3 has to build one, so it is not deployable.
+
+Beside the shared MLP, or in its place where the reference earns nothing, a target may keep a few of its own neurons
+and a linear bypass (a hybrid):
+
+    f(x) = MLP_shared(x) + down_own (act(gate_own x) · up_own x) + B A x
+
+Rank 0 without these is the direct share: the target's MLP is the reference's. A layer that is no target may have
+recovery parameters too, around its own weights (Full-LoRA, paper, App. D.3). Training and export both use this
+module, so what is exported is what was trained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -27,26 +34,102 @@ from sharp_mobile.plan import SharePlan
 
 Form = Literal["lora", "right", "left", "hadamard"]
 DEPLOYABLE: frozenset[str] = frozenset({"lora", "right", "left"})
+PROJECTIONS = ("gate", "up", "down")
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """The recovery parameters of a target: the transformation (g0 to g3 of the paper, see the module) and its rank.
+    """The recovery parameters of one layer.
 
-    Rank 0 has no parameters at all, α included.
+    Args:
+        form: the transformation (g0 to g3 of the paper, see the module).
+        rank: of all three projections, or of gate, up and down each.
+        neurons: own neurons that are kept as a small MLP beside the shared one.
+        bypass: rank of the linear bypass.
+        reference: whether the reference's MLP is called at all; without it there are no projections, so rank is 0.
 
     Raises:
-        SharpError: an unknown form or a negative rank.
+        SharpError: an unknown form, negative numbers, or parameters that have nothing to stand on.
     """
 
-    form: Form
-    rank: int
+    form: Form = "lora"
+    rank: int | tuple[int, int, int] = 0
+    neurons: int = 0
+    bypass: int = 0
+    reference: bool = True
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise SharpError(f"recovery form '{self.form}' does not exist; choose one of {', '.join(get_args(Form))}")
-        if self.rank < 0:
-            raise SharpError(f"recovery rank {self.rank} is negative; use 0 for a direct share or a positive rank")
+        for name, number in (("rank", min(self.ranks)), ("neurons", self.neurons), ("bypass", self.bypass)):
+            if number < 0:
+                raise SharpError(f"recovery {name} {number} is negative; use 0 for none")
+        if self.form != "lora" and 0 in self.ranks and any(self.ranks):
+            raise SharpError(
+                f"recovery form '{self.form}' with ranks {self.ranks}: 0 would make a zero weight; use 'lora'"
+            )
+        if not self.reference and any(self.ranks):
+            raise SharpError(f"recovery rank {self.rank} without the reference has no weight to correct; use rank 0")
+        if not self.reference and not self.hybrid:
+            raise SharpError("recovery without the reference, neurons and bypass leaves no MLP; give it one of them")
+
+    @property
+    def ranks(self) -> tuple[int, int, int]:
+        """The ranks of gate, up and down."""
+        return (self.rank, self.rank, self.rank) if isinstance(self.rank, int) else self.rank
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether there is more than the shared MLP, or something else."""
+        return bool(self.neurons or self.bypass)
+
+    @property
+    def direct(self) -> bool:
+        """Whether there are no recovery parameters at all, α included."""
+        return not any(self.ranks) and not self.hybrid
+
+    def parameters(self, hidden: int, inner: int) -> int:
+        """How many recovery parameters a layer has, the three scalars α left out as the paper does (Eq. 1)."""
+        total = 3 * hidden * self.neurons + 2 * hidden * self.bypass
+        shapes = ((inner, hidden), (inner, hidden), (hidden, inner))
+        for rank, (out_features, in_features) in zip(self.ranks, shapes, strict=True):
+            both = in_features + out_features
+            beside = {"lora": 0, "right": 2 * in_features, "left": 2 * out_features, "hadamard": both}[self.form]
+            total += rank * (both + beside)
+        return total
+
+    def __str__(self) -> str:
+        ranks = f"rank {self.rank}" if isinstance(self.rank, int) else f"ranks {'/'.join(map(str, self.rank))}"
+        parts = ["no reference"] if not self.reference else [f"{self.form} {ranks}"] if any(self.ranks) else []
+        parts += [f"{self.neurons} own neurons"] if self.neurons else []
+        parts += [f"bypass rank {self.bypass}"] if self.bypass else []
+        return " + ".join(parts) or "no recovery parameters"
+
+
+Recoveries = Mapping[int, Recovery]
+
+
+def recoveries(plan: SharePlan, recovery: Recovery | Recoveries) -> dict[int, Recovery]:
+    """The recovery parameters of each layer that has any, and of every target; 0-based and ascending.
+
+    One `Recovery` is that of all targets. In a direct plan targets have none, whatever `recovery` says.
+
+    Raises:
+        SharpError: a target without an entry, a layer that does not exist, or one that is no target and has no
+            reference but itself to drop.
+    """
+    given = dict.fromkeys(plan.targets, recovery) if isinstance(recovery, Recovery) else dict(recovery)
+    if plan.direct:
+        given.update(dict.fromkeys(plan.targets, Recovery()))
+    for target in plan.targets:
+        if target not in given:
+            raise SharpError(f"recovery: target {target + 1} has no entry; give it one")
+    for layer, own in given.items():
+        if not 0 <= layer < plan.layers:
+            raise SharpError(f"recovery: layer {layer + 1} does not exist, the model has layers 1 to {plan.layers}")
+        if layer not in plan.reference_of and not own.reference:
+            raise SharpError(f"recovery: layer {layer + 1} is no target, so its own MLP stays; leave its reference on")
+    return {layer: own for layer, own in sorted(given.items()) if layer in plan.reference_of or not own.direct}
 
 
 class RecoveredProjection(nn.Module):
@@ -59,27 +142,30 @@ class RecoveredProjection(nn.Module):
     Args:
         weight: the target's own weight [out, in]; gives shape, dtype and device.
         bias: the target's own bias [out], which it keeps, or None.
+        direct: no parameters at all; otherwise rank 0 still has α.
     """
 
-    def __init__(self, recovery: Recovery, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self, form: Form, rank: int, weight: torch.Tensor, bias: torch.Tensor | None, *, direct: bool = False
+    ) -> None:
         super().__init__()
-        self.recovery = recovery
+        self.form, self.rank, self.direct = form, rank, direct
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        if recovery.rank == 0:
+        if direct:
             return
         out_features, in_features = weight.shape
-        rank = recovery.rank
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(shape, dtype=weight.dtype, device=weight.device))
 
         self.alpha = parameter()
-        self.A, self.B = parameter(rank, in_features), parameter(out_features, rank)
-        if recovery.form == "right":
+        if rank:
+            self.A, self.B = parameter(rank, in_features), parameter(out_features, rank)
+        if form == "right":
             self.C, self.D = parameter(rank, in_features), parameter(rank, in_features)
-        elif recovery.form == "left":
+        elif form == "left":
             self.E, self.F = parameter(out_features, rank), parameter(out_features, rank)
-        elif recovery.form == "hadamard":
+        elif form == "hadamard":
             self.U, self.V = parameter(out_features, rank), parameter(rank, in_features)
         self.reset_parameters()
 
@@ -87,28 +173,31 @@ class RecoveredProjection(nn.Module):
     def reset_parameters(self) -> None:
         """Set the recovery parameters to their start (see the class)."""
         self.alpha.fill_(1.0)
-        nn.init.kaiming_uniform_(self.A, a=5**0.5)
-        self.B.zero_()
-        if self.recovery.form == "right":
+        if self.rank:
+            nn.init.kaiming_uniform_(self.A, a=5**0.5)
+            self.B.zero_()
+        if self.form == "right":
             self.D.copy_(nn.init.orthogonal_(torch.empty(self.D.shape)))
             self.C.copy_(self.D)
-        elif self.recovery.form == "left":
+        elif self.form == "left":
             self.F.copy_(nn.init.orthogonal_(torch.empty(self.F.shape)))
             self.E.copy_(self.F)
-        elif self.recovery.form == "hadamard":
+        elif self.form == "hadamard":
             self.U.zero_()[:, 0] = 1.0
             nn.init.kaiming_uniform_(self.V, a=5**0.5)
             self.V[0] = 1.0
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out], `weight` [out, in] being the reference's."""
-        if self.recovery.rank == 0:
+        if self.direct:
             return F.linear(x, weight, self.bias)
-        y = self.alpha * self._shared(x, weight) + F.linear(F.linear(x, self.A), self.B)
+        y = self.alpha * self._shared(x, weight)
+        if self.rank:
+            y = y + F.linear(F.linear(x, self.A), self.B)
         return y if self.bias is None else y + self.bias
 
     def _shared(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        match self.recovery.form:
+        match self.form:
             case "right":
                 return F.linear(F.linear(F.linear(x, self.D), self.C.T), weight)
             case "left":
@@ -119,16 +208,71 @@ class RecoveredProjection(nn.Module):
                 return F.linear(x, weight)
 
 
+class OwnNeurons(nn.Module):
+    """The small MLP of the neurons that a target keeps: gate and up [n, hidden], down [hidden, n].
+
+    It starts with the neurons of largest weights; beside a shared MLP its answer starts at zero.
+    """
+
+    def __init__(self, count: int, mlp: nn.Module, *, beside_shared: bool) -> None:
+        super().__init__()
+        weights = mlp_weights(mlp)
+        size = weights.gate.norm(dim=1) * weights.up.norm(dim=1) * weights.down.norm(dim=0)
+        gate_bias, up_bias, _ = mlp_biases(mlp)
+        self.gate, self.up, self.down = (
+            nn.Parameter(torch.empty(shape, dtype=weights.gate.dtype, device=weights.gate.device))
+            for shape in ((count, weights.gate.shape[1]),) * 2 + ((weights.gate.shape[1], count),)
+        )
+        self.gate_bias = None if gate_bias is None else nn.Parameter(gate_bias[:count].detach().clone())
+        self.up_bias = None if up_bias is None else nn.Parameter(up_bias[:count].detach().clone())
+        self.keep(mlp, size.topk(count).indices)
+        if beside_shared:
+            self.down.data.zero_()
+
+    @torch.no_grad()
+    def keep(self, mlp: nn.Module, neurons: torch.Tensor) -> None:
+        """Take these neurons (indices [n]) of a plain MLP."""
+        weights, (gate_bias, up_bias, _) = mlp_weights(mlp), mlp_biases(mlp)
+        self.gate.copy_(weights.gate[neurons])
+        self.up.copy_(weights.up[neurons])
+        self.down.copy_(weights.down[:, neurons])
+        for own, bias in ((self.gate_bias, gate_bias), (self.up_bias, up_bias)):
+            if own is not None and bias is not None:
+                own.copy_(bias[neurons])
+
+    def inner(self, x: torch.Tensor, activation: Any) -> torch.Tensor:
+        """What the down projection reads: x [..., hidden] -> [..., n]."""
+        return activation(F.linear(x, self.gate, self.gate_bias)) * F.linear(x, self.up, self.up_bias)
+
+
+class Bypass(nn.Module):
+    """A linear map of rank r past the MLP: A [r, hidden], B [hidden, r]; it starts at zero."""
+
+    def __init__(self, rank: int, like: torch.Tensor) -> None:
+        super().__init__()
+        hidden = like.shape[1]
+        self.A = nn.Parameter(torch.empty(rank, hidden, dtype=like.dtype, device=like.device))
+        self.B = nn.Parameter(torch.zeros(hidden, rank, dtype=like.dtype, device=like.device))
+        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., hidden] -> [..., hidden]."""
+        return F.linear(F.linear(x, self.A), self.B)
+
+
 class SharedMLP(nn.Module):
-    """A target's MLP: down(act(gate(x)) · up(x)) on the reference's weights, each projection recovered.
+    """A target's MLP on the reference's weights, with its recovery parameters (see the module).
+
+    There is no `gate`, `up` and `down` where the reference is not called; `neurons` and `bypass` are None where there
+    are none. `bias` is the down projection's where that projection is not there to hold it.
 
     Args:
-        mlp: the target's own MLP; only its shapes and biases are kept.
-        reference: the reference's MLP, whose parameters stay its own.
+        mlp: the target's own MLP; only shapes, biases and a first choice of own neurons are taken from it.
+        reference: the reference's MLP, whose parameters stay its own; `mlp` itself for adapters on a layer's own MLP.
         reference_layer: the reference's layer, 0-based.
 
     Raises:
-        SharpError: the two MLPs differ in shape.
+        SharpError: the two MLPs differ in shape, or more neurons or rank are wanted than there are.
     """
 
     def __init__(self, mlp: nn.Module, reference: nn.Module, reference_layer: int, recovery: Recovery) -> None:
@@ -138,40 +282,68 @@ class SharedMLP(nn.Module):
         # A tuple hides the module from PyTorch, so that parameters() and state_dict() see the reference's weights in
         # the reference alone; deepcopy and device moves of the whole model still keep the two together.
         self._reference = (reference,)
+        self.base = reference if reference is mlp else None
         own, shared = mlp_weights(mlp), mlp_weights(reference)
         if _shapes(own) != _shapes(shared):
             raise SharpError(f"its MLP is {_shapes(own)}, its reference's is {_shapes(shared)}")
-        gate_bias, up_bias, down_bias = mlp_biases(mlp)
-        self.gate = RecoveredProjection(recovery, own.gate, gate_bias)
-        self.up = RecoveredProjection(recovery, own.up, up_bias)
-        self.down = RecoveredProjection(recovery, own.down, down_bias)
+        if recovery.neurons > own.gate.shape[0]:
+            raise SharpError(f"{recovery.neurons} own neurons are more than its MLP's {own.gate.shape[0]}")
+        biases = mlp_biases(mlp)
+        if recovery.reference:
+            self.gate, self.up, self.down = (
+                RecoveredProjection(recovery.form, rank, weight, bias, direct=recovery.direct)
+                for rank, weight, bias in zip(recovery.ranks, own, biases, strict=True)
+            )
+        self.bias = None if recovery.reference or biases[2] is None else nn.Parameter(biases[2].detach().clone())
+        self.neurons = OwnNeurons(recovery.neurons, mlp, beside_shared=recovery.reference) if recovery.neurons else None
+        self.bypass = Bypass(recovery.bypass, own.gate) if recovery.bypass else None
 
     @property
     def reference(self) -> nn.Module:
         """The reference's MLP."""
         return self._reference[0]
 
+    @property
+    def activation(self) -> Any:
+        """The activation between gate and up."""
+        return mlp_activation(self.reference)
+
+    def inner(self, x: torch.Tensor) -> torch.Tensor:
+        """What the shared down projection reads: x [..., hidden] -> [..., inner]."""
+        weights = mlp_weights(self.reference)
+        return self.activation(self.gate(x, weights.gate)) * self.up(x, weights.up)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., hidden] -> [..., hidden]."""
-        weights = mlp_weights(self.reference)
-        activation = mlp_activation(self.reference)
-        return self.down(activation(self.gate(x, weights.gate)) * self.up(x, weights.up), weights.down)
+        parts: list[torch.Tensor] = []
+        if self.recovery.reference:
+            parts.append(self.down(self.inner(x), mlp_weights(self.reference).down))
+        if self.neurons is not None:
+            parts.append(F.linear(self.neurons.inner(x, self.activation), self.neurons.down))
+        if self.bypass is not None:
+            parts.append(self.bypass(x))
+        if self.bias is not None:
+            parts.append(self.bias)
+        return sum(parts[1:], start=parts[0])
 
 
-def share_layers(model: nn.Module, plan: SharePlan, recovery: Recovery) -> None:
+def share_layers(model: nn.Module, plan: SharePlan, recovery: Recovery | Recoveries) -> None:
     """Replace the MLP of every target of `plan` by a `SharedMLP`, in place.
 
-    Everything but the recovery parameters is frozen. A direct plan has none, whatever `recovery` says.
+    Layers in `recovery` that are no targets get recovery parameters around their own MLP. Everything but the recovery
+    parameters is frozen.
 
     Raises:
-        SharpError: the plan is for another number of layers, a layer is shared already, or a target's MLP has another
-            shape than its reference's. The model is left as it was.
+        SharpError: as `recoveries`; the plan is for another number of layers, a layer is shared already, or a target's
+            MLP has another shape than its reference's. The model is left as it was.
     """
     layers = decoder_layers(model)
     if plan.layers != len(layers):
         raise SharpError(f"share plan: it is for {plan.layers} layers and the model has {len(layers)}; parse it anew")
-    used = Recovery(recovery.form, 0) if plan.direct else recovery
-    shared = {target: _shared_mlp(layers, target, reference, used) for target, reference in plan.reference_of.items()}
+    shared = {
+        layer: _shared_mlp(layers, layer, plan.reference_of.get(layer, layer), own)
+        for layer, own in recoveries(plan, recovery).items()
+    }
     for target, mlp in shared.items():
         layers[target].mlp = mlp
     model.requires_grad_(False)
@@ -192,16 +364,29 @@ def _shared_mlp(layers: nn.ModuleList, target: int, reference: int, recovery: Re
 
 
 def shared_layers(model: nn.Module) -> dict[int, SharedMLP]:
-    """The targets of a model, 0-based and ascending, each with its MLP (which names its `reference_layer`)."""
+    """The layers of a model with a `SharedMLP`, 0-based and ascending; a target names another `reference_layer`."""
     return {i: layer.mlp for i, layer in enumerate(decoder_layers(model)) if isinstance(layer.mlp, SharedMLP)}
+
+
+def own_mlp(mlp: nn.Module) -> nn.Module:
+    """The plain MLP whose weights a layer stores: its own one, under the adapters where it has any.
+
+    Raises:
+        SharpError: the layer is a target, which stores none.
+    """
+    if not isinstance(mlp, SharedMLP):
+        return mlp
+    if mlp.base is None:
+        raise SharpError("a target stores no MLP of its own")
+    return mlp.base
 
 
 def recovery_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names (as in `model.named_parameters()`) and tensors of all recovery parameters."""
     for prefix, module in model.named_modules():
-        if isinstance(module, RecoveredProjection):
+        if isinstance(module, RecoveredProjection | OwnNeurons | Bypass):
             for name, parameter in module.named_parameters(recurse=False):
-                if name != "bias":
+                if not name.endswith("bias"):
                     yield f"{prefix}.{name}", parameter
 
 

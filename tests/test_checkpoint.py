@@ -70,7 +70,7 @@ def test_embeddings_that_differ_though_the_config_ties_them_stay_two(tmp_path: P
     edit_json(tmp_path / "tiny" / "config.json", tie_word_embeddings=True)
     checkpoint = open_checkpoint(tmp_path / "tiny")
     assert "ties the LM head to the embedding, but they differ" in checkpoint.warnings[0]
-    save_sharp_checkpoint(checkpoint.model, SharePlan.parse("none", 6), Recovery("lora", 0), tmp_path / "out")
+    save_sharp_checkpoint(checkpoint.model, SharePlan.parse("none", 6), tmp_path / "out")
     for opened in (checkpoint, open_checkpoint(tmp_path / "out")):
         assert torch.equal(opened.model(tiny_tokens()).logits, model(tiny_tokens()).logits)
 
@@ -314,16 +314,33 @@ def shared_model(model_type: str = "llama", form: str = "lora", rank: int = 4, *
 @pytest.mark.parametrize(("form", "rank"), [("lora", 4), ("right", 4), ("left", 4), ("hadamard", 4), ("lora", 0)])
 def test_a_sharp_checkpoint_comes_back_bit_for_bit(model_type: str, form: str, rank: int, tmp_path: Path) -> None:
     model = shared_model(model_type, form, rank)
-    save_sharp_checkpoint(model, PLAN, Recovery(form, rank), tmp_path / "out")
+    save_sharp_checkpoint(model, PLAN, tmp_path / "out")
     checkpoint = open_checkpoint(tmp_path / "out")
     assert torch.equal(checkpoint.model(tiny_tokens()).logits, model(tiny_tokens()).logits)
-    assert (checkpoint.plan, checkpoint.recovery) == (PLAN, Recovery(form, rank))
+    assert (checkpoint.plan, checkpoint.recovery) == (PLAN, dict.fromkeys(PLAN.targets, Recovery(form, rank)))
+
+
+def test_recovery_parameters_of_every_kind_come_back(tmp_path: Path) -> None:
+    """Uneven ranks, own neurons, a bypass without reference, and adapters on layers that are no targets."""
+    recovery = {
+        1: Recovery("lora", 2),
+        2: Recovery("lora", (0, 2, 8), neurons=5, bypass=3),
+        4: Recovery(neurons=7, bypass=2, reference=False),
+        5: Recovery("lora", 2),
+    }
+    model = tiny_model(mlp_bias=True)
+    share_layers(model, PLAN, recovery)
+    save_sharp_checkpoint(model, PLAN, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "sharp.json").read_text())["recovery"].keys() == {"2,6", "3", "5"}
+    checkpoint = open_checkpoint(tmp_path / "out")
+    assert checkpoint.recovery == recovery
+    assert torch.equal(checkpoint.model(tiny_tokens()).logits, model(tiny_tokens()).logits)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
 def test_it_holds_no_target_mlp_and_a_tied_tensor_once(model_type: str, tmp_path: Path) -> None:
     model = shared_model(model_type, tie_word_embeddings=True)
-    save_sharp_checkpoint(model, PLAN, Recovery("lora", 4), tmp_path / "out")
+    save_sharp_checkpoint(model, PLAN, tmp_path / "out")
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         stored = set(file.keys())
     assert "lm_head.weight" not in stored
@@ -335,7 +352,7 @@ def test_it_holds_no_target_mlp_and_a_tied_tensor_once(model_type: str, tmp_path
 
 def test_biases_of_a_target_are_its_own(tmp_path: Path) -> None:
     model = shared_model(mlp_bias=True)
-    save_sharp_checkpoint(model, PLAN, Recovery("lora", 4), tmp_path / "out")
+    save_sharp_checkpoint(model, PLAN, tmp_path / "out")
     assert torch.equal(open_checkpoint(tmp_path / "out").model(tiny_tokens()).logits, model(tiny_tokens()).logits)
 
 
@@ -344,9 +361,7 @@ def test_it_generates_as_the_model_that_was_saved(tiny_checkpoint: Path, tmp_pat
     model = shared_model()
     model.generation_config.eos_token_id = [2, 9]
     model.generation_config.temperature = 0.6  # without do_sample: invalid to transformers, and found in the wild
-    save_sharp_checkpoint(
-        model, PLAN, Recovery("lora", 4), tmp_path / "out", tokenizer_source=original, provenance={"source": "tiny"}
-    )
+    save_sharp_checkpoint(model, PLAN, tmp_path / "out", tokenizer_source=original, provenance={"source": "tiny"})
     loaded = open_checkpoint(tmp_path / "out")
     options = {"max_new_tokens": 12, "do_sample": False}
     assert torch.equal(loaded.model.generate(tiny_tokens(5), **options), model.generate(tiny_tokens(5), **options))
@@ -359,17 +374,17 @@ def test_it_generates_as_the_model_that_was_saved(tiny_checkpoint: Path, tmp_pat
 
 def test_an_unshared_model_is_a_sharp_checkpoint_too(tmp_path: Path) -> None:
     model, plan = tiny_model(), SharePlan.parse("none", 6)
-    save_sharp_checkpoint(model, plan, Recovery("lora", 0), tmp_path / "out")
+    save_sharp_checkpoint(model, plan, tmp_path / "out")
     assert torch.equal(open_checkpoint(tmp_path / "out").model(tiny_tokens()).logits, model(tiny_tokens()).logits)
 
 
 def test_an_interrupted_save_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     model = shared_model()
-    out = save_sharp_checkpoint(model, PLAN, Recovery("lora", 4), tmp_path / "out")
+    out = save_sharp_checkpoint(model, PLAN, tmp_path / "out")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     # sharp.json is written last, so this fails when the new weights are on disk already.
     with pytest.raises(PydanticSerializationError):
-        save_sharp_checkpoint(shared_model(), PLAN, Recovery("lora", 4), out, provenance={"not JSON": object()})
+        save_sharp_checkpoint(shared_model(), PLAN, out, provenance={"not JSON": object()})
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
@@ -380,13 +395,16 @@ def test_an_interrupted_save_leaves_the_earlier_checkpoint(tmp_path: Path) -> No
         ({"format_version": 2}, "format_version 2 is newer than 1"),
         ({"plan": "6:2"}, "share plan"),
         ({"layers": 7}, "share plan: it is for 7 layers and the model has 6"),
-        ({"rank": -4}, "recovery rank -4 is negative"),
-        ({"rank": "4"}, "rank: Input should be a valid integer"),
-        ({"form": "magic"}, "form: Input should be 'lora'"),
+        ({"recovery": {"3,5": {"rank": -4}}}, "recovery rank -4 is negative"),
+        ({"recovery": {"3,5": {"rank": "many"}}}, "recovery of layers 3,5.rank"),
+        ({"recovery": {"3,5": {"form": "magic"}}}, "recovery of layers 3,5.form: Input should be 'lora'"),
+        ({"recovery": {"3,40": {"rank": 4}}}, "must name layers between 1 and 6"),
+        ({"recovery": {"3": {"rank": 4}}}, "recovery: target 5 has no entry"),
+        ({"recovery": {"3,5": {"rank": 4}, "5": {"rank": 8}}}, "layer 5 is named twice"),
     ],
 )
 def test_a_sharp_json_that_cannot_be_used_is_told(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    out = save_sharp_checkpoint(shared_model(), PLAN, Recovery("lora", 4), tmp_path / "out")
+    out = save_sharp_checkpoint(shared_model(), PLAN, tmp_path / "out")
     edit_json(out / "sharp.json", **changes)
     line = told(out)
     assert line.startswith(f"{out / 'sharp.json'}: ")
@@ -394,10 +412,10 @@ def test_a_sharp_json_that_cannot_be_used_is_told(changes: dict[str, Any], messa
 
 
 def test_a_plan_or_rank_that_is_not_of_the_weights_is_told(tmp_path: Path) -> None:
-    out = save_sharp_checkpoint(shared_model(), PLAN, Recovery("lora", 4), tmp_path / "out")
-    edit_json(out / "sharp.json", rank=8)
+    out = save_sharp_checkpoint(shared_model(), PLAN, tmp_path / "out")
+    edit_json(out / "sharp.json", recovery={"3,5": {"rank": 8}})
     assert "has shape [4, 64]" in told(out)
-    edit_json(out / "sharp.json", rank=4, plan="2:3")
+    edit_json(out / "sharp.json", recovery={"3": {"rank": 4}}, plan="2:3")
     assert "is missing" in told(out)
 
 
@@ -405,11 +423,11 @@ def test_a_sharp_checkpoint_is_whole_finite_and_replaces_only_its_kind(tmp_path:
     model = shared_model()
     with torch.no_grad():
         model.model.layers[2].mlp.gate.A[0, 0] = torch.nan
-    out = save_sharp_checkpoint(model, PLAN, Recovery("lora", 4), tmp_path / "out")
+    out = save_sharp_checkpoint(model, PLAN, tmp_path / "out")
     assert "tensor model.layers.2.mlp.gate.A holds NaN" in told(out)
     weights = out / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "cut short" in told(out)
     tiny_tokenizer().save_pretrained(tmp_path / "other")
     with pytest.raises(SharpError, match="was not written by sharp-mobile"):
-        save_sharp_checkpoint(model, PLAN, Recovery("lora", 4), tmp_path / "other")
+        save_sharp_checkpoint(model, PLAN, tmp_path / "other")

@@ -165,7 +165,7 @@ def test_the_other_forms_export_and_agree(form: Any, exportable: Path, tiny_reci
     share_layers(checkpoint.model, plan, recovery)
     for _, parameter in recovery_parameters(checkpoint.model):
         torch.nn.init.normal_(parameter, std=0.1)
-    save_sharp_checkpoint(checkpoint.model, plan, recovery, tmp_path / "sharp", tokenizer_source=checkpoint)
+    save_sharp_checkpoint(checkpoint.model, plan, tmp_path / "sharp", tokenizer_source=checkpoint)
     content = tiny_recipe.model_dump() | {"model": str(tmp_path / "sharp"), "recovery": {"form": form, "rank": 16}}
     content["quantize"] = {"linear": "float", "lm_head": "float", "recovery": "float", "embedding": 8}
     result = export(Recipe(**content), form, tmp_path / "out", work=tmp_path, progress=False, say=quietly)
@@ -264,9 +264,9 @@ def test_a_sharp_checkpoint_keeps_its_plan(tiny_checkpoint: Path, tmp_path: Path
     checkpoint = open_checkpoint(tiny_checkpoint, progress=False)
     plan, recovery = SharePlan.parse("2:3,4", 6), Recovery("left", 4)
     share_layers(checkpoint.model, plan, recovery)
-    save_sharp_checkpoint(checkpoint.model, plan, recovery, tmp_path / "sharp")
+    save_sharp_checkpoint(checkpoint.model, plan, tmp_path / "sharp")
     opened = open_recipe(load_recipe(str(tmp_path / "sharp")), progress=False)
-    assert (opened.plan, opened.recovery) == (plan, recovery)
+    assert (opened.plan, opened.recovery) == (plan, dict.fromkeys(plan.targets, recovery))
     other = load_recipe(str(tmp_path / "sharp"), plan="2:3")
     with pytest.raises(SharpError, match="is shared already, by plan 2:3,4"):
         open_recipe(other, progress=False)
@@ -296,10 +296,8 @@ def test_an_interrupted_export_leaves_the_earlier_one(
     assert process.returncode == 128 + interrupt
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob("out.*"))
-    if interrupt == signal.SIGINT:
-        assert errors == "error: interrupted; nothing was written, and what there was before is still there\n"
-    else:
-        assert errors == ""
+    # The libraries may say above it where they were interrupted.
+    assert errors.splitlines()[-1] == "error: interrupted; nothing was written, what there was before is still there"
 
 
 @pytest.mark.slow

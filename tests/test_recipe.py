@@ -41,6 +41,41 @@ def test_a_model_without_a_recipe_gets_the_defaults_and_t_next(tmp_path: Path) -
         assert load_recipe(model) == Recipe(model=model, plan="t_next")
 
 
+def test_recovery_parameters_by_layer(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "model: smollm2-135m-instruct\n"
+        "recovery:\n  rank: 32\n  adapters: 8\n"
+        "  layers:\n    '4-5': {rank: [0, 32, 64]}\n    '6': {reference: false, neurons: 96, bypass: 160}\n"
+    )
+    chosen = load_recipe(str(recipe)).recovery.recoveries(SharePlan.parse("3:4-7", 9))
+    assert [str(chosen[layer]) for layer in range(9)] == [
+        *["lora rank 8"] * 3,
+        *["lora ranks 0/32/64"] * 2,
+        "no reference + 96 own neurons + bypass rank 160",
+        "lora rank 32",
+        *["lora rank 8"] * 2,
+    ]
+
+
+def test_a_rank_is_one_number_or_three() -> None:
+    assert load_recipe("smollm2-135m", rank="32/32/96").recovery.rank == (32, 32, 96)
+    assert load_recipe("smollm2-135m", rank=None).recovery.rank == 64
+    dropped = load_recipe("smollm2-135m-t_next", reference=False, bypass=96).recovery
+    assert str(dropped.recoveries(SharePlan.parse("3:4", 9))[3]) == "no reference + bypass rank 96"
+    with pytest.raises(SharpError, match="rank 24 with 4-bit recovery parameters must be a multiple of 32; use 32"):
+        load_recipe("smollm2-135m", rank="32/24/96", recovery=4)
+
+
+def test_the_recovery_of_a_recipe_must_fit_its_plan(tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match="leaves no MLP"):
+        load_recipe("smollm2-135m", reference=False)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("model: smollm2-135m-instruct\nrecovery: {layers: {'4-12': {rank: 32}}}\n")
+    with pytest.raises(SharpError, match="'4-12' must name layers between 1 and 9"):
+        load_recipe(str(recipe)).recovery.recoveries(SharePlan.parse("3:4", 9))
+
+
 def test_a_recipe_in_the_working_directory_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "export").mkdir()
     write(tmp_path / "export", "model: a/b\n")
@@ -67,9 +102,12 @@ def test_an_override_that_is_no_setting_is_a_programming_error() -> None:
         ("plan: t_next", "mine.yaml: model: is missing"),
         ("model: a/b\nplans: x", "mine.yaml: plans: no such field; choose from model, plan, recovery"),
         ("model: a/b\nquantize: {bits: 4}", "mine.yaml: quantize.bits: no such field; choose from linear, group_size"),
-        ("model: a/b\nrecovery: {rank: -1}", "mine.yaml: recovery.rank: Input should be greater than or equal to 0"),
-        ("model: a/b\nrecovery: {rank: 1.5}", "mine.yaml: recovery.rank: Input should be a valid integer, not 1.5"),
-        ("model: a/b\nrecovery: {rank: yes}", "mine.yaml: recovery.rank: Input should be a valid integer, not True"),
+        ("model: a/b\nrecovery: {rank: -1}", "mine.yaml: recovery.rank: a rank is a whole number from 0"),
+        (
+            "model: a/b\nrecovery: {rank: 1.5}",
+            "mine.yaml: recovery.rank: a rank is a whole number from 0, or three such",
+        ),
+        ("model: a/b\nrecovery: {rank: yes}", "mine.yaml: recovery.rank: a rank is a whole number from 0"),
         ("model: a/b\nrecovery: {form: lore}", "mine.yaml: recovery.form: Input should be 'lora', 'right'"),
         ("model: a/b\nrecovery: 64", "mine.yaml: recovery: Input should be a valid dictionary"),
         ("model: a/b\nquantize: {linear: 5}", "mine.yaml: quantize.linear: Input should be 4, 8 or 'float', not 5"),

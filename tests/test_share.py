@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sharp_mobile.share import (
     DEPLOYABLE,
     RecoveredProjection,
     Recovery,
+    own_mlp,
     recovery_parameters,
     share_layers,
     shared_layers,
@@ -66,7 +68,7 @@ def dense(projection: RecoveredProjection, theta: torch.Tensor) -> torch.Tensor:
         "right": lambda: theta @ p["C"].T @ p["D"],
         "left": lambda: p["E"] @ p["F"].T @ theta,
         "hadamard": lambda: (p["U"] @ p["V"]) * theta,
-    }[projection.recovery.form]()
+    }[projection.form]()
     return p["alpha"] * shared + p["B"] @ p["A"]
 
 
@@ -142,7 +144,104 @@ def test_parameter_count_is_equation_1() -> None:
     before = sum(w.numel() for layer in decoder_layers(model) for w in layer.mlp.parameters())
     share_layers(model, plan, Recovery("lora", 8))
     after = sum(w.numel() for layer in decoder_layers(model) for w in layer.mlp.parameters() if w.ndim)
-    assert after / before == pytest.approx(plan.compression_ratio(64, 96, 8), rel=1e-12)
+    assert after / before == pytest.approx(
+        plan.compression_ratio(64, 96, 2 * Recovery("lora", 8).parameters(64, 96)), rel=1e-12
+    )
+
+
+HYBRIDS = (
+    Recovery("lora", (3, 0, 8)),
+    Recovery("right", (3, 4, 5), neurons=7, bypass=2),
+    Recovery("left", (3, 4, 5)),
+    Recovery("hadamard", (3, 4, 5)),
+    Recovery("lora", 0, neurons=7),
+    Recovery(bypass=5, reference=False),
+    Recovery(neurons=7, bypass=5, reference=False),
+)
+
+
+@pytest.mark.parametrize("recovery", HYBRIDS, ids=str)
+def test_parameters_counts_every_kind(recovery: Recovery) -> None:
+    model = llama()
+    share_layers(model, SharePlan.parse("3:4,5", 6), recovery)
+    stored = sum(parameter.numel() for _, parameter in recovery_parameters(model) if parameter.ndim)
+    assert stored == 2 * recovery.parameters(64, 96)
+
+
+@pytest.mark.parametrize("build", [llama, llama_with_biases, phi3])
+@pytest.mark.parametrize("reference", [True, False])
+def test_a_hybrid_is_the_sum_of_its_parts(reference: bool, build: Callable[[], PreTrainedModel]) -> None:
+    model = build()
+    _, _, down_bias = mlp_biases(copy.deepcopy(decoder_layers(model)[3].mlp))
+    recovery = Recovery("lora", 4 if reference else 0, neurons=7, bypass=5, reference=reference)
+    randomized(model, SharePlan.parse("3:4", 6), recovery)
+    mlp, x = decoder_layers(model)[3].mlp, torch.randn(2, 5, 64)
+    own, bypass = mlp.neurons, mlp.bypass
+    inner = mlp.activation(F.linear(x, own.gate, own.gate_bias)) * F.linear(x, own.up, own.up_bias)
+    expected = inner @ own.down.T + x @ bypass.A.T @ bypass.B.T
+    if reference:
+        expected = expected + mlp.down(mlp.inner(x), mlp_weights(mlp.reference).down)
+    elif down_bias is not None:
+        expected = expected + down_bias
+    torch.testing.assert_close(mlp(x), expected)
+
+
+def test_a_hybrid_starts_as_the_direct_share_or_as_its_largest_neurons() -> None:
+    model, x = llama(), torch.randn(2, 5, 64)
+    own = copy.deepcopy(decoder_layers(model)[3].mlp)
+    beside = Recovery("lora", 4, neurons=7, bypass=5)
+    share_layers(model, SharePlan.parse("3:4,5", 6), {3: beside, 4: Recovery(neurons=96, reference=False)})
+    layers = decoder_layers(model)
+    torch.testing.assert_close(layers[3].mlp(x), layers[2].mlp(x))
+    torch.testing.assert_close(layers[4].mlp(x), llama().model.layers[4].mlp(x))  # all of its neurons
+    weights, kept = mlp_weights(own), layers[3].mlp.neurons
+    size = weights.gate.norm(dim=1) * weights.up.norm(dim=1) * weights.down.norm(dim=0)
+    assert torch.equal(kept.gate, weights.gate[size.topk(7).indices])
+
+
+def test_adapters_stand_around_a_layers_own_mlp() -> None:
+    """Full-LoRA: adapters start as nothing, leave the weights where they are, and targets still find them there."""
+    model, plain, tokens = llama(), llama(), torch.arange(20)[None]
+    plan = SharePlan.parse("3:4", 6)
+    share_layers(model, plan, {layer: Recovery("lora", 4) for layer in range(6)})
+    share_layers(plain, plan, Recovery("lora", 4))
+    torch.testing.assert_close(model(tokens).logits, plain(tokens).logits)
+    layers = decoder_layers(model)
+    assert layers[3].mlp.reference is layers[2].mlp.base
+    assert own_mlp(layers[2].mlp) is layers[2].mlp.base
+    assert "model.layers.2.mlp.base.gate_proj.weight" in model.state_dict()
+    assert not any(".3.mlp.base" in name for name in model.state_dict())
+    assert {name.split(".")[2] for name, _ in recovery_parameters(model)} == {str(layer) for layer in range(6)}
+    twin = copy.deepcopy(model)
+    assert decoder_layers(twin)[3].mlp.reference is decoder_layers(twin)[2].mlp.base
+
+
+@pytest.mark.parametrize(
+    ("recovery", "says"),
+    [
+        ({"rank": (4, 0, 4), "form": "right"}, "0 would make a zero weight"),
+        ({"rank": 4, "reference": False, "bypass": 2}, "without the reference has no weight to correct"),
+        ({"reference": False}, "leaves no MLP"),
+        ({"neurons": -1}, "recovery neurons -1 is negative"),
+    ],
+)
+def test_recovery_parameters_that_make_no_sense_are_refused(recovery: dict[str, Any], says: str) -> None:
+    with pytest.raises(SharpError, match=says):
+        Recovery(**recovery)
+
+
+@pytest.mark.parametrize(
+    ("recovery", "says"),
+    [
+        ({3: Recovery("lora", 4)}, "target 5 has no entry"),
+        ({3: Recovery("lora", 4), 4: Recovery("lora", 4), 6: Recovery("lora", 4)}, "layer 7 does not exist"),
+        ({3: Recovery(), 4: Recovery(), 1: Recovery(bypass=2, reference=False)}, "layer 2 is no target"),
+        ({3: Recovery(neurons=97), 4: Recovery()}, "97 own neurons are more than its MLP's 96"),
+    ],
+)
+def test_recoveries_that_do_not_fit_are_refused(recovery: dict[int, Recovery], says: str) -> None:
+    with pytest.raises(SharpError, match=says):
+        share_layers(llama(), SharePlan.parse("3:4,5", 6), recovery)
 
 
 def test_a_copy_shares_with_its_own_reference() -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from sharp_mobile.lower.runtime import Step, greedy, whole_window
 from sharp_mobile.plan import SharePlan
+from sharp_mobile.share import Recoveries
 
 # Mean KL(eager ‖ .pte) per token in nats. A float model has no borders between codes to fall over.
 TOLERANCE_INTEGER = 0.1
@@ -74,7 +75,7 @@ def compare(pte: Step, eager: Step, prompt: list[int], count: int, stop: list[in
     )
 
 
-def sharing_problems(plan: SharePlan, keys: dict[str, str]) -> list[str]:
+def sharing_problems(plan: SharePlan, recovery: Recoveries, keys: dict[str, str]) -> list[str]:
     """Weights that a target should take from its reference and that are stored apart in the `.pte`.
 
     Args:
@@ -82,6 +83,8 @@ def sharing_problems(plan: SharePlan, keys: dict[str, str]) -> list[str]:
     """
     problems = []
     for target, reference in plan.reference_of.items():
+        if not recovery[target].reference:
+            continue
         for projection in ("gate", "up", "down"):
             own, shared = (
                 {

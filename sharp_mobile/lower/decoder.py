@@ -25,7 +25,7 @@ from sharp_mobile.lower.segments import (
     Middle,
     RMSNorm,
 )
-from sharp_mobile.share import SharedMLP
+from sharp_mobile.share import SharedMLP, own_mlp
 
 AttentionKind = Literal["custom_sdpa", "portable"]
 
@@ -337,11 +337,13 @@ def _layer_outputs(layers: list[Any], family: Family) -> list[LayerOutput]:
     projections: dict[int, Projections] = {}
     outputs = []
     for index, layer in enumerate(layers):
-        if isinstance(layer.mlp, SharedMLP):
-            mlp = fuse(layer.mlp, projections[layer.mlp.reference_layer])
+        shared = layer.mlp if isinstance(layer.mlp, SharedMLP) else None
+        if shared is None or shared.base is not None:
+            projections[index] = Projections(*(linear(weight) for weight in mlp_weights(own_mlp(layer.mlp))))
+        if shared is None:
+            mlp: nn.Module = GatedMLP(*projections[index], mlp_activation(layer.mlp), mlp_biases(layer.mlp))
         else:
-            projections[index] = Projections(*(linear(weight) for weight in mlp_weights(layer.mlp)))
-            mlp = GatedMLP(*projections[index], mlp_activation(layer.mlp), mlp_biases(layer.mlp))
+            mlp = fuse(shared, projections[shared.reference_layer] if shared.recovery.reference else None)
         o = layer.self_attn.o_proj
         norms = (family.post_attention_norm, family.pre_mlp_norm, family.post_mlp_norm)
         outputs.append(LayerOutput(linear(o.weight, o.bias), mlp, *(_optional_norm(layer, n, family) for n in norms)))

@@ -13,17 +13,17 @@ Here
 
 so α_u costs nothing. α never goes into Θ or its scales: XNNPACK's weight cache identifies packed weights by their
 codes alone, and a second set of scales for the same codes would answer wrongly. In g1 and g2 every α goes into a
-private factor (C or E).
+private factor (C or E). The own neurons and the bypass of a hybrid read x too, so their first factors are in `low`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.families import mlp_activation
 from sharp_mobile.lower.quantize import project
 from sharp_mobile.lower.segments import GatedMLP, add, lowerable
 from sharp_mobile.share import DEPLOYABLE, RecoveredProjection, SharedMLP
@@ -49,98 +49,166 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
     return layer
 
 
+@dataclass(frozen=True)
+class FusedFactors:
+    """The private tensors of a target in the fused form, differentiable in its recovery parameters.
+
+    Args:
+        low: the factors that read x, [width, hidden] each, in the order in which they are stacked.
+        factors: the other matrices, by name.
+        alphas: the scalars that remain, [1] each, by projection.
+        biases: of gate, up and down, and of the own neurons' gate and up; None where there are none.
+    """
+
+    low: dict[str, torch.Tensor]
+    factors: dict[str, torch.Tensor]
+    alphas: dict[str, torch.Tensor | None]
+    biases: dict[str, torch.Tensor | None]
+
+    @classmethod
+    def of(cls, shared: SharedMLP) -> "FusedFactors":
+        """Fold every α where that is exact, and name what is left."""
+        low: dict[str, torch.Tensor] = {}
+        factors: dict[str, torch.Tensor] = {}
+        alphas: dict[str, torch.Tensor | None] = {}
+        biases: dict[str, torch.Tensor | None] = {"down": shared.bias}
+        if shared.recovery.reference:
+            gate, up, down = shared.gate, shared.up, shared.down
+            alpha_up = up.alpha.float().reshape(1)
+            lora = shared.recovery.form == "lora"
+            folded = lora and bool(alpha_up.abs() >= SMALLEST_FOLDED_ALPHA)
+            up_scale = alpha_up if folded else torch.ones_like(alpha_up)
+            for name, projection in (("gate", gate), ("up", up), ("down", down)):
+                _take(name, projection, low, factors)
+            if "up_out" in factors:
+                factors["up_out"] = factors["up_out"] / up_scale
+            if "down_in" in factors:
+                factors["down_in"] = factors["down_in"] * up_scale
+            if lora:
+                alphas = {"gate": gate.alpha, "up": None if folded else alpha_up, "down": down.alpha * up_scale}
+            biases = {"gate": gate.bias, "up": None if up.bias is None else up.bias / up_scale, "down": down.bias}
+        if shared.neurons is not None:
+            own = shared.neurons
+            low |= {"neurons_gate": own.gate, "neurons_up": own.up}
+            factors["neurons_out"] = own.down
+            biases |= {"neurons_gate": own.gate_bias, "neurons_up": own.up_bias}
+        if shared.bypass is not None:
+            low["bypass"] = shared.bypass.A
+            factors["bypass_out"] = shared.bypass.B
+        return cls(
+            low, factors, {name: None if a is None else a.float().reshape(1) for name, a in alphas.items()}, biases
+        )
+
+    def matrices(self) -> dict[str, torch.Tensor]:
+        """All private matrices by name, those that read x as one."""
+        return ({"low": torch.cat(list(self.low.values()))} if self.low else {}) | self.factors
+
+
+def _take(
+    name: str, projection: RecoveredProjection, low: dict[str, torch.Tensor], factors: dict[str, torch.Tensor]
+) -> None:
+    """Sort the factors of one projection by what they read."""
+    first = factors if name == "down" else low
+    if projection.rank:
+        first["down_in" if name == "down" else name] = projection.A
+        factors[f"{name}_out"] = projection.B
+    if projection.form == "left":
+        factors[f"{name}_left_in"], factors[f"{name}_left_out"] = projection.F.T, projection.E * projection.alpha
+    elif projection.form == "right":
+        first["down_right_in" if name == "down" else f"{name}_right"] = projection.D
+        factors[f"{name}_right_out"] = projection.C.T * projection.alpha
+
+
 class FusedMLP(nn.Module):
     """The fused form of a `SharedMLP` with recovery parameters.
 
-    `recovery` holds the private factors: `low`, the factors that read x stacked in the order A_gate, A_up and, in g1,
-    D_gate, D_up; the other factors by projection. The α that remain are buffers of shape [1].
+    `recovery` holds the private matrices, see `FusedFactors.matrices`; the α that remain are buffers.
+
+    Args:
+        projections: the reference's; None where the target does not call it.
     """
 
-    def __init__(self, shared: SharedMLP, projections: Projections) -> None:
+    neurons_gate_bias: torch.Tensor | None
+    neurons_up_bias: torch.Tensor | None
+    down_bias: torch.Tensor | None
+
+    def __init__(self, shared: SharedMLP, projections: Projections | None) -> None:
         super().__init__()
-        self.form, self.rank = shared.recovery.form, shared.recovery.rank
-        self.activation: Callable[[torch.Tensor], torch.Tensor] = lowerable(mlp_activation(shared.reference))
-        self.gate, self.up, self.down = projections
-        gate, up, down = shared.gate, shared.up, shared.down
-        alpha_up = _alpha(up)
-        folded = self.form == "lora" and abs(float(alpha_up)) >= SMALLEST_FOLDED_ALPHA
-        up_scale = alpha_up if folded else torch.ones_like(alpha_up)
-
-        reading_x = [gate.A, up.A] + ([gate.D, up.D] if self.form == "right" else [])
-        factors = {
-            "low": torch.cat([factor.detach() for factor in reading_x]),
-            "gate_out": gate.B,
-            "up_out": up.B / up_scale,
-            "down_in": down.A * up_scale,
-            "down_out": down.B,
-        }
-        for name, projection in (("gate", gate), ("up", up), ("down", down)):
-            alpha = _alpha(projection)
-            if self.form == "left":
-                factors[f"{name}_left_in"], factors[f"{name}_left_out"] = projection.F.T, projection.E * alpha
-            elif self.form == "right":
-                factors[f"{name}_right_out"] = projection.C.T * alpha
-        if self.form == "right":
-            factors["down_right_in"] = down.D
-        self.recovery = nn.ModuleDict({name: linear(factor.contiguous()) for name, factor in factors.items()})
-
-        kept: dict[str, torch.Tensor | None] = {
-            "gate": _alpha(gate),
-            "up": None if folded else alpha_up,
-            "down": _alpha(down) * up_scale,
-        }
-        for name, left in kept.items():
-            self.register_buffer(f"{name}_alpha", left if self.form == "lora" else None)
-        biases = {"gate": gate.bias, "up": None if up.bias is None else up.bias / up_scale, "down": down.bias}
-        for name, bias in biases.items():
+        self.settings = shared.recovery
+        self.activation: Callable[[torch.Tensor], torch.Tensor] = lowerable(shared.activation)
+        if projections is not None:
+            self.gate, self.up, self.down = projections
+        fused = FusedFactors.of(shared)
+        self.recovery = nn.ModuleDict({name: linear(value.contiguous()) for name, value in fused.matrices().items()})
+        ends = torch.tensor([len(factor) for factor in fused.low.values()]).cumsum(0).tolist()
+        self.low_slices = dict(zip(fused.low, map(slice, [0, *ends], ends), strict=False))
+        for name in ("gate", "up", "down"):
+            alpha = fused.alphas.get(name)
+            self.register_buffer(f"{name}_alpha", None if alpha is None else alpha.detach().clone())
+        for name in ("gate", "up", "down", "neurons_gate", "neurons_up"):
+            bias = fused.biases.get(name)
             self.register_buffer(f"{name}_bias", None if bias is None else bias.detach().float().clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        factors, rank = self.recovery, self.rank
-        if self.form == "right":
-            (low,) = project(x, factors["low"])
-            gate, up = (
-                self._through(low[..., (2 + i) * rank : (3 + i) * rank], factors[f"{name}_right_out"], shared)
-                for i, (name, shared) in enumerate((("gate", self.gate), ("up", self.up)))
-            )
-        else:
-            gate, up, low = project(x, self.gate, self.up, factors["low"])
-        gate = self._finish("gate", gate, low[..., :rank])
-        up = self._finish("up", up, low[..., rank : 2 * rank])
-        inner = self.activation(gate) * up
-        if self.form == "right":
-            through, low = project(inner, factors["down_right_in"], factors["down_in"])
-            down = self._through(through, factors["down_right_out"], self.down)
-        else:
-            down, low = project(inner, self.down, factors["down_in"])
-        return self._finish("down", down, low)
+        wide = [self.gate, self.up] if self.settings.reference and self.settings.form != "right" else []
+        low_linear = [self.recovery["low"]] if self.low_slices else []
+        outputs = project(x, *wide, *low_linear)
+        low = {name: outputs[-1][..., part] for name, part in self.low_slices.items()}
+        parts: list[torch.Tensor] = []
+        if self.settings.reference:
+            parts.append(self._shared_part(outputs[: len(wide)], low))
+        if self.settings.neurons:
+            gate = add(low["neurons_gate"], self.neurons_gate_bias)
+            up = add(low["neurons_up"], self.neurons_up_bias)
+            parts.append(self._through(self.activation(gate) * up, "neurons_out"))
+        if self.settings.bypass:
+            parts.append(self._through(low["bypass"], "bypass_out"))
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return add(total, self.down_bias)
 
-    @staticmethod
-    def _through(x: torch.Tensor, *linears: nn.Module) -> torch.Tensor:
-        """One linear after the other."""
-        for layer in linears:
-            (x,) = project(x, layer)
+    def _shared_part(self, outputs: list[torch.Tensor], low: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The reference's MLP, recovered, without the bias of down; `outputs` are its gate's and up's but in g1."""
+        if self.settings.form == "right":
+            outputs = [
+                project(self._through(low[f"{name}_right"], f"{name}_right_out"), shared)[0]
+                for name, shared in (("gate", self.gate), ("up", self.up))
+            ]
+        gate, up = (
+            add(self._finish(name, wide, low.get(name)), getattr(self, f"{name}_bias"))
+            for name, wide in zip(("gate", "up"), outputs, strict=True)
+        )
+        inner = self.activation(gate) * up
+        first = [self.recovery["down_in"]] if "down_in" in self.recovery else []
+        if self.settings.form == "right":
+            through, *lower = project(inner, self.recovery["down_right_in"], *first)
+            (wide,) = project(self._through(through, "down_right_out"), self.down)
+        else:
+            wide, *lower = project(inner, self.down, *first)
+        return self._finish("down", wide, lower[0] if lower else None)
+
+    def _through(self, x: torch.Tensor, *names: str) -> torch.Tensor:
+        """One private matrix after the other."""
+        for name in names:
+            (x,) = project(x, self.recovery[name])
         return x
 
-    def _finish(self, name: str, wide: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-        """α, left factors, the low-rank part and the bias of one projection; `wide` is the shared weight's."""
-        if self.form == "left":
-            wide = self._through(wide, self.recovery[f"{name}_left_in"], self.recovery[f"{name}_left_out"])
+    def _finish(self, name: str, wide: torch.Tensor, low: torch.Tensor | None) -> torch.Tensor:
+        """α, left factors and the low-rank part of one projection; `wide` is the shared weight's."""
+        if self.settings.form == "left":
+            wide = self._through(wide, f"{name}_left_in", f"{name}_left_out")
         alpha = getattr(self, f"{name}_alpha")
         if alpha is not None:
             wide = wide * alpha
-        return add(wide + self._through(low, self.recovery[f"{name}_out"]), getattr(self, f"{name}_bias"))
+        return wide if low is None else wide + self._through(low, f"{name}_out")
 
     def extra_repr(self) -> str:
-        return f"form={self.form}, rank={self.rank}"
+        return f"{self.settings!r}"
 
 
-def _alpha(projection: RecoveredProjection) -> torch.Tensor:
-    return projection.alpha.detach().float().reshape(1).clone()
-
-
-def fuse(shared: SharedMLP, projections: Projections) -> nn.Module:
-    """The deployable form of a target's MLP on its reference's `projections`.
+def fuse(shared: SharedMLP, projections: Projections | None) -> nn.Module:
+    """The deployable form of a target's MLP on its reference's `projections`, None if it does not call them.
 
     Raises:
         SharpError: g3 (hadamard), which would have to build a whole weight for every target at run time.
@@ -150,7 +218,6 @@ def fuse(shared: SharedMLP, projections: Projections) -> nn.Module:
             f"recovery form '{shared.recovery.form}' cannot be exported: it multiplies the shared weight element by "
             "element, so each target would need a full weight of its own in memory; use lora, right or left"
         )
-    if shared.recovery.rank == 0:
-        biases = (shared.gate.bias, shared.up.bias, shared.down.bias)
-        return GatedMLP(*projections, mlp_activation(shared.reference), biases)
+    if shared.recovery.direct and projections is not None:
+        return GatedMLP(*projections, shared.activation, (shared.gate.bias, shared.up.bias, shared.down.bias))
     return FusedMLP(shared, projections)

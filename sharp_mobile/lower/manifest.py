@@ -12,6 +12,7 @@ from sharp_mobile import __version__
 from sharp_mobile.lower.inspect import MODEL_PTE, StoredTensor
 
 FORMAT_VERSION = 1
+FIRST_LAYER = "1"
 REPORT_MD, REPORT_PNG = "report.md", "sizes.png"
 
 
@@ -85,13 +86,15 @@ def versions() -> dict[str, str]:
     return {"sharp_mobile": __version__} | {package: version(package) for package in packages}
 
 
-def measure(file_bytes: int, tensors: tuple[StoredTensor, ...]) -> Sizes:
-    """Sizes from the stored tensors and the names of their users."""
+def measure(file_bytes: int, tensors: tuple[StoredTensor, ...], dropped: int = 0) -> Sizes:
+    """Sizes from the stored tensors and the names of their users; `dropped` targets call no reference."""
     shared = recovery = 0
     for tensor in tensors:
         layers = {user.split(".")[1] for user in tensor.users if _is_mlp_weight(user)}
         if layers:
             shared += (len(layers) - 1) * tensor.bytes
+        if FIRST_LAYER in layers:  # always an MLP of its own, as wide as all others
+            shared += dropped * tensor.bytes
         if any(_is_recovery(user) for user in tensor.users):
             recovery += tensor.bytes
     return Sizes(file=file_bytes, tensors=sum(t.bytes for t in tensors), shared=shared, recovery=recovery)

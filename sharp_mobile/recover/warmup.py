@@ -50,7 +50,7 @@ from sharp_mobile.families import (
 )
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recover.calibrate import LayerwiseDecoder, batches, hidden_file, norm_ratios, sink_layers
-from sharp_mobile.share import RecoveredProjection, Recovery, SharedMLP, share_layers
+from sharp_mobile.share import RecoveredProjection, Recoveries, Recovery, SharedMLP, recoveries, share_layers
 
 INPUT_RIDGE = 1e-4  # of the mean diagonal of C
 INNER_RIDGE = 1e-3  # of the mean diagonal of HᵀH
@@ -95,7 +95,7 @@ class WarmupReport:
 def warm_up(
     model: nn.Module,
     plan: SharePlan,
-    recovery: Recovery,
+    recovery: Recovery | Recoveries,
     windows: torch.Tensor,
     *,
     progress: bool = True,
@@ -121,14 +121,16 @@ def warm_up(
     """
     started = time.monotonic()
     family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
-    fitted = not (plan.is_none or plan.direct or recovery.rank == 0)
+    chosen = recoveries(plan, recovery)
+    fitted = any(not own.direct for layer, own in chosen.items() if layer in plan.reference_of)
     if fitted:
-        _check(model, recovery)
+        for layer in plan.targets:
+            _check(model, chosen[layer])
     model.eval()
     ratios = norm_ratios(model, windows[:2])
     sinks = sink_layers(ratios)
     originals = {target: _layer(model, target).mlp for target in plan.targets}
-    saved = _SavedFits(checkpoint_dir, model, plan, recovery, windows) if checkpoint_dir and fitted else None
+    saved = _SavedFits(checkpoint_dir, model, plan, chosen, windows) if checkpoint_dir and fitted else None
     share_layers(model, plan, recovery)
     fits: tuple[TargetFit, ...] = ()
     if fitted:
@@ -153,11 +155,13 @@ def _layer(model: nn.Module, index: int) -> Any:
 
 
 def _check(model: nn.Module, recovery: Recovery) -> None:
-    if recovery.form != "lora":
+    if recovery.form != "lora" or recovery.hybrid:
         raise SharpError(f"recovery form '{recovery.form}' has no closed form; use 'lora', or train it by fine-tuning")
     weight = mlp_weights(_layer(model, 0).mlp).gate
-    if recovery.rank > min(weight.shape):
-        raise SharpError(f"recovery rank {recovery.rank} exceeds the MLP's width; use at most {min(weight.shape)}")
+    if max(recovery.ranks) > min(weight.shape):
+        raise SharpError(
+            f"recovery rank {max(recovery.ranks)} exceeds the MLP's width; use at most {min(weight.shape)}"
+        )
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         raise SharpError(f"warm-up: the model is {weight.dtype} on {weight.device}; load it in float32 on the CPU")
 
@@ -404,7 +408,7 @@ def _fit_input(
     seen = reference @ covariance
     alpha = (seen * own).sum() / (seen * reference).sum()
     change = importance[:, None] * ((own - alpha * reference) @ root)
-    top = _top_eigenvectors(change.T @ change, projection.recovery.rank, index)
+    top = _top_eigenvectors(change.T @ change, projection.rank, index)
     a = torch.linalg.solve_triangular(root, top.T, upper=False, left=False)
     _set(projection, alpha, a, (change @ top) / importance[:, None], index)
 
@@ -419,7 +423,7 @@ def _fit_output(
     error = moment - alpha * seen  # Hᵀ E
     regression = torch.cholesky_solve(error, _cholesky(gram, INNER_RIDGE, index))
     explained = regression.T @ error
-    top = _top_eigenvectors((explained + explained.T) / 2, projection.recovery.rank, index)
+    top = _top_eigenvectors((explained + explained.T) / 2, projection.rank, index)
     _set(projection, alpha, (regression @ top).T, top, index)
 
 
@@ -466,9 +470,13 @@ class _SavedFits:
     """The fitted targets of an interrupted run, under a directory named by everything that they depend on."""
 
     def __init__(
-        self, directory: Path, model: nn.Module, plan: SharePlan, recovery: Recovery, windows: torch.Tensor
+        self, directory: Path, model: nn.Module, plan: SharePlan, recovery: Recoveries, windows: torch.Tensor
     ) -> None:
-        inputs = {"version": __version__, "plan": str(plan), **asdict(recovery)}
+        inputs = {
+            "version": __version__,
+            "plan": str(plan),
+            "recovery": [(layer, asdict(own)) for layer, own in recovery.items()],
+        }
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
         digest.update(windows.numpy().tobytes())
         for name, parameter in model.named_parameters():

@@ -81,6 +81,21 @@ def test_a_shared_model_is_hugging_faces_with_shared_mlps(model_type: str) -> No
     assert (recovered - plain).abs().max() > 0.1  # the recovery parameters matter
 
 
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "gemma3_text"])
+def test_hybrids_and_adapters_are_hugging_faces(model_type: str) -> None:
+    recovery = {
+        1: Recovery("lora", 4),
+        2: Recovery("lora", (0, 2, 8), neurons=5, bypass=3),
+        4: Recovery(neurons=7, bypass=2, reference=False),
+        5: Recovery("lora", 3),
+    }
+    model = tiny_model(model_type)
+    share_layers(model, SharePlan.parse("2:3, 4:5", 6), recovery)
+    for _, parameter in recovery_parameters(model):
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert_same_model(model.requires_grad_(False))
+
+
 @pytest.mark.parametrize("parameters", [LLAMA3, LINEAR, YARN], ids=lambda p: p["rope_type"])
 def test_scaled_rope(parameters: dict[str, Any]) -> None:
     plain = hugging_face(tiny_model(), tiny_tokens(LENGTH))

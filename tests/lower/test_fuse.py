@@ -19,10 +19,16 @@ from sharp_mobile.share import Recovery, SharedMLP, recovery_parameters, share_l
 RANK = 32
 
 
-def shared_model(form: Any = "lora", rank: int = RANK, plan: str = "2:3,4", **overrides: Any) -> Any:
+def shared_model(
+    form: Any = "lora",
+    rank: int = RANK,
+    plan: str = "2:3,4",
+    recovery: Recovery | None = None,
+    **overrides: Any,
+) -> Any:
     """A tiny shared Llama with random recovery parameters."""
     model = tiny_model(**overrides)
-    share_layers(model, SharePlan.parse(plan, 6), Recovery(form, rank))
+    share_layers(model, SharePlan.parse(plan, 6), recovery or Recovery(form, rank))
     for _, parameter in recovery_parameters(model):
         torch.nn.init.normal_(parameter, std=0.3)
     return model.requires_grad_(False)
@@ -47,6 +53,29 @@ def relative_error(fused: nn.Module, shared: SharedMLP) -> float:
 def test_every_form_computes_what_was_trained(form: str, rank: int, biased: bool) -> None:
     shared = target_of(shared_model(form, rank, mlp_bias=biased))
     assert relative_error(fuse(shared, projections_of(shared)), shared) < 1e-5
+
+
+HYBRIDS = (
+    Recovery("lora", (0, 0, RANK)),
+    Recovery("lora", (8, 16, 24)),
+    Recovery("lora", 8, neurons=5),
+    Recovery("right", (4, 8, 12), neurons=5, bypass=3),
+    Recovery("left", 8, bypass=3),
+    Recovery("lora", 0, neurons=5, bypass=3),
+    Recovery(neurons=5, reference=False),
+    Recovery(bypass=3, reference=False),
+    Recovery(neurons=5, bypass=3, reference=False),
+)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("recovery", HYBRIDS, ids=str)
+def test_hybrids_and_uneven_ranks_compute_what_was_trained(recovery: Recovery, biased: bool) -> None:
+    shared = target_of(shared_model(recovery=recovery, mlp_bias=biased))
+    fused = fuse(shared, projections_of(shared) if recovery.reference else None)
+    assert relative_error(fused, shared) < 1e-5
+    own = [weight for name, weight in fused.named_parameters() if name.startswith("recovery.")]
+    assert sum(weight.numel() for weight in own) == recovery.parameters(64, 96)
 
 
 @pytest.mark.parametrize("model_type", ["phi3", "gemma3_text"])
@@ -95,7 +124,7 @@ def test_the_factors_that_read_the_same_input_are_one_linear() -> None:
 
     shared = target_of(shared_model("right"))
     fused = fuse(shared, projections_of(shared))
-    stacked = torch.cat([shared.gate.A, shared.up.A, shared.gate.D, shared.up.D])
+    stacked = torch.cat([shared.gate.A, shared.gate.D, shared.up.A, shared.up.D])
     assert torch.equal(fused.recovery["low"].weight, stacked)
 
 

@@ -124,7 +124,7 @@ def test_gate_and_up_are_the_best_of_their_rank() -> None:
     torch.manual_seed(0)
     own, reference, x = torch.randn(12, 8), torch.randn(12, 8), torch.randn(50, 8).double()
     importance = torch.rand(12).double() + 0.5
-    projection = RecoveredProjection(Recovery("lora", 3), own, None)
+    projection = RecoveredProjection("lora", 3, own, None)
     with torch.no_grad():
         _fit_input(projection, own, reference, x.T @ x, importance, index=0)
         left = own - projection.alpha * reference
@@ -137,7 +137,7 @@ def test_gate_and_up_are_the_best_of_their_rank() -> None:
 def test_down_is_the_best_of_its_rank() -> None:
     torch.manual_seed(0)
     h, y, reference = torch.randn(80, 12).double(), torch.randn(80, 8).double(), torch.randn(8, 12)
-    projection = RecoveredProjection(Recovery("lora", 3), reference, None)
+    projection = RecoveredProjection("lora", 3, reference, None)
     with torch.no_grad():
         _fit_output(projection, reference, h.T @ h, h.T @ y, index=0)
         left = y - projection.alpha * (h @ reference.double().T)

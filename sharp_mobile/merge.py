@@ -1,6 +1,7 @@
 """Merge a SHARP model into a plain Hugging Face one, for runtimes that know nothing of sharing.
 
-Every target gets whole weights of its own (Eq. 3-6, Θ the reference's weight of the same projection):
+Every target gets whole weights of its own (Eq. 3-6, Θ the reference's weight of the same projection, or the layer's
+own one under an adapter):
 
     lora  α Θ + B A      right  α Θ Cᵀ D + B A      left  α E Fᵀ Θ + B A      hadamard  α (U V) ⊙ Θ + B A
 
@@ -19,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import CONFIG_JSON, GENERATION_JSON, Checkpoint, open_checkpoint
+from sharp_mobile.checkpoint import CONFIG_JSON, GENERATION_JSON, Checkpoint, describe_recoveries, open_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import decoder_layers, mlp_biases, mlp_weights
 from sharp_mobile.outputs import MERGED_JSON, check_writable, replace_directory
@@ -35,16 +36,16 @@ class MergeDescription(BaseModel):
     source: str
     fingerprint: str
     plan: str
-    recovery: str
+    recovery: dict[str, dict[str, Any]]
     sharp_mobile: str = __version__
 
 
 def merged_weight(projection: RecoveredProjection, weight: torch.Tensor) -> torch.Tensor:
-    """The whole weight [out, in] of a target's projection, `weight` [out, in] being the reference's."""
-    p, recovery = projection, projection.recovery
-    if recovery.rank == 0:
+    """The whole weight [out, in] of a recovered projection, `weight` [out, in] being the reference's."""
+    p: Any = projection
+    if p.direct:
         return weight.detach().clone()
-    match recovery.form:
+    match p.form:
         case "right":
             shared = weight @ p.C.T @ p.D
         case "left":
@@ -53,27 +54,56 @@ def merged_weight(projection: RecoveredProjection, weight: torch.Tensor) -> torc
             shared = (p.U @ p.V) * weight
         case _:
             shared = weight
-    return (p.alpha * shared + p.B @ p.A).detach()
+    whole = p.alpha * shared
+    return (whole + p.B @ p.A if p.rank else whole).detach()
 
 
 @torch.no_grad()
 def merge_layers(model: nn.Module) -> None:
-    """Give every target of a shared model a plain MLP with whole weights, in place.
+    """Give every layer of a shared model a plain MLP with whole weights, in place; adapters are merged alike.
 
     Raises:
-        SharpError: a target's recovery parameters cannot be put into a plain MLP. The model is left as it was.
+        SharpError: a layer's recovery parameters do not fit into a plain MLP. The model is left as it was.
     """
-    plain = {layer: _plain_mlp(mlp) for layer, mlp in shared_layers(model).items()}
+    shared = shared_layers(model)
+    for layer, mlp in shared.items():
+        _check(layer, mlp)
+    plain = {layer: _plain_mlp(mlp) for layer, mlp in shared.items()}
     layers: Any = decoder_layers(model)
-    for layer, mlp in plain.items():
-        layers[layer].mlp = mlp
+    for layer, merged in plain.items():
+        layers[layer].mlp = merged
+
+
+def _check(layer: int, mlp: SharedMLP) -> None:
+    recovery, inner = mlp.recovery, len(mlp_weights(mlp.reference).gate)
+    if recovery.bypass:
+        raise SharpError(
+            f"merge: layer {layer + 1} has a linear bypass of rank {recovery.bypass}, and a plain MLP has no place for "
+            "it; merge a model that was recovered without (recovery.bypass 0)"
+        )
+    if recovery.reference and recovery.neurons:
+        raise SharpError(
+            f"merge: layer {layer + 1} has {recovery.neurons} own neurons beside the shared {inner}, and plain layers "
+            f"all have {inner}; merge a model that was recovered without (recovery.neurons 0)"
+        )
 
 
 def _plain_mlp(mlp: SharedMLP) -> nn.Module:
-    reference: Any = mlp.reference
-    plain = copy.deepcopy(reference)
-    projections = (mlp.gate, mlp.up, mlp.down)
-    parts = zip(projections, mlp_weights(reference), mlp_weights(plain), mlp_biases(plain), strict=True)
+    """The plain MLP that answers as a shared one does; own neurons alone are filled up with neurons that are zero."""
+    plain = copy.deepcopy(mlp.reference)
+    weights, biases = mlp_weights(plain), mlp_biases(plain)
+    if mlp.neurons is not None:
+        own: Any = mlp.neurons
+        for tensor in (*weights, *biases):
+            if tensor is not None:
+                tensor.zero_()
+        count = len(own.gate)
+        weights.gate[:count], weights.up[:count], weights.down[:, :count] = own.gate, own.up, own.down
+        for bias, values in zip(biases, (own.gate_bias, own.up_bias, mlp.bias), strict=True):
+            if bias is not None:
+                bias[: len(values)] = values
+        return plain
+    parts = zip((mlp.gate, mlp.up, mlp.down), mlp_weights(mlp.reference), weights, biases, strict=True)
     for projection, theta, weight, bias in parts:
         weight.copy_(merged_weight(projection, theta))  # a view, so a fused gate and up are written through it
         if bias is not None and projection.bias is not None:
@@ -108,7 +138,7 @@ def _write(checkpoint: Checkpoint, directory: Path) -> None:
         source=checkpoint.source,
         fingerprint=checkpoint.fingerprint,
         plan=str(checkpoint.plan),
-        recovery=str(checkpoint.recovery),
+        recovery=describe_recoveries(checkpoint.recovery or {}),
     )
     with replace_directory(directory) as partial:
         model.config.to_json_file(partial / CONFIG_JSON)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sharp_mobile.checkpoint import Checkpoint, open_checkpoint
 from sharp_mobile.errors import SharpError
@@ -52,13 +52,13 @@ class Measurement(_Data):
 
     Attributes:
         perplexity: on the budget's windows.
-        rank: of the recovery parameters on this model; 0 for none.
+        recovery: the recovery parameters of a target on this model; empty where there are no targets.
         mlp_kept, total_kept: s, and the same over all parameters, counted on the model.
         seconds: wall time of making it and of measuring it.
     """
 
     perplexity: float
-    rank: int
+    recovery: str
     mlp_kept: float
     total_kept: float
     seconds: float
@@ -187,11 +187,18 @@ class _Source:
             measured = perplexity(lambda tokens: model(tokens).logits, self._windows, progress=self._progress)
         return Measurement(
             perplexity=measured.value,
-            rank=variant.recovery(model.config.hidden_size, model.config.intermediate_size).rank,
+            recovery=_recovery(variant, model),
             mlp_kept=kept.mlp,
             total_kept=kept.total,
             seconds=time.monotonic() - started,
         )
+
+
+def _recovery(variant: Variant, model: PreTrainedModel) -> str:
+    if variant.method != "share" or variant.plan == "none":
+        return ""
+    own = str(variant.recovery(model.config.hidden_size, model.config.intermediate_size))
+    return f"{own}, on every layer" if variant.full_lora else own
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str, window: int, count: int) -> torch.Tensor:
@@ -222,7 +229,7 @@ def _progress_line(row: Row, outcome: Outcome) -> str:
 def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome]) -> str:
     """The table as Markdown: the measured rows, the paper's numbers beside them, and what is left out and why."""
     budget = measurements.budget
-    head = ["method", "type", "rank", "s", "perplexity", "s in the paper", *table.datasets]
+    head = ["method", "type", "recovery parameters", "s", "perplexity", "s in the paper", *table.datasets]
     lines = [
         f"# Table {table.number} in shape: {table.title}",
         "",
@@ -233,7 +240,7 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
         f"The columns from *s in the paper* on are another model's: {PAPER_MODEL}, perplexity on the paper's own data.",
         "",
         f"| {' | '.join(head)} |",
-        f"|{'---|' * 2}{'---:|' * (len(head) - 2)}",
+        f"|{'---|' * 3}{'---:|' * (len(head) - 3)}",
     ]
     absent = []
     for row in table.rows:
@@ -249,10 +256,9 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
 
 
 def _line(row: Row, found: Measurement, datasets: int) -> str:
-    rank = f"{found.rank}" if found.rank and row.variant.method == "share" else ""
     paper = [_number(value) for value in row.paper] or [""] * datasets
     ours = [f"{found.mlp_kept:.0%}", f"**{_number(found.perplexity)}**"]
-    return f"| {' | '.join([row.method, row.type, rank, *ours, row.s, *paper])} |"
+    return f"| {' | '.join([row.method, row.type, found.recovery, *ours, row.s, *paper])} |"
 
 
 def _of_rank(row: Row) -> str:

@@ -49,9 +49,17 @@ _TUNED = replace(_WARMED, finetune=1.0)
 _MATH = ("Arxiv-math",)
 
 
-def _control(plan: str) -> Row:
-    """The same targets with nothing shared."""
-    return Row("control: targets' MLPs dropped, nothing shared", plan, Variant("drop", plan))
+def _controls(plan: str) -> Iterator[Row]:
+    """The same targets with nothing shared: their MLPs dropped, or parameters of their own in their place."""
+    yield Row("control: MLPs dropped, nothing shared", plan, Variant("drop", plan))
+    yield from _own(plan)
+
+
+def _own(plan: str) -> Iterator[Row]:
+    """As many parameters as SHARP's recovery parameters, and nothing shared."""
+    own = Variant(plan=plan, rank=400, reference=False, warmup="closed_form")
+    yield Row("control: own parameters, nothing shared (w/o f.t.)", plan, own)
+    yield Row("control: own parameters, nothing shared", plan, replace(own, finetune=1.0))
 
 
 def _typed(rows: tuple[Row, ...], plan: str, s: str, *papers: tuple[float | None, ...]) -> Iterator[Row]:
@@ -106,6 +114,7 @@ TABLE_2 = Table(
         ),
         Row("Basis Sharing (w/o f.t.)", "", Variant("share_bases", "t_next", rank=400)),
         *_typed(_THREE[1:], "t_next", "62%", (4.8, 5.3, 4.2, 7.2, 8.4), (3.2, 3.8, 2.8, 4.7, 4.3)),
+        *_own("t_next"),
         *_typed(
             _THREE,
             "t_back",
@@ -114,7 +123,7 @@ TABLE_2 = Table(
             (7.7, 7.6, 7.9, 13.7, 13.5),
             (3.5, 4.2, 3.2, 5.8, 4.9),
         ),
-        _control("t_back"),
+        *_controls("t_back"),
         *_typed(
             _THREE,
             "t_more",
@@ -123,7 +132,7 @@ TABLE_2 = Table(
             (26.6, 9.8, 11.3, 23.7, 21.8),
             (3.7, 4.4, 3.4, 6.4, 5.3),
         ),
-        _control("t_more"),
+        *_controls("t_more"),
     ),
 )
 
@@ -156,7 +165,7 @@ def _rows_3() -> Iterator[Row]:
             used = replace(variant, plan=plan, rank=rank if variant.rank else 0)
             yield Row(method, plan, used, s, (paper[column],))
         if rank == 400:
-            yield _control(plan)
+            yield from _controls(plan)
 
 
 TABLE_3 = Table(3, "ranks, types and amounts of fine-tuning", _MATH, tuple(_rows_3()))
@@ -176,7 +185,7 @@ def _rows_4() -> Iterator[Row]:
     for plan, tau, paper in _TYPES_4:
         yield Row("SHARP (w/o f.t.)", plan, replace(_WARMED, plan=plan), f"τ {tau}")
         yield Row("SHARP", plan, replace(_TUNED, plan=plan), f"τ {tau}", paper)
-        yield _control(plan)
+        yield from _controls(plan)
 
 
 TABLE_4 = Table(4, "replacement types, rank 400", ("Arxiv-math", "DialogSum"), tuple(_rows_4()))
@@ -195,7 +204,7 @@ def _rows_5() -> Iterator[Row]:
         label = f"{name} {form}, the paper's rank {rank}"
         yield Row(f"{label}: SHARP (w/o f.t.)", "t_next", replace(_WARMED, form=form), "62%", (warmed,))
         yield Row(f"{label}: SHARP", "t_next", replace(_TUNED, form=form), "62%", (tuned,))
-    yield _control("t_next")
+    yield from _controls("t_next")
 
 
 TABLE_5 = Table(5, "candidate transformations at equal numbers of parameters", _MATH, tuple(_rows_5()))
@@ -210,7 +219,7 @@ TABLE_11 = Table(
         Row("SHARP", "t_next", _TUNED, "62%", (3.2, 3.8, 4.7)),
         Row("SHARP Full-LoRA (w/o f.t.)", "t_next", replace(_WARMED, full_lora=True), "", (4.7, 5.3, 6.1)),
         Row("SHARP Full-LoRA", "t_next", replace(_TUNED, full_lora=True), "", (3.2, 3.8, 4.7)),
-        _control("t_next"),
+        *_controls("t_next"),
     ),
 )
 

@@ -3,8 +3,7 @@
     original ─► share (or drop, prune, factor) ─► warm-up (Stage 1) ─► fine-tuning (Stage 2) ─► measured model
 
 Ranks are the paper's, for Llama-2-7B with its widths of 4096 and 11008, and are scaled to a model's widths so that the
-recovery parameters are the same part of an MLP; forms other than g0 get the rank at which they have g0's number of
-parameters (as in the paper's Table 5).
+recovery parameters are the same part of an MLP; other forms get g0's number of parameters (as in the paper's Table 5).
 """
 
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from sharp_mobile.baselines.llm_pruner import prune_channels
 from sharp_mobile.errors import SharpError
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recover.warmup import warm_up
-from sharp_mobile.share import Form, Recovery, share_layers
+from sharp_mobile.share import Form, Recoveries, Recovery, share_layers
 
 PAPER_HIDDEN, PAPER_INNER = 4096, 11008
 
@@ -37,6 +36,8 @@ class Variant:
             to the s that sharing by `plan` at `rank` has.
         plan: see `SharePlan.parse`.
         form, rank: of the recovery parameters; the rank is the paper's. Rank 0: none.
+        reference: without it nothing is shared: as many parameters of their own, half of them neurons, half a linear
+            bypass, stand in the place of the targets' MLPs.
         warmup: how Stage 1 is done; "none" leaves the parameters at their start.
         finetune: part of the fine-tuning tokens that Stage 2 gets; 0 leaves it out.
         full_lora: adapters on every layer, not the targets alone (paper, App. D.3).
@@ -46,6 +47,7 @@ class Variant:
     plan: str = "none"
     form: Form = "lora"
     rank: int = 0
+    reference: bool = True
     warmup: Warmup = "none"
     finetune: float = 0.0
     full_lora: bool = False
@@ -56,8 +58,17 @@ class Variant:
         return " ".join(f"{name}={value}" for name, value in asdict(self).items())
 
     def recovery(self, hidden: int, inner: int) -> Recovery:
-        """The recovery parameters for a model's widths."""
-        return Recovery(self.form, rank_for(self.form, scaled_rank(self.rank, hidden, inner), hidden, inner))
+        """The recovery parameters of a target, for a model's widths."""
+        lora = Recovery("lora", scaled_rank(self.rank, hidden, inner))
+        if self.reference:
+            return with_parameters(self.form, lora.parameters(hidden, inner), hidden, inner)
+        half = lora.parameters(hidden, inner) / 2
+        return Recovery(neurons=round(half / (3 * hidden)), bypass=round(half / (2 * hidden)), reference=False)
+
+    def recoveries(self, plan: SharePlan, hidden: int, inner: int) -> dict[int, Recovery]:
+        """The recovery parameters of each layer."""
+        own = self.recovery(hidden, inner)
+        return dict.fromkeys(range(plan.layers) if self.full_lora else plan.targets, own)
 
 
 @dataclass(frozen=True)
@@ -76,27 +87,10 @@ def scaled_rank(rank: int, hidden: int, inner: int) -> int:
     return max(1, round(part * hidden * inner / (hidden + inner)))
 
 
-def rank_for(form: Form, g0_rank: int, hidden: int, inner: int) -> int:
-    """The rank at which a form has as many parameters as g0 at `g0_rank`, to the nearest."""
-    if g0_rank == 0:
-        return 0
-    return max(
-        1, round(g0_rank * parameters_per_rank("lora", hidden, inner) / parameters_per_rank(form, hidden, inner))
-    )
-
-
-def parameters_per_rank(form: Form, hidden: int, inner: int) -> int:
-    """Recovery parameters of one target's three projections for each unit of rank, the scalars α aside."""
-    shapes = ((inner, hidden), (inner, hidden), (hidden, inner))  # (out, in) of gate, up, down
-    match form:
-        case "right":
-            return sum(rows + 3 * columns for rows, columns in shapes)
-        case "left":
-            return sum(3 * rows + columns for rows, columns in shapes)
-        case "hadamard":
-            return sum(2 * (rows + columns) for rows, columns in shapes)
-        case _:
-            return sum(rows + columns for rows, columns in shapes)
+def with_parameters(form: Form, wanted: int, hidden: int, inner: int) -> Recovery:
+    """Recovery parameters of a form whose number is nearest to `wanted`; none at all for 0."""
+    each = Recovery(form, 1).parameters(hidden, inner)
+    return Recovery(form, max(1, round(wanted / each)) if wanted else 0)
 
 
 def build(variant: Variant, model: PreTrainedModel, texts: Texts, *, progress: bool = True) -> Kept:
@@ -106,17 +100,14 @@ def build(variant: Variant, model: PreTrainedModel, texts: Texts, *, progress: b
         SharpError: the model cannot be made so: a plan that has no target in it, a form without that warm-up, or a
             method that is not part of this version.
     """
-    if variant.full_lora:
-        raise SharpError("adapters on every layer (Full-LoRA) are not part of this version")
     if variant.finetune and not texts.finetune_tokens:
         raise SharpError("fine-tuning was given no tokens; use --finetune-tokens")
     if variant.finetune:
         raise SharpError("fine-tuning is not part of this version")
     plan = SharePlan.parse(variant.plan, model.config.num_hidden_layers)
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
-    recovery = variant.recovery(hidden, inner)
-    own = len(plan.targets) * recovery.rank * parameters_per_rank(recovery.form, hidden, inner)
-    s = plan.stored_ratio + own / (plan.layers * 3 * hidden * inner)  # Eq. 1, for any form
+    recovery = variant.recoveries(plan, hidden, inner)
+    s = plan.compression_ratio(hidden, inner, sum(own.parameters(hidden, inner) for own in recovery.values()))
     match variant.method:
         case "drop":
             return drop_mlps(model, plan.targets)
@@ -131,7 +122,7 @@ def build(variant: Variant, model: PreTrainedModel, texts: Texts, *, progress: b
 
 
 def _share(
-    variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recovery, texts: Texts, progress: bool
+    variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, texts: Texts, progress: bool
 ) -> Kept:
     original = count_parameters(model)
     if variant.warmup == "none":

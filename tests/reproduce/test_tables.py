@@ -4,6 +4,7 @@ import pytest
 
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.reproduce.tables import ORIGINAL, TABLES, Row, Table
+from sharp_mobile.share import Recovery
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -20,7 +21,9 @@ def test_every_table_has_the_original_and_a_control_that_shares_nothing(name: st
     assert rows[0].variant == ORIGINAL
     shared = {row.variant.plan for row in rows if row.variant.method == "share"} - {"none"}
     dropped = {row.variant.plan for row in rows if row.variant.method == "drop" and not row.variant.finetune}
-    assert shared == dropped
+    own = {(row.variant.plan, row.variant.finetune) for row in rows if not row.variant.reference}
+    assert dropped == shared
+    assert own == {(plan, finetune) for plan in shared for finetune in (0, 1)}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -45,5 +48,6 @@ def test_the_printed_compression_ratios_are_those_of_the_plans(name: str) -> Non
             continue
         plan = SharePlan.parse(variant.plan, 32)
         rank = variant.rank or (400 if "62%" in row.s or "46%" in row.s else 0)
-        ratio = plan.stored_ratio if row.s.startswith("τ") else plan.compression_ratio(4096, 11008, rank)
+        recovery = len(plan.targets) * Recovery("lora", rank).parameters(4096, 11008)
+        ratio = plan.stored_ratio if row.s.startswith("τ") else plan.compression_ratio(4096, 11008, recovery)
         assert float(row.s.strip("τ %")) == pytest.approx(100 * ratio, abs=1), row

@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.reproduce.variants import Texts, Variant, build, parameters_per_rank, rank_for, scaled_rank
-from sharp_mobile.share import RecoveredProjection, Recovery, shared_layers
+from sharp_mobile.reproduce.variants import Texts, Variant, build, scaled_rank
+from sharp_mobile.share import shared_layers
 
 TEXTS = Texts(tiny_tokens(24, batch=8), 0)
 LAYERS = 8
@@ -27,13 +26,26 @@ def test_ranks_scale_with_the_widths() -> None:
 
 @pytest.mark.parametrize("form", ["lora", "right", "left", "hadamard"])
 def test_forms_are_compared_at_equal_numbers_of_parameters(form: str) -> None:
-    hidden, inner = 64, 96
-    rank = rank_for(form, 24, hidden, inner)
-    shapes = ((inner, hidden), (inner, hidden), (hidden, inner))
-    projections = [RecoveredProjection(Recovery(form, rank), torch.zeros(shape), None) for shape in shapes]
-    counted = sum(p.numel() for projection in projections for p in projection.parameters()) - 3  # the scalars α
-    assert counted == rank * parameters_per_rank(form, hidden, inner)
-    assert counted == pytest.approx(24 * 3 * (hidden + inner), rel=0.05)
+    recovery = Variant(form=form, rank=400).recovery(576, 1536)
+    assert recovery.form == form
+    lora = Variant(rank=400).recovery(576, 1536)
+    assert recovery.parameters(576, 1536) == pytest.approx(lora.parameters(576, 1536), rel=0.02)
+
+
+def test_a_control_without_sharing_has_as_many_parameters() -> None:
+    recovery = Variant(rank=400, reference=False).recovery(576, 1536)
+    assert not recovery.reference
+    lora = Variant(rank=400).recovery(576, 1536)
+    assert recovery.parameters(576, 1536) == pytest.approx(lora.parameters(576, 1536), rel=0.005)
+    assert (lora.rank, recovery.neurons, recovery.bypass) == (56, 103, 154)
+
+
+def test_full_lora_adapts_every_layer() -> None:
+    adapted = model()
+    kept = build(Variant(plan="3:4-5", rank=400, full_lora=True), adapted, TEXTS, progress=False)
+    assert list(shared_layers(adapted)) == list(range(LAYERS))
+    lora = Variant(rank=400).recovery(64, 96).parameters(64, 96) + 3
+    assert kept.parameters.mlp == (LAYERS - 2) * 3 * 64 * 96 + LAYERS * lora
 
 
 @pytest.mark.parametrize("method", ["prune_channels", "share_bases"])
@@ -61,7 +73,6 @@ def test_a_variant_is_what_its_row_says() -> None:
     ("variant", "reason"),
     [
         (Variant(plan="t_next", rank=400, finetune=1.0), "--finetune-tokens"),
-        (Variant(plan="t_next", rank=400, full_lora=True), "Full-LoRA"),
         (Variant(plan="30:31"), "must name layers between 1 and 8"),
     ],
 )

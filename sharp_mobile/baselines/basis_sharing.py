@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from sharp_mobile.baselines.kept import Kept, Parameters, count_parameters
+from sharp_mobile.baselines.kept import Kept, count_parameters
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import decoder_layers, mlp_weights
 from sharp_mobile.recover.calibrate import LayerwiseDecoder, batches, hidden_file
@@ -70,15 +70,15 @@ def share_bases(
         raise SharpError(f"Basis Sharing: no matrix '{unknown.pop()}'; choose from {', '.join((*ATTENTION, *MLP))}")
     original = count_parameters(model)
     if kept == 1:
-        return original.over(original)
+        return Kept(original, original)
     saved = dict.fromkeys(matrices, 0)
     for layers, grams in _groups(model, windows, group, matrices, progress):
         for kind in matrices:
             sharing = [[layer] for layer in layers] if kind in _ALONE else [layers]
             for together in sharing:
                 saved[kind] += _factor(model, kind, together, [grams[layer] for layer in together], kept)
-    mlp = sum(saved[kind] for kind in MLP if kind in saved)
-    return Parameters(original.mlp - mlp, original.total - sum(saved.values())).over(original)
+    mlp, attention = (sum(saved.get(kind, 0) for kind in kinds) for kinds in (MLP, ATTENTION))
+    return Kept(original.without(mlp=mlp, attention=attention), original)
 
 
 def basis_rank(inputs: int, outputs: int, kept: float) -> int:

@@ -15,24 +15,27 @@ class Parameters:
     mlp: int
     total: int
 
-    def over(self, original: "Parameters") -> "Kept":
-        """These parameters as a part of the original model's."""
-        return Kept(self, self.mlp / original.mlp, self.total / original.total)
+    def without(self, *, mlp: int, attention: int = 0) -> "Parameters":
+        """The same with fewer parameters."""
+        return Parameters(self.mlp - mlp, self.total - mlp - attention)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a compressed model keeps.
-
-    Attributes:
-        parameters: how many.
-        mlp: s, kept MLP parameters over original ones, recovery parameters included (paper, Eq. 1).
-        total: the same over all parameters of the model.
-    """
+    """What a compressed model keeps of the original model's parameters."""
 
     parameters: Parameters
-    mlp: float
-    total: float
+    original: Parameters
+
+    @property
+    def mlp(self) -> float:
+        """s: kept MLP parameters over original ones, recovery parameters included (paper, Eq. 1)."""
+        return self.parameters.mlp / self.original.mlp
+
+    @property
+    def total(self) -> float:
+        """The same over all parameters of the model."""
+        return self.parameters.total / self.original.total
 
 
 def count_parameters(model: nn.Module) -> Parameters:

@@ -74,7 +74,7 @@ def drop_mlps(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
     modules: Any = decoder_layers(model)
     for layer in layers:
         modules[layer].mlp = NoMLP()
-    return count_parameters(model).over(original)
+    return Kept(count_parameters(model), original)
 
 
 def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
@@ -95,4 +95,4 @@ def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
     types = getattr(model.config, "layer_types", None)
     if types is not None:  # which mask a layer gets
         model.config.layer_types = [types[index] for index in left]
-    return count_parameters(model).over(original)
+    return Kept(count_parameters(model), original)

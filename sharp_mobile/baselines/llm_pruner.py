@@ -54,7 +54,7 @@ def prune_channels(
             count = max(1, round(part * len(salience)))
             channels = salience.topk(count).indices.sort().values
             _keep_channels(layers[layer].mlp, channels)
-    return count_parameters(model).over(original)
+    return Kept(count_parameters(model), original)
 
 
 def channel_salience(model: PreTrainedModel, windows: torch.Tensor, layers: range) -> dict[int, torch.Tensor]:

@@ -129,4 +129,4 @@ def _share(
         share_layers(model, plan, recovery)
     else:
         warm_up(model, plan, recovery, texts.calibration, progress=progress)
-    return count_parameters(model).over(original)
+    return Kept(count_parameters(model), original)

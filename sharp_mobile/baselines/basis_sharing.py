@@ -154,7 +154,7 @@ def _groups(
     """
     decoder, parts = LayerwiseDecoder(model, windows[:1]), batches(windows)
     with tempfile.TemporaryDirectory(prefix="sharp-mobile-") as directory:
-        hidden = hidden_file(Path(directory) / "hidden", windows, model.config.hidden_size)
+        hidden = hidden_file(Path(directory) / "hidden", *windows.shape, model.config.hidden_size)
         for part in parts:
             hidden[part] = decoder.embed(windows[part])
         starts = range(0, len(decoder), size)

@@ -9,6 +9,8 @@ first position (23,000 against a median of 130 in SmolLM2-135M), which later att
 parameters cannot imitate it: that MLP must not be a target.
 """
 
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sharp_mobile.errors import SharpError
 from sharp_mobile.families import decoder_layers
 
 SINK_RATIO = (
@@ -81,11 +84,25 @@ class LayerwiseDecoder:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def hidden_file(path: Path, windows: torch.Tensor, hidden_size: int) -> torch.Tensor:
-    """A float32 tensor [windows, T, hidden] that lives in a new file, for hidden states that need not fit in memory."""
-    count, length = windows.shape
-    flat = torch.from_file(str(path), shared=True, size=count * length * hidden_size, dtype=torch.float32)
-    return flat.view(count, length, hidden_size)
+def hidden_file(path: Path, *shape: int) -> torch.Tensor:
+    """A float32 tensor that lives in a file, for hidden states that need not fit in memory; made unless it is there.
+
+    Its room on the disk is taken at once: a mapped file that finds the disk full later ends the process by a signal.
+
+    Raises:
+        SharpError: the disk, a quota or a file size limit has no room for it.
+    """
+    size = math.prod(shape)
+    if not path.exists() and hasattr(os, "posix_fallocate"):  # macOS has none
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, 4 * size)
+        except OSError as error:
+            raise SharpError(
+                f"{path.parent}: no room for {4 * size / 1e9:.1f} GB of hidden states ({error.strerror}); "
+                "name a workdir on another disk, or calibrate on fewer tokens"
+            ) from error
+    return torch.from_file(str(path), shared=True, size=size, dtype=torch.float32).view(shape)
 
 
 def batches(windows: torch.Tensor, tokens: int = 2048) -> list[slice]:

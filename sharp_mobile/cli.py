@@ -276,6 +276,8 @@ def _measuring_options(windows: int) -> Callable[[Callable[..., Any]], Callable[
 @click.argument("model", default="smollm2-135m", required=False)
 @click.option("--out", type=Path, help="Directory of the JSON and the picture; build/studies/<name> by default.")
 @click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
+@click.option("--task", help="For fig4: a task beside perplexity, such as sotu_continuation; see `evaluate --task`.")
+@click.option("--limit", type=int, help="How many of its questions.")
 @_measuring_options(windows=6)
 def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
     """How much the layers' MLPs of MODEL matter: the paper's Figures 2, 3 and 4.
@@ -283,7 +285,7 @@ def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
     \b
     fig2   perplexity when one layer's MLP stands in for a later layer's
     fig3   how far apart the weights of adjacent layers are
-    fig4   perplexity with one MLP zeroed
+    fig4   perplexity, and the score in a --task, with one MLP zeroed
 
     What was measured before is kept in the JSON; an interrupted study goes on from there.
     """

@@ -2,7 +2,7 @@
 
     fig2    one reference's MLP in the place of one target's, nothing recovered: perplexity
     fig3    ‖Θ_{l+1} − Θ_l‖ / ‖Θ_l‖ of gate, up and down, and their means over the layers
-    fig4    one MLP answers zero: perplexity
+    fig4    one MLP answers zero: perplexity, and the scores in a downstream task
 
 Replacing the MLP of layer l changes nothing before it, so the hidden states that enter layer l are computed once and
 only the layers from l on are run again:
@@ -35,6 +35,7 @@ from sharp_mobile.share import shared_layers
 
 FIGURES = ("fig2", "fig3", "fig4")
 Pairs = Literal["adjacent", "all"]
+Score = Callable[[], dict[str, float]]
 
 
 class _Data(BaseModel):
@@ -58,11 +59,14 @@ class TextSetting(Setting):
 
     Attributes:
         text: source of the windows; window: tokens in one; windows: how many.
+        task, limit: of fig4, a downstream task beside perplexity, and how many of its questions; None for all.
     """
 
     text: str
     window: int
     windows: int
+    task: str | None = None
+    limit: int | None = None
 
 
 class Study(_Data):
@@ -109,18 +113,20 @@ class DistanceStudy(Study):
 
 
 class Zeroed(_Data):
-    """Perplexity with the MLP of `layer` answering zero."""
+    """Perplexity, and a task's scores by metric, with the MLP of `layer` answering zero."""
 
     layer: int
     perplexity: float
+    scores: dict[str, float] = {}
 
 
 class ZeroingStudy(Study):
-    """Figure 4; `original` is the unchanged model's perplexity."""
+    """Figure 4; `original` is the unchanged model's perplexity, `original_scores` are its scores."""
 
     figure: Literal["fig4"] = "fig4"
     setting: TextSetting
     original: float | None = None
+    original_scores: dict[str, float] = {}
     zeroed: list[Zeroed] = []
 
 
@@ -229,13 +235,20 @@ def distance_study(model: PreTrainedModel, setting: Setting, path: Path) -> Dist
 
 
 def zeroing_study(
-    model: PreTrainedModel, windows: torch.Tensor, setting: TextSetting, path: Path, *, progress: bool = True
+    model: PreTrainedModel,
+    windows: torch.Tensor,
+    setting: TextSetting,
+    path: Path,
+    *,
+    score: Score | None = None,
+    progress: bool = True,
 ) -> ZeroingStudy:
-    """Figure 4: perplexity with one MLP zeroed, layer after layer.
+    """Figure 4: perplexity, and a task's scores, with one MLP zeroed, layer after layer.
 
     Args:
         windows: tokens, int64 [windows, T].
         path: the JSON; values in it are not computed again.
+        score: the present model's scores in the setting's task, by metric.
 
     Raises:
         SharpError: the model shares already, or the file belongs to another study.
@@ -250,11 +263,21 @@ def zeroing_study(
     with _saving(study, path) as save:
         if study.original is None:
             study.original = measure()
+            study.original_scores = score() if score else {}
         for layer in _bar(todo, "layer", progress):
             measure.advance(layer)
-            study.zeroed.append(Zeroed(layer=layer + 1, perplexity=measure(NoMLP())))
+            scores = _with_mlp(layers[layer], NoMLP(), score) if score else {}
+            study.zeroed.append(Zeroed(layer=layer + 1, perplexity=measure(NoMLP()), scores=scores))
             save()
     return study
+
+
+def _with_mlp(layer: Any, mlp: nn.Module, score: Score) -> dict[str, float]:
+    own, layer.mlp = layer.mlp, mlp
+    try:
+        return score()
+    finally:
+        layer.mlp = own
 
 
 def _unshared(model: PreTrainedModel) -> Any:

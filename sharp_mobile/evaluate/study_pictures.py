@@ -26,7 +26,10 @@ def draw(study: Study, path: Path) -> None:
             case DistanceStudy():
                 _draw_distances(study, axes[0], axes[1])
             case ZeroingStudy():
-                _draw_zeroing(study, axes)
+                panels = list(np.atleast_1d(axes))
+                _draw_zeroing(study, panels[0])
+                if len(panels) > 1:
+                    _draw_scores(study, panels[1])
         figure.suptitle(_title(study), fontsize="small")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
@@ -40,6 +43,8 @@ def _panels(study: Study) -> int:
             return 2
         case ReplacementStudy():
             return 2 if any(pair.target - pair.reference > 1 for pair in study.pairs) else 1
+        case ZeroingStudy():
+            return 2 if study.original_scores else 1
         case _:
             return 1
 
@@ -100,6 +105,15 @@ def _draw_zeroing(study: ZeroingStudy, axes: Any) -> None:
     _reference_line(axes, study.original)
     axes.set(xlabel=f"layer whose MLP is zero{left_out}", ylabel="perplexity")
     _logarithmic(axes)
+
+
+def _draw_scores(study: ZeroingStudy, axes: Any) -> None:
+    for metric, original in study.original_scores.items():
+        lost = sorted((zeroed.layer, original - zeroed.scores[metric]) for zeroed in study.zeroed)
+        axes.plot([layer for layer, _ in lost], [value for _, value in lost], ".-", label=metric)
+    axes.axhline(0, color=_GRAY, linestyle="--")
+    axes.set(xlabel="layer whose MLP is zero", ylabel=f"{study.setting.task}: score lost")
+    axes.legend(fontsize="small", frameon=False)
 
 
 def _logarithmic(axes: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
+from tiny_models import MODEL_TYPES, tiny_model, tiny_tokenizer, tiny_tokens
 from transformers import PreTrainedModel
 
 from sharp_mobile.cli import main
@@ -123,6 +123,33 @@ def test_figure_4_zeroes_each_layer(tmp_path: Path) -> None:
     for parameter in model.model.layers[3].mlp.parameters():
         parameter.zero_()
     assert study.zeroed[3].perplexity == pytest.approx(measured(model), rel=1e-5)
+
+
+def test_figure_4_puts_a_task_to_each_zeroed_model(tmp_path: Path) -> None:
+    model = tiny_model()
+
+    def score() -> dict[str, float]:
+        return {"acc": float(sum(not list(layer.mlp.parameters()) for layer in model.model.layers))}
+
+    setting = SETTING.model_copy(update={"task": "counting"})
+    study = zeroing_study(model, WINDOWS, setting, tmp_path / "fig4.json", score=score, progress=False)
+    assert study.original_scores == {"acc": 0}
+    assert [zeroed.scores["acc"] for zeroed in study.zeroed] == [1] * LAYERS  # one at a time
+    draw(study, tmp_path / "fig4.png")
+
+
+def test_the_command_scores_a_task(tiny_text: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "long"
+    tiny_model(max_position_embeddings=1024).save_pretrained(checkpoint)
+    tiny_tokenizer().save_pretrained(checkpoint)
+    options = ["--out", tmp_path, "--text", tiny_text, "--window", 24, "--windows", 1, "--quiet"]
+    options += ["--task", "sotu_continuation", "--limit", 2]
+    result = CliRunner().invoke(main, ["study", "fig4", str(checkpoint), *map(str, options)])
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "fig4.json").read_text())
+    assert content["original_scores"].keys() == content["zeroed"][0]["scores"].keys() != set()
+    refused = CliRunner().invoke(main, ["study", "fig2", str(checkpoint), *map(str, options)])
+    assert "use it with fig4" in refused.stderr
 
 
 def test_an_infinite_perplexity_is_kept_and_drawn(tmp_path: Path) -> None:

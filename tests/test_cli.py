@@ -38,6 +38,9 @@ RECIPE_OPTIONS = ("--plan", "--rank", "--set", "--allow-pickle", "--quiet")
         ("evaluate", (*RECIPE_OPTIONS, "--text", "--window", "--windows", "--quantized", "--pte")),
         ("evaluate", ("--task", "--limit", "--include-path")),
         ("generate", ("--tokens", "--raw")),
+        ("merge", ("--out",)),
+        ("study", ("--out", "--pairs", "--text", "--window", "--windows", "--quiet")),
+        ("reproduce", ("--out", "--text", "--windows", "--calibration-windows", "--finetune-tokens", "--quiet")),
     ],
 )
 def test_help_lists_the_options(verb: str, options: tuple[str, ...]) -> None:

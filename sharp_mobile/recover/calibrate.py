@@ -77,6 +77,12 @@ class LayerwiseDecoder:
         """Decoder layer `index` (0-based): hidden states [batch, T, hidden] -> the same shape."""
         return self._layers[index](hidden, **self._kwargs[index])
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the model answers, from the last layer's hidden states: [batch, T, hidden] -> [batch, T, vocabulary]."""
+        logits = self._model.lm_head(self._model.model.norm(hidden))
+        cap = getattr(self._model.config, "final_logit_softcapping", None)  # Gemma 2
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
 
 def hidden_file(path: Path, *shape: int) -> torch.Tensor:
     """A float32 tensor that lives in a file, for hidden states that need not fit in memory; made unless it is there.

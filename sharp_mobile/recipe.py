@@ -14,6 +14,7 @@ against the model's configuration, before the long work.
 
 import re
 from collections.abc import Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,15 @@ def _number(value: object) -> object:
     return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else value
 
 
+def _float(value: object) -> object:
+    """Text as a number: options of a command line, and `1e-3`, which YAML takes for text (it wants `1.0e-3`)."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
+
+
+Float = Annotated[float, BeforeValidator(_float)]
 Bits = Annotated[Literal[4, 8, "float"], BeforeValidator(_number)]
 GroupSize = Annotated[Literal[32, 64, 128], BeforeValidator(_number)]
 
@@ -131,7 +141,7 @@ class WarmupSection(_Section):
     inputs: Literal["sequential", "original"] = "sequential"
     weighted: bool = True
     epochs: int = Field(default=5, ge=1)
-    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    lr: Float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     batch: int = Field(default=256, ge=1)
     workers: int = Field(default=1, ge=1)
 

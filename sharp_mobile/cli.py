@@ -55,12 +55,13 @@ class _Group(click.Group):
 def _silence_libraries() -> None:
     """Keep from the user what PyTorch, torchao and ExecuTorch say that a user can do nothing about.
 
-    Deprecations of their own interfaces, GPU libraries that are not there, and that the KV cache starts empty.
+    Deprecations of their own interfaces, GPU libraries that are not there, that the KV cache starts empty, and each
+    retry of a download.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="Mutation on a buffer in the model is detected")
-    for logger in ("torchao", "torch.utils._pytree"):
+    for logger in ("torchao", "torch.utils._pytree", "huggingface_hub"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -124,7 +125,11 @@ def plan(model: str, plan: str | None, rank: int | None, settings: tuple[str, ..
 def recover(
     model: str, plan: str | None, rank: int | None, settings: tuple[str, ...], out: Path | None, **options: Any
 ) -> None:
-    """Share MODEL's layers and fit the recovery parameters in closed form; write a SHARP checkpoint."""
+    """Share MODEL's layers and fit the recovery parameters in closed form; write a SHARP checkpoint.
+
+    With max_steps or epochs in the recipe's finetune section they are fine-tuned afterwards: started again, an
+    interrupted run goes on, and under torchrun several processes share the work.
+    """
     from sharp_mobile.pipeline import recover as run
 
     recipe = _recipe(model, plan, rank, settings)
@@ -186,33 +191,41 @@ def inspect(pte: Path, as_json: bool, tensors: int) -> None:
 
 @main.command()
 @_recipe_options
-@click.option("--text", default="sotu:2012-2026", show_default=True, help="A .txt file, a directory, or sotu:<years>.")
+@click.option("--text", default="sotu:2012-2026", show_default=True, help="File, directory, sotu:<years>, hub dataset.")
 @click.option("--window", default=512, show_default=True, help="Tokens a window.")
 @click.option("--windows", "count", default=12, show_default=True, help="Windows, evenly spaced over the text.")
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="A task of lm-eval instead of perplexity.")
+@click.option("--limit", type=click.IntRange(min=1), help="The first questions of each task only.")
+@click.option("--include-path", type=Path, multiple=True, help="A directory of lm-eval task files (.yaml).")
 @click.option("--quantized", is_flag=True, help="MODEL as it would be exported, in eager mode, too.")
 @click.option("--pte", is_flag=True, help="MODEL through a .pte that is made for it, too.")
 def evaluate(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...], **options: Any) -> None:
-    """Perplexity of MODEL on fixed windows of a text.
+    """Perplexity of MODEL on fixed windows of a text, or its scores in tasks.
 
-    MODEL may also be a .pte or an export's directory.
+    MODEL may also be a .pte or an export's directory. Tasks need lm-eval: pip install 'sharp-mobile[eval]'.
+
+    \b
+    sharp-mobile evaluate smollm2-135m --plan t_next --quantized --pte
+    sharp-mobile evaluate smollm2-135m --task sotu_continuation --limit 100 --pte
+    sharp-mobile evaluate build/exports/smollm2-135m --task arc_easy --task piqa
     """
-    from sharp_mobile.evaluate.measure import evaluate as run
-    from sharp_mobile.evaluate.measure import evaluate_pte
+    from sharp_mobile.evaluate import measure
 
     windows = (options["text"], options["window"], options["count"])
+    questions = (options["tasks"], options["limit"], options["include_path"])
+    progress = not options["quiet"]
     path = Path(model)
     if path.suffix == ".pte" or (path / "model.pte").is_file():
-        click.echo(evaluate_pte(path, *windows, progress=not options["quiet"]))
+        if options["tasks"]:
+            click.echo("\n".join(measure.evaluate_pte_tasks(path, *questions, progress=progress)))
+        else:
+            click.echo(measure.evaluate_pte(path, *windows, progress=progress))
         return
-    for line in run(
-        _recipe(model, plan, rank, settings),
-        *windows,
-        quantized=options["quantized"],
-        pte=options["pte"],
-        allow_pickle=options["allow_pickle"],
-        progress=not options["quiet"],
-        say=click.echo,
-    ):
+    recipe = _recipe(model, plan, rank, settings)
+    wanted = measure.Wanted(options["quantized"], options["pte"], options["allow_pickle"], progress, click.echo)
+    tasks = options["tasks"]
+    lines = measure.evaluate_tasks(recipe, *questions, wanted) if tasks else measure.evaluate(recipe, *windows, wanted)
+    for line in lines:
         click.echo(line)
 
 

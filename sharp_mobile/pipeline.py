@@ -44,9 +44,10 @@ from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
-from sharp_mobile.recipe import Recipe, WarmupSection, recipe_name
+from sharp_mobile.recipe import FinetuneSection, Recipe, WarmupSection, recipe_name
 from sharp_mobile.recover.adam import AdamSettings
-from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.data import check_length, source_windows
+from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_of
 from sharp_mobile.recover.fit import WarmupSettings
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
@@ -160,39 +161,62 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     say(opened.describe())
     if not opened.recovery or checkpoint.plan is not None:
         return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
-    kept = work / f"{checkpoint.name}-{_recovery_key(opened)}"
+    kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
     if (kept / SHARP_JSON).is_file():
         say(f"recovered before, taken from {kept}")
         with stages.stage("open recovered"):
             recovered = open_checkpoint(kept, progress=progress)
-        warnings = tuple(json.loads((kept / SHARP_JSON).read_text())["report"]["warnings"])
     else:
         with stages.stage("recover"):
-            warnings = _recover(opened, kept, progress)
-        recovered = checkpoint
+            recovered = _recover(opened, kept, progress)
+    warnings = tuple(json.loads((kept / SHARP_JSON).read_text())["report"]["warnings"])
     for warning in warnings:
         say(f"warning: {warning}")
     named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
     return Shared(opened, named, (*checkpoint.warnings, *warnings), kept)
 
 
-def _recovery_key(opened: Opened) -> str:
-    """What a recovered model depends on, as a short name."""
+def _recovery_key(opened: Opened, section: FinetuneSection) -> str:
+    """What a recovered model depends on, as a short name; `section` says how it is fine-tuned, if it is."""
     settings = [opened.checkpoint.fingerprint, str(opened.plan), describe_recoveries(opened.recovery)]
     # Who fits does not change what is fitted.
     settings += [opened.recipe.warmup.model_dump(exclude={"workers"}), __version__]
+    if (finetune := settings_of(section)) is not None:
+        settings += [finetune.identity, section.model_dump(include=set(section.DATA))]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
-    """Warm the model up in place, and keep the result as a SHARP checkpoint; returns the warm-up's warnings."""
+def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
+    """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
+    checkpoint, section = opened.checkpoint, opened.recipe.finetune
+    settings = settings_of(section)
+    if settings is None:
+        _warm_up(opened, kept, progress)
+        return checkpoint
+    warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSection())}")
+    return fine_tune(
+        checkpoint,
+        opened.plan,
+        opened.recovery,
+        lambda: _warm_up(opened, warm, progress),
+        warm,
+        kept,
+        section,
+        settings,
+        progress=progress,
+    )
+
+
+def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
+    """Warm the model up in place, and keep the result as a SHARP checkpoint."""
     checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         raise SharpError(
             f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
         )
-    windows = token_windows(tokenizer, read_text(warmup.text), warmup.window, warmup.windows)
+    check_length(warmup.window, checkpoint.config)
+    windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
     report = warm_up(
         checkpoint.model,
@@ -212,7 +236,6 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> tuple[str, ...]:
         report=asdict(report),
     )
     shutil.rmtree(fits, ignore_errors=True)
-    return report.warnings
 
 
 def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:
@@ -238,11 +261,18 @@ def recover(
     opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
     if not opened.recovery:
         raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
-    shared = share(opened, work=work, progress=progress, say=say, stages=Stages())
+    first = processes().is_main_process
+    shared = share(opened, work=work, progress=progress and first, say=say if first else _nothing, stages=Stages())
     if out is None:
         return shared.kept
     model = shared.checkpoint.model
-    return save_sharp_checkpoint(model, opened.plan, out, tokenizer_source=shared.checkpoint)
+    if first:
+        save_sharp_checkpoint(model, opened.plan, out, tokenizer_source=shared.checkpoint)
+    return out
+
+
+def _nothing(line: str) -> None:
+    """What processes other than the first say."""
 
 
 @dataclass(frozen=True)

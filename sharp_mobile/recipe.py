@@ -4,6 +4,7 @@
     plan: t_next without 12               which MLPs share
     recovery: {form: lora, rank: 64}      what a target keeps of its own
     warmup:   {text: "sotu:1950-2004"}    what the recovery parameters are fitted to
+    finetune: {max_steps: 400}            how they are trained together afterwards
     quantize: {linear: 4, group_size: 32} bits of every kind of weight
     lower:    {max_length: 2048}          attention, lengths and outputs of the program
 
@@ -16,7 +17,7 @@ import re
 from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -45,7 +46,12 @@ def _float(value: object) -> object:
     return value
 
 
+def _flag(value: object) -> object:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
 Float = Annotated[float, BeforeValidator(_float)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
 Bits = Annotated[Literal[4, 8, "float"], BeforeValidator(_number)]
 GroupSize = Annotated[Literal[32, 64, 128], BeforeValidator(_number)]
 
@@ -127,7 +133,7 @@ class RecoverySection(_Section):
 
 
 class WarmupSection(_Section):
-    """The text that recovery parameters are fitted to (`sotu:<years>` or a text file), in windows of tokens; and how.
+    """The text that recovery parameters are fitted to (see `recover.sources`), in windows of tokens; and how.
 
     `method`, `inputs` and `weighted` choose the loss and its minimiser (see `recover.warmup`); the paper's are adam,
     original and false. Adam takes `epochs`, `lr` and `batch` (tokens). `workers` processes share the targets
@@ -152,6 +158,43 @@ class WarmupSection(_Section):
                 "workers cannot share targets that are fitted one after the other; use inputs: original, or workers: 1"
             )
         return self
+
+
+class FinetuneSection(_Section):
+    """Fine-tuning of the recovery parameters (see `recover.finetune.FinetuneSettings`), off while neither `epochs` nor
+    `max_steps` says how long: on `train_text` in sequences of `length` tokens, watched on `validation_text`.
+    """
+
+    DATA: ClassVar = ("train_text", "length", "validation_text", "validation_windows")
+
+    epochs: Float = 0.0
+    max_steps: int | None = None
+    distillation: Float = 0.0
+    learning_rate: Float = 2e-5
+    warmup_ratio: Float = 0.05
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: Float = 0.0
+    max_grad_norm: Float = 1.0
+    batch_size: int = 8
+    micro_batch: int = 1
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: Flag = False
+    shard: Flag = False
+    log_every: int = 10
+    save_every: int = 100
+    evaluate_every: int | None = None
+    keep: int = 2
+    keep_best: Flag = False
+    train_text: str = "sotu:1950-2004"
+    length: int = Field(default=2048, ge=2)
+    validation_text: str | None = None
+    validation_windows: int = Field(default=8, ge=1)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.epochs or self.max_steps)
 
 
 class QuantizeSection(_Section):
@@ -193,6 +236,7 @@ class Recipe(_Section):
     plan: str = Field(default="none", min_length=1)
     recovery: RecoverySection = RecoverySection()
     warmup: WarmupSection = WarmupSection()
+    finetune: FinetuneSection = FinetuneSection()
     quantize: QuantizeSection = QuantizeSection()
     lower: LowerSection = LowerSection()
 

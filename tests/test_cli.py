@@ -36,6 +36,7 @@ RECIPE_OPTIONS = ("--plan", "--rank", "--set", "--allow-pickle", "--quiet")
         ("export", (*RECIPE_OPTIONS, "--out", "--profile")),
         ("inspect", ("--json", "--tensors")),
         ("evaluate", (*RECIPE_OPTIONS, "--text", "--window", "--windows", "--quantized", "--pte")),
+        ("evaluate", ("--task", "--limit", "--include-path")),
         ("generate", ("--tokens", "--raw")),
     ],
 )

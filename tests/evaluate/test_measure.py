@@ -9,7 +9,7 @@ import pytest
 from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.evaluate.measure import evaluate, evaluate_pte
+from sharp_mobile.evaluate.measure import Wanted, evaluate, evaluate_pte
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.pipeline import ExportResult
 from sharp_mobile.recipe import Recipe
@@ -26,19 +26,8 @@ def measured(line: str) -> float:
 
 
 def lines_of(recipe: Recipe, text: Path, work: Path, *, quantized: bool, pte: bool) -> list[str]:
-    lines = evaluate(
-        recipe,
-        str(text),
-        WINDOW,
-        WINDOWS,
-        quantized=quantized,
-        pte=pte,
-        allow_pickle=False,
-        progress=False,
-        say=lambda line: None,
-        work=work,
-    )
-    return list(lines)
+    wanted = Wanted(quantized=quantized, pte=pte, progress=False, say=lambda line: None, work=work)
+    return list(evaluate(recipe, str(text), WINDOW, WINDOWS, wanted))
 
 
 @pytest.mark.slow
@@ -85,3 +74,11 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(tiny_text: Path, tmp_path: 
     tiny_model().save_pretrained(tmp_path / "mute")
     with pytest.raises(SharpError, match=r"there is no tokenizer to read .* with; add tokenizer\.json"):
         lines_of(Recipe(model=str(tmp_path / "mute")), tiny_text, tmp_path, quantized=False, pte=False)
+
+
+def test_a_window_beyond_the_models_positions_is_refused(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    recipe, wanted = Recipe(model=str(tiny_checkpoint)), Wanted(progress=False, work=tmp_path)
+    with pytest.raises(SharpError, match="sequence length 129: the model takes 2 to 128 tokens"):
+        list(evaluate(recipe, str(tiny_text), 129, WINDOWS, wanted))

@@ -22,7 +22,7 @@ from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, project, quantize, quantize_linear
 from sharp_mobile.lower.template import trace_template
 from sharp_mobile.plan import SharePlan
-from sharp_mobile.share import Recovery, recovery_parameters, share_layers
+from sharp_mobile.share import Recovery, recoveries, recovery_parameters, share_layers
 
 HIDDEN, INNER, RANK, LAYERS, VOCABULARY = 64, 96, 32, 4, 256
 PLAN = SharePlan.parse("2:3", LAYERS)
@@ -101,7 +101,7 @@ def test_every_shared_weight_is_stored_once_and_names_its_users(
         ("layers.4.mlp.gate.scales",),
     }
     assert len({tensor.key for tensor in inspection.tensors}) == len(inspection.tensors)
-    assert sharing_problems(PLAN, exported[1]) == []
+    assert sharing_problems(PLAN, recoveries(PLAN, Recovery("lora", 32)), exported[1]) == []
 
 
 @pytest.mark.slow
@@ -150,7 +150,9 @@ def test_a_private_copy_of_a_shared_weight_is_told() -> None:
     with torch.no_grad():
         target.gate.weight[0, 0] += 1
     _, keys = lower_segments(decoder)
-    assert sharing_problems(plan, keys) == ["layer 2 must call layer 1's gate weight, and has one of its own"]
+    assert sharing_problems(plan, recoveries(plan, Recovery()), keys) == [
+        "layer 2 must call layer 1's gate weight, and has one of its own"
+    ]
 
 
 class TwoLinears(nn.Module):

@@ -1,0 +1,38 @@
+"""A Hugging Face model as what an eager decoder and a `.pte` are: a step function over a KV cache.
+
+Several continuations of one context can follow each other, as in a multiple-choice question:
+
+    step(context, 0)     step(first choice, m)     step(second choice, m)     ...
+"""
+
+import copy
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+
+class ModelStep:
+    """A Hugging Face model as a step function: tokens int64 [1, S] at a position -> logits [1, S, vocabulary].
+
+    A step begins at position 0, where the last one ended, or where the one at position 0 ended.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._context: DynamicCache | None = None  # never written to after the step at position 0
+        self._context_length = 0
+        self._cache: DynamicCache | None = None
+        self._length = 0
+
+    @torch.no_grad()
+    def __call__(self, tokens: torch.Tensor, position: int) -> torch.Tensor:
+        if position == 0:
+            self._context = self._cache = DynamicCache(config=self._model.config)
+            self._context_length = tokens.shape[1]
+        elif position == self._context_length:
+            self._cache = copy.deepcopy(self._context)
+        elif position != self._length:
+            raise ValueError(f"no step ended at position {position}")
+        self._length = position + tokens.shape[1]
+        logits: torch.Tensor = self._model(tokens, past_key_values=self._cache, use_cache=True).logits
+        return logits

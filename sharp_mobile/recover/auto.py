@@ -1,0 +1,343 @@
+"""plan: auto. Which layers become targets, of which reference, with which recovery parameters, within a budget.
+
+A layer either keeps its MLP, or becomes a target by one of several options, each a reference (or none) and recovery
+parameters. Three measurements on calibration text decide:
+
+    error        ε of each option: the relative error of the closed form on the original model's activations (`damage`)
+    sensitivity  σ of each layer: how far the model's predictions move a unit of ε², as KL from the original's, from
+                 one trial with a linear stand-in
+    cost         of each option: bytes as the recipe stores it, or parameters, or nothing but the MLP itself
+
+Targets are taken to add up, so that the best choice within a budget is
+
+    minimise  Σ σ ε²   subject to   Σ cost ≤ budget, and an option's reference keeps its MLP
+
+For a price λ the minimum of Σ (σ ε² + λ · cost) is found exactly, layer after layer, in a table over which of the
+layers just before keep their MLP; λ is then raised until the budget is met. The attention sink's layer, the first and
+the last are never targets.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.families import decoder_layers
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.recover.calibrate import LayerwiseDecoder, batches, norm_ratios, sink_layers
+from sharp_mobile.recover.damage import TargetDamage
+from sharp_mobile.recover.fit import Silent, Target, WarmupSettings, fit_target, measure
+from sharp_mobile.recover.regression import StoredRegression
+from sharp_mobile.share import Recovery, SharedMLP
+
+# What a layer's recovery parameters cost of the budget; its own MLP for None. Bytes, or whatever is to be saved.
+Cost = Callable[[Recovery | None], float]
+
+# Sensitivities are measured on so many windows, at every so-manieth position: log-probabilities are large.
+_TRIAL_WINDOWS, _TRIAL_STEP = 4, 4
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to make a layer a target.
+
+    Args:
+        reference: its reference, 0-based; None where the option calls none.
+        error: ε, relative.
+        damage: σ ε², nats a token.
+        cost: of its recovery parameters, in units of the budget.
+    """
+
+    reference: int | None
+    recovery: Recovery
+    error: float
+    damage: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `choose_plan` chose.
+
+    Args:
+        plan, recovery: 0-based, as `share_layers` takes them.
+        chosen: the option of each target.
+        sensitivity: σ of each layer that could be a target, nats a token.
+        cost, whole: of all MLPs and recovery parameters as chosen, and with nothing shared.
+        damage: Σ σ ε², the predicted KL from the original, nats a token.
+    """
+
+    plan: SharePlan
+    recovery: dict[int, Recovery]
+    chosen: dict[int, Option]
+    sensitivity: dict[int, float]
+    cost: float
+    whole: float
+    damage: float
+
+    def explain(self) -> list[str]:
+        """A line a layer, 1-based: why it is a target, or why not."""
+        lines = [
+            f"auto: {len(self.chosen)} targets, {self.cost / self.whole:.3f} of the MLPs kept; predicted KL from the "
+            f"original {self.damage:.3f} nats a token"
+        ]
+        for layer in range(self.plan.layers):
+            option = self.chosen.get(layer)
+            if option is not None:
+                of = "" if option.reference is None else f" of layer {option.reference + 1}"
+                what = f"target{of}, {option.recovery}: error {option.error:.3f}, damage {option.damage:.4f} nats"
+            elif layer in self.sensitivity:
+                what = "keeps its MLP"
+            else:
+                what = "keeps its MLP: first, last or attention sink"
+            known = f" (sensitivity {self.sensitivity[layer]:.3f})" if layer in self.sensitivity else ""
+            lines.append(f"  layer {layer + 1}: {what}{known}")
+        return lines
+
+
+@torch.no_grad()
+def choose_plan(
+    model: Any,
+    recoveries: Sequence[Recovery],
+    windows: torch.Tensor,
+    budget: float,
+    cost: Cost,
+    *,
+    reach: int = 3,
+    progress: bool = True,
+) -> Choice:
+    """Choose targets, references and recovery parameters of least predicted damage.
+
+    Args:
+        model: the original Hugging Face model, float32 on the CPU.
+        recoveries: the choices that every target has.
+        windows: calibration tokens, int64 [windows, T]; their hidden states are held in memory, twice.
+        budget: the cost that all MLPs and recovery parameters may have.
+        cost: see `Cost`.
+        reach: how many layers before a target its reference may be.
+
+    Raises:
+        SharpError: no choice stays within the budget.
+    """
+    measured = list(_measure(model, recoveries, windows, cost, reach, progress))
+    options = {one.layer: one.options for one in measured}
+    layers = len(decoder_layers(model))
+    whole = cost(None)
+    chosen = within_budget(options, layers, whole, budget, reach)
+    kept = [layer for layer in range(layers) if layer not in chosen]
+    return Choice(
+        plan=_plan(chosen, kept, layers),
+        recovery={layer: option.recovery for layer, option in chosen.items()},
+        chosen=chosen,
+        sensitivity={one.layer: one.sensitivity for one in measured},
+        cost=len(kept) * whole + sum(option.cost for option in chosen.values()),
+        whole=layers * whole,
+        damage=sum(option.damage for option in chosen.values()),
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One layer that can be a target."""
+
+    layer: int
+    sensitivity: float
+    options: list[Option]
+
+
+def _measure(
+    model: Any, recoveries: Sequence[Recovery], windows: torch.Tensor, cost: Cost, reach: int, progress: bool
+) -> Iterator[_Measured]:
+    """Carry the original model's stream through the layers, and try every option of every layer on the way."""
+    layers: Any = decoder_layers(model)
+    sinks = sink_layers(norm_ratios(model, windows[:2]))
+    decoder, parts = LayerwiseDecoder(model, windows[:1]), batches(windows)
+    hidden = torch.cat([decoder.embed(windows[part]) for part in parts])
+    step = max(1, len(windows) // _TRIAL_WINDOWS)
+    trial = _Trial(model, decoder, windows[::step][:_TRIAL_WINDOWS])
+    for index in tqdm(range(len(layers) - 1), unit="layer", desc="options", disable=None if progress else True):
+        x, after = _step(decoder, index, layers[index].mlp, hidden, parts)
+        if index > 0 and index not in sinks:
+            sensitivity = trial.sensitivity(index, hidden[::step][:_TRIAL_WINDOWS], x)
+            yield _Measured(index, sensitivity, _options(layers, index, x, recoveries, reach, sensitivity, cost))
+        hidden = after
+
+
+def _step(
+    decoder: LayerwiseDecoder, index: int, mlp: Any, hidden: torch.Tensor, parts: list[slice]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Through one layer: what its MLP reads, [tokens, hidden], and the layer's output, [windows, T, hidden]."""
+    read: list[torch.Tensor] = []
+    hook = mlp.register_forward_pre_hook(lambda module, args: read.append(args[0].flatten(0, 1)))
+    try:
+        after = torch.cat([decoder.layer(index, hidden[part]) for part in parts])
+    finally:
+        hook.remove()
+    return torch.cat(read), after
+
+
+class _Trial:
+    """What a linear stand-in for a layer's MLP does to the model's predictions on a few windows."""
+
+    def __init__(self, model: Any, decoder: LayerwiseDecoder, windows: torch.Tensor) -> None:
+        self._model, self._decoder = model, decoder
+        self._layers: Any = decoder_layers(model)
+        self._original = self._predictions_from(0, decoder.embed(windows))
+
+    def sensitivity(self, index: int, hidden: torch.Tensor, x: torch.Tensor) -> float:
+        """σ: KL(original ‖ model with the stand-in) over ε² of the stand-in, nats a token.
+
+        Args:
+            hidden: what the layer reads on the trial's windows.
+            x: what its MLP reads on all windows, [tokens, hidden].
+        """
+        own = self._layers[index].mlp
+        rank = max(1, x.shape[1] // 4)
+        stand_in = SharedMLP(own, own, index, Recovery(bypass=rank, reference=False))
+        parts = [slice(start, min(start + 2048, len(x))) for start in range(0, len(x), 2048)]
+        task = StoredRegression(x, torch.cat([own(x[part]) for part in parts]), parts, True)
+        target = Target(index, index, own, own, stand_in)
+        fit_target(target, task, WarmupSettings(), Silent())
+        error = measure(target, task, Silent()).error_after
+        self._layers[index].mlp = stand_in
+        try:
+            predictions = self._predictions_from(index, hidden)
+        finally:
+            self._layers[index].mlp = own
+        divergence = F.kl_div(predictions, self._original, log_target=True, reduction="sum") / len(predictions)
+        return divergence.item() / max(error, 1e-6) ** 2
+
+    def _predictions_from(self, first: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [tokens, vocabulary] at some positions, from what layer `first` reads."""
+        for index in range(first, len(self._decoder)):
+            hidden = self._decoder.layer(index, hidden)
+        logits = self._model.lm_head(self._model.model.norm(hidden[:, ::_TRIAL_STEP])).flatten(0, 1)
+        cap = getattr(self._model.config, "final_logit_softcapping", None)
+        predictions: torch.Tensor = (logits if cap is None else torch.tanh(logits / cap) * cap).log_softmax(-1)
+        return predictions
+
+
+def _options(
+    layers: Any,
+    index: int,
+    x: torch.Tensor,
+    recoveries: Sequence[Recovery],
+    reach: int,
+    sensitivity: float,
+    cost: Cost,
+) -> list[Option]:
+    """Every reference within reach with every recovery that calls it, and those that call none."""
+    damage = TargetDamage(layers[index].mlp, x)
+    calling = [recovery for recovery in recoveries if recovery.reference]
+    others = [recovery for recovery in recoveries if not recovery.reference]
+    found: list[Option] = []
+    for reference in range(index - 1, max(-1, index - 1 - reach), -1):
+        errors = damage.errors(layers[reference].mlp, calling) if calling else []
+        found += [
+            Option(reference, recovery, error, sensitivity * error**2, cost(recovery))
+            for recovery, error in zip(calling, errors, strict=True)
+        ]
+    errors = damage.errors(layers[index].mlp, others) if others else []
+    found += [
+        Option(None, recovery, error, sensitivity * error**2, cost(recovery))
+        for recovery, error in zip(others, errors, strict=True)
+    ]
+    return found
+
+
+def within_budget(
+    options: Mapping[int, Sequence[Option]], layers: int, whole: float, budget: float, reach: int
+) -> dict[int, Option]:
+    """The options of least damage that fit the budget: target -> its option.
+
+    Args:
+        options: of each layer that can be a target.
+        whole: cost of a layer's own MLP.
+        reach: how many layers before a target its reference may be.
+
+    Raises:
+        SharpError: even the smallest choice is above the budget.
+    """
+
+    def total(chosen: dict[int, Option]) -> float:
+        return (layers - len(chosen)) * whole + sum(option.cost for option in chosen.values())
+
+    cheapest = _at_price(options, layers, whole, reach, 1e12)
+    if total(cheapest) > budget:
+        raise SharpError(
+            f"plan auto: the budget is below the {total(cheapest) / (layers * whole):.3f} of the MLPs that has to be "
+            "kept at least; raise it, or offer smaller recovery parameters"
+        )
+    low, high, best = 0.0, 1e12, cheapest
+    for _ in range(200):
+        price = math.sqrt(max(low, 1e-15) * high)
+        chosen = _at_price(options, layers, whole, reach, price)
+        if total(chosen) <= budget:
+            best, high = chosen, price
+        else:
+            low = price
+        if high / max(low, 1e-15) < 1 + 1e-6:
+            break
+    return _spend_rest(best, options, whole, budget - total(best))
+
+
+def _spend_rest(
+    chosen: dict[int, Option], options: Mapping[int, Sequence[Option]], whole: float, rest: float
+) -> dict[int, Option]:
+    """Prices reach only some budgets: use what is left for the exchanges that save most damage."""
+    while True:
+        exchanges: list[tuple[float, float, int, Option | None]] = []
+        for layer, old in chosen.items():
+            others = [o for o in options[layer] if o.reference is None or o.reference not in chosen]
+            for new in (None, *others):
+                saved = old.damage - (0.0 if new is None else new.damage)
+                more = (whole if new is None else new.cost) - old.cost
+                if saved > 0 and more <= rest:
+                    exchanges.append((saved, more, layer, new))
+        if not exchanges:
+            return chosen
+        _, more, layer, new = max(exchanges, key=lambda exchange: exchange[0])
+        rest -= more
+        chosen = {**chosen, layer: new} if new else {k: v for k, v in chosen.items() if k != layer}
+
+
+def _at_price(
+    options: Mapping[int, Sequence[Option]], layers: int, whole: float, reach: int, price: float
+) -> dict[int, Option]:
+    """The choice of least Σ (damage + price · cost), exactly.
+
+    A state is which of the last `reach` layers keep their MLP, bit 0 being the layer just before.
+    """
+    mask = (1 << reach) - 1
+    best: dict[int, tuple[float, tuple[tuple[int, Option], ...]]] = {0: (0.0, ())}
+    for layer in range(layers):
+        after: dict[int, tuple[float, tuple[tuple[int, Option], ...]]] = {}
+
+        def offer(state: int, cost: float, chosen: tuple[tuple[int, Option], ...], after: Any = after) -> None:
+            if state not in after or cost < after[state][0]:
+                after[state] = (cost, chosen)
+
+        for state, (spent, chosen) in best.items():
+            offer((state << 1 | 1) & mask, spent + price * whole, chosen)
+            for option in options.get(layer, ()):
+                if option.reference is None or state >> (layer - 1 - option.reference) & 1:
+                    total = spent + option.damage + price * option.cost
+                    offer((state << 1) & mask, total, (*chosen, (layer, option)))
+        best = after
+    return dict(min(best.values(), key=lambda found: found[0])[1])
+
+
+def _plan(chosen: Mapping[int, Option], kept: Sequence[int], layers: int) -> SharePlan:
+    """The plan; a target that calls no reference stands under the nearest layer before it that keeps its MLP."""
+    targets_of: dict[int, list[int]] = {}
+    for target, option in sorted(chosen.items()):
+        reference = option.reference
+        if reference is None:
+            reference = max(layer for layer in kept if layer < target)
+        targets_of.setdefault(reference, []).append(target)
+    return SharePlan(layers, tuple((reference, tuple(targets)) for reference, targets in sorted(targets_of.items())))

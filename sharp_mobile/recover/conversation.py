@@ -1,0 +1,103 @@
+"""Conversations as tokens, with labels on the assistant's answers only.
+
+    <|im_start|>user \n Hello <|im_end|> \n <|im_start|>assistant \n  Good morning. <|im_end|>  \n
+    ─────────────────── −100 ──────────────────────────────────────  ──────── labels ────────  −100
+
+A model learns what it must say itself: the answer and the token that ends it. A chat template with `{% generation %}`
+marks the answers. For any other they are found by rendering prefixes: what the template writes for the messages before
+an answer, with the generation prompt, is where the answer begins; what it writes for the messages up to the answer is
+where it ends. This holds only where the template renders a prefix as it renders the whole, which is checked (templates
+that drop the reasoning of earlier turns do not).
+"""
+
+import re
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.recover.sources import Conversation
+
+NO_LABEL = -100  # what PyTorch's cross-entropy leaves out
+
+_MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse conversations for a model that has no chat template.
+
+    Raises:
+        SharpError: it has none, or its tokenizer cannot say where tokens stand in the text.
+    """
+    if tokenizer.chat_template is None:
+        raise SharpError(
+            "the model's tokenizer has no chat template to write conversations with; take an instruction-tuned model, "
+            "add chat_template.jinja beside its tokenizer, or give plain text (column 'text')"
+        )
+    if not tokenizer.is_fast:
+        raise SharpError("the model's tokenizer does not tell where tokens stand in the text; add its tokenizer.json")
+
+
+def encode_conversation(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[list[int], list[int]]:
+    """Tokens of a conversation as the chat template renders it, and labels of the same length.
+
+    A label is the token itself in an answer and `NO_LABEL` elsewhere; models shift labels themselves.
+
+    Raises:
+        SharpError: the template refuses the conversation, or renders a prefix of it otherwise than the whole.
+    """
+    if _MARKS_ANSWERS.search(str(tokenizer.get_chat_template())):
+        tokens, mask = _marked_by_template(tokenizer, conversation)
+    else:
+        text = _render(tokenizer, conversation, len(conversation.messages))
+        answers = _answers(tokenizer, conversation, text)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens = encoded["input_ids"]
+        # A token that begins before the answer is no token that the model would generate.
+        mask = [any(start <= first < end for start, end in answers) for first, _ in encoded["offset_mapping"]]
+    return list(tokens), [token if answer else NO_LABEL for token, answer in zip(tokens, mask, strict=True)]
+
+
+def _marked_by_template(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[list[int], list[bool]]:
+    encoded = _apply(
+        tokenizer, conversation, len(conversation.messages), tokenize=True, return_assistant_tokens_mask=True
+    )
+    return encoded["input_ids"], [bool(answer) for answer in encoded["assistant_masks"]]
+
+
+def _answers(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, text: str) -> list[tuple[int, int]]:
+    """Where the answers stand in the rendered conversation, as characters [start, end), end-of-turn tokens included."""
+    spans = []
+    for index, message in enumerate(conversation.messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(tokenizer, conversation, index, add_generation_prompt=True)
+        through = _render(tokenizer, conversation, index + 1)
+        if not (text.startswith(through) and through.startswith(before) and len(through) > len(before)):
+            raise SharpError(
+                f"{conversation.where}: the chat template renders the messages up to the answer (message {index + 1}) "
+                "otherwise than in the whole, so the answer cannot be told from the prompt; use conversations of one "
+                "answer, or a template with {% generation %}"
+            )
+        spans.append((len(before), _end_of_turn(tokenizer, through)))
+    return spans
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Where a turn ends: without the line break that many templates write after the token that ends it."""
+    stripped = text.rstrip()
+    return len(stripped) if stripped.endswith(tuple(tokenizer.all_special_tokens)) else len(text)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, count: int, **options: Any) -> str:
+    return str(_apply(tokenizer, conversation, count, tokenize=False, **options))
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, count: int, **options: Any) -> Any:
+    try:
+        return tokenizer.apply_chat_template(list(conversation.messages[:count]), return_dict=True, **options)
+    except Exception as error:  # what a template raises is its own, of Jinja's or of any other kind
+        raise SharpError(
+            f"{conversation.where}: the model's chat template refuses its first {count} messages: {error}; mend or "
+            "delete it"
+        ) from error

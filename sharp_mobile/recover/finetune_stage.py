@@ -1,0 +1,140 @@
+"""Stage 2 between two SHARP checkpoints: the warmed-up one, and the fine-tuned one.
+
+    original model ── warm-up ──► build/recovered/m-1a2b  ── fine-tuning ──►  build/recovered/m-3c4d
+                      one process     also without Stage 2      all processes      beside it, while it runs: m-3c4d.run
+
+Under `torchrun` the first process warms up and writes, and all of them fine-tune.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from safetensors import safe_open
+
+from sharp_mobile.checkpoint import SHARP_JSON, WEIGHTS, Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.errors import SharpError
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.recipe import FinetuneSection
+from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recover.finetune import FinetuneReport, FinetuneSettings, finetune
+from sharp_mobile.recover.sequences import Rows, rows_of_windows
+from sharp_mobile.recover.two_views import target_mlps
+from sharp_mobile.share import Recoveries, recovery_parameters, share_layers, shared_layers
+
+_PATIENCE = timedelta(days=7)  # for the first process's warm-up
+
+
+def settings_of(section: FinetuneSection) -> FinetuneSettings | None:
+    """A recipe's settings, or None where it does not fine-tune.
+
+    Raises:
+        SharpError: a value out of its range.
+    """
+    if not section.is_on:
+        return None
+    return FinetuneSettings(**section.model_dump(exclude=set(FinetuneSection.DATA)))
+
+
+def processes() -> PartialState:
+    """The processes that `torchrun` or `accelerate launch` has started, or this one alone."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+
+
+def fine_tune(
+    checkpoint: Checkpoint,
+    plan: SharePlan,
+    recovery: Recoveries,
+    warm_up: Callable[[], None],
+    warm: Path,
+    kept: Path,
+    section: FinetuneSection,
+    settings: FinetuneSettings,
+    *,
+    progress: bool,
+) -> Checkpoint:
+    """Fine-tune a model that is warmed up, or is now; keep the result as a SHARP checkpoint.
+
+    Args:
+        checkpoint: the original model; changed in place.
+        warm_up: warms `checkpoint.model` up in place and keeps it at `warm`; called if it is not there.
+        warm: the SHARP checkpoint of the warmed-up model.
+        kept: the SHARP checkpoint to be written.
+
+    Returns:
+        The fine-tuned model.
+
+    Raises:
+        SharpError: as `finetune`, or a text or tokenizer that does not suffice.
+    """
+    group = processes()
+    settings.accumulation(group.num_processes)
+    data, validation = _data(checkpoint, section)
+    originals = target_mlps(checkpoint.model, plan)
+    if group.is_main_process and not (warm / SHARP_JSON).is_file():
+        warm_up()
+    group.wait_for_everyone()
+    if not shared_layers(checkpoint.model):
+        share_layers(checkpoint.model, plan, recovery)
+    _load_recovery(checkpoint, warm)
+    run = kept.with_name(f"{kept.name}.run")
+    report = finetune(checkpoint.model, originals, data, settings, run, validation=validation, progress=progress)
+    if group.is_main_process:
+        _keep(checkpoint, plan, warm, kept, section, settings, report)
+        shutil.rmtree(run, ignore_errors=True)
+    group.wait_for_everyone()
+    return open_checkpoint(kept, progress=progress) if settings.shard else checkpoint
+
+
+def _data(checkpoint: Checkpoint, section: FinetuneSection) -> tuple[Rows, Rows | None]:
+    longest = checkpoint.config.max_position_embeddings
+    if section.length > longest:
+        raise SharpError(f"finetune.length: {section.length} is beyond the model's {longest} positions; use less")
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is None:
+        raise SharpError(f"{checkpoint.path}: fine-tuning reads text, and there is no tokenizer; add tokenizer.json")
+    train = rows_of_windows(token_windows(tokenizer, read_text(section.train_text), section.length))
+    if section.validation_text is None:
+        return train, None
+    held_out = token_windows(tokenizer, read_text(section.validation_text), section.length, section.validation_windows)
+    return train, rows_of_windows(held_out)
+
+
+@torch.no_grad()
+def _load_recovery(checkpoint: Checkpoint, warm: Path) -> None:
+    """The recovery parameters of a SHARP checkpoint of the same model, plan and ranks."""
+    with safe_open(warm / WEIGHTS, "pt") as file:
+        for name, parameter in recovery_parameters(checkpoint.model):
+            parameter.copy_(file.get_tensor(name))
+
+
+def _keep(
+    checkpoint: Checkpoint,
+    plan: SharePlan,
+    warm: Path,
+    kept: Path,
+    section: FinetuneSection,
+    settings: FinetuneSettings,
+    report: FinetuneReport,
+) -> None:
+    model = checkpoint.model
+    if settings.shard:  # this process has a part of the frozen weights only
+        whole = open_checkpoint(warm, progress=False).model
+        tuned = {name: parameter.detach().cpu() for name, parameter in recovery_parameters(model)}
+        whole.load_state_dict(tuned, strict=False)
+        model = whole
+    before = json.loads((warm / SHARP_JSON).read_text(encoding="utf-8"))
+    warnings = [*before["report"]["warnings"], *report.warnings]
+    save_sharp_checkpoint(
+        model,
+        plan,
+        kept,
+        tokenizer_source=checkpoint,
+        provenance={**before["produced_by"], "finetune": section.model_dump()},
+        report={**before["report"], "finetune": asdict(report), "warnings": warnings},
+    )

@@ -1,0 +1,88 @@
+"""Labels stand on the answers only, whatever the chat template is like."""
+
+import pytest
+from tiny_models import CHATML, tiny_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.recover.conversation import NO_LABEL, check_template, encode_conversation
+from sharp_mobile.recover.sources import Conversation
+
+MARKED = (
+    "{% for m in messages %}<s>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>"
+    "{% endgeneration %}{% else %}{{ m.content }}</s>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+# As Qwen3's: the reasoning of all answers but the last is dropped.
+FORGETFUL = (
+    "{% for m in messages %}<s>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
+    "{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+def tokenizer_with(template: str | None) -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def conversation(*turns: tuple[str, str]) -> Conversation:
+    return Conversation("chats.jsonl: line 7", tuple({"role": role, "content": content} for role, content in turns))
+
+
+TWO_ANSWERS = conversation(
+    ("user", "Hello"), ("assistant", "Good morning."), ("user", "2 + 2?"), ("assistant", "\n4, ünless é")
+)
+ONE_ANSWER = conversation(("system", "Be short."), ("user", "Hello"), ("assistant", "Hi"))
+
+
+def learned(tokenizer: PreTrainedTokenizerFast, what: Conversation) -> list[str]:
+    """The runs of labelled tokens, as text."""
+    tokens, labels = encode_conversation(tokenizer, what)
+    assert all(label in (token, NO_LABEL) for token, label in zip(tokens, labels, strict=True))
+    runs: list[list[int]] = [[]]
+    for label in labels:
+        if label == NO_LABEL:
+            runs.append([])
+        else:
+            runs[-1].append(label)
+    return [tokenizer.decode(run) for run in runs if run]
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED])
+def test_answers_and_the_token_that_ends_them_are_learned(template: str) -> None:
+    tokenizer = tokenizer_with(template)
+    assert learned(tokenizer, TWO_ANSWERS) == ["Good morning.</s>", "\n4, ünless é</s>"]
+    assert learned(tokenizer, ONE_ANSWER) == ["Hi</s>"]
+
+
+def test_the_tokens_are_those_of_the_chat_template() -> None:
+    tokenizer = tokenizer_with(CHATML)
+    tokens, _ = encode_conversation(tokenizer, TWO_ANSWERS)
+    assert tokens == tokenizer.apply_chat_template(list(TWO_ANSWERS.messages), return_dict=True)["input_ids"]
+    assert tokenizer.decode(tokens).startswith("<s>system\nBe kind.</s>\n<s>user\nHello</s>\n<s>assistant\nGood")
+
+
+def test_an_answer_without_an_end_token_is_learned_to_its_last_character() -> None:
+    bare = tokenizer_with("{% for m in messages %}[{{ m.role }}]{{ m.content }} {% endfor %}")
+    bare.chat_template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    assert learned(bare, ONE_ANSWER) == ["Hi "]
+
+
+def test_a_template_that_renders_a_prefix_differently_is_refused() -> None:
+    tokenizer = tokenizer_with(FORGETFUL)
+    assert learned(tokenizer, ONE_ANSWER) == ["<think></think>Hi</s>"]
+    with pytest.raises(SharpError, match=r"chats\.jsonl: line 7: the chat template renders .* \(message 2\) otherwise"):
+        encode_conversation(tokenizer, TWO_ANSWERS)
+
+
+def test_what_the_template_refuses_names_the_line() -> None:
+    strict = tokenizer_with("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(SharpError, match=r"line 7: the model's chat template refuses .*: roles must alternate"):
+        encode_conversation(strict, ONE_ANSWER)
+
+
+def test_a_model_without_a_chat_template_is_refused() -> None:
+    with pytest.raises(SharpError, match=r"no chat template .*add chat_template\.jinja"):
+        check_template(tokenizer_with(None))
+    check_template(tokenizer_with(CHATML))

@@ -1,0 +1,100 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_tokens
+
+from sharp_mobile.checkpoint import open_checkpoint
+from sharp_mobile.errors import SharpError
+from sharp_mobile.pipeline import recover
+from sharp_mobile.recipe import FinetuneSection, Recipe, load_recipe
+from sharp_mobile.recover.finetune import FinetuneSettings
+from sharp_mobile.recover.finetune_stage import settings_of
+from sharp_mobile.share import shared_layers
+
+
+def recipe(checkpoint: Path, text: Path, *, plan: str = "2:3", adapters: int = 0, **finetune: Any) -> Recipe:
+    return Recipe(
+        model=str(checkpoint),
+        plan=plan,
+        recovery={"rank": 4, "adapters": adapters},
+        warmup={"text": str(text), "window": 32, "windows": 8},
+        finetune={"train_text": str(text), "length": 32, "batch_size": 2, "learning_rate": 1e-3, **finetune},
+    )
+
+
+def recovered(recipe: Recipe, tmp_path: Path) -> Path:
+    return recover(recipe, None, work=tmp_path / "work", progress=False, say=lambda line: None)
+
+
+def test_the_recipe_section_has_the_settings_and_their_defaults() -> None:
+    section = {name: field.default for name, field in FinetuneSection.model_fields.items()}
+    settings = {field.name: field.default for field in dataclasses.fields(FinetuneSettings)}
+    assert section.pop("epochs") == 0  # off, until a recipe says how long
+    assert settings.pop("epochs") == 1
+    assert {name: default for name, default in section.items() if name not in FinetuneSection.DATA} == settings
+
+
+def test_a_recipe_fine_tunes_only_if_it_says_how_long(tmp_path: Path) -> None:
+    assert settings_of(FinetuneSection()) is None
+    assert settings_of(FinetuneSection(max_steps=3)) == FinetuneSettings(epochs=0.0, max_steps=3)
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: a/b\nfinetune: {epochs: 2, learning_rate: 1e-3}\n")
+    read = load_recipe(str(path), keep_best="true", distillation="0.5")
+    assert settings_of(read.finetune) == FinetuneSettings(
+        epochs=2.0, learning_rate=1e-3, keep_best=True, distillation=0.5
+    )
+
+
+def test_a_fine_tuned_checkpoint_is_kept_beside_the_warmed_up_one(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    finetuning = recipe(tiny_checkpoint, tiny_text, max_steps=3, distillation=1.0, validation_text=str(tiny_text))
+    warm = recovered(recipe(tiny_checkpoint, tiny_text), tmp_path)
+    tuned = recovered(finetuning, tmp_path)
+    assert set((tmp_path / "work").iterdir()) == {warm, tuned}  # and the run is gone
+    report = json.loads((tuned / "sharp.json").read_text())["report"]
+    assert report["finetune"]["steps"] == 3
+    assert report["finetune"]["before"]["loss"] != report["finetune"]["after"]["loss"]
+    assert report["targets"] == json.loads((warm / "sharp.json").read_text())["report"]["targets"]
+
+    first, second = (open_checkpoint(path).model.state_dict() for path in (warm, tuned))
+    assert first.keys() == second.keys()
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert moved
+    assert all(".mlp." in name and "layers.2." in name for name in moved)
+    stamp = (tuned / "sharp.json").stat().st_mtime_ns
+    assert recovered(finetuning, tmp_path) == tuned
+    assert (tuned / "sharp.json").stat().st_mtime_ns == stamp  # taken from there, not made again
+
+
+def test_adapters_alone_are_fine_tuned_where_nothing_is_shared(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    kept = recovered(
+        recipe(tiny_checkpoint, tiny_text, plan="none", adapters=3, max_steps=3, distillation=0.5), tmp_path
+    )
+    model = open_checkpoint(kept).model
+    assert list(shared_layers(model)) == [0, 1, 2, 3, 4, 5]
+    assert not torch.allclose(model(tiny_tokens()).logits, tiny_model()(tiny_tokens()).logits, atol=1e-4)
+
+
+def test_wrong_settings_and_texts_are_refused_before_the_warm_up(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    for wrong, complaint in (
+        ({"distillation": 2.0}, "finetune.distillation"),
+        ({"train_text": "nowhere.txt"}, "nowhere.txt"),
+        ({"length": 129}, "finetune.length: 129 is beyond the model's 128 positions"),
+        (
+            {"length": 120, "validation_text": str(tiny_text), "validation_windows": 999},
+            "windows of 120, 999 are needed",
+        ),
+        ({"batch_size": 3, "micro_batch": 2}, "finetune.batch_size: 3"),
+    ):
+        with pytest.raises(SharpError, match=complaint):
+            recovered(recipe(tiny_checkpoint, tiny_text, max_steps=3, **wrong), tmp_path)
+        assert not list((tmp_path / "work").glob("*"))

@@ -175,7 +175,7 @@ class WarmupSection(_Section):
     inputs: Literal["sequential", "original"] = "sequential"
     weighted: bool = True
     epochs: int = Field(default=5, ge=1)
-    lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    lr: Float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     batch: int = Field(default=256, ge=1)
     workers: int = Field(default=1, ge=1)
 

@@ -162,3 +162,25 @@ def test_names_for_files_and_reports(tmp_path: Path) -> None:
     assert recipe_name(str(tmp_path / "mine.yaml")) == "mine"
     assert recipe_name("meta-llama/Llama-3.2-1B") == "Llama-3.2-1B"
     assert recipe_name("models/m.Q4_0.gguf") == "m.Q4_0"
+
+
+def test_the_papers_warm_up_can_be_written(tmp_path: Path) -> None:
+    warmup = "warmup: {method: adam, inputs: original, weighted: false, epochs: 5, lr: 1e-3, batch: 512, workers: 2}"
+    section = load_recipe(write(tmp_path, f"model: models/mine\n{warmup}\n")).warmup
+    assert (section.method, section.inputs, section.weighted, section.lr) == ("adam", "original", False, 1e-3)
+    assert (section.epochs, section.batch, section.workers) == (5, 512, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("method: sgd", "warmup.method: Input should be 'closed_form', 'adam' or 'closed_form_adam'"),
+        ("lr: 0", "warmup.lr: Input should be greater than 0"),
+        ("lr: .nan", "warmup.lr: Input should be a finite number"),
+        ("epochs: 0", "warmup.epochs: Input should be greater than or equal to 1"),
+        ("workers: 2", "warmup: workers cannot share targets that are fitted one after the other"),
+    ],
+)
+def test_a_wrong_warm_up_is_named(tmp_path: Path, setting: str, says: str) -> None:
+    with pytest.raises(SharpError, match=says):
+        load_recipe(write(tmp_path, f"model: models/mine\nwarmup: {{{setting}}}\n"))

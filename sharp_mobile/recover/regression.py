@@ -47,7 +47,9 @@ class Regression(ABC):
 
     def __init__(self, tokens: int, parts: list[slice], weighted: bool) -> None:
         self.tokens, self.parts = tokens, parts
-        squares = torch.cat([self.outputs(part).pow(2).sum(-1) for part in parts])
+        squares = torch.empty(tokens)  # not a list of parts: small tensors between large ones fragment the heap
+        for part in parts:
+            squares[part] = self.outputs(part).pow(2).sum(-1)
         if not squares.isfinite().all():
             raise not_finite()
         ones = torch.ones_like(squares)

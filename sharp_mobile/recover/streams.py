@@ -170,8 +170,13 @@ class SequentialStreams(Streams):
     ) -> StreamRegression:
         """Step both streams: `original` to the layer's end, `recovered` to its middle."""
         own = self.originals[index]
-        scales: list[torch.Tensor] = []
-        hook = own.register_forward_hook(lambda mlp, args, output: scales.append(output.pow(2).mean(-1).sqrt()))
+        scale = torch.empty(self.windows.shape)
+        position = iter(self.parts)
+
+        def keep(mlp: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            scale[next(position)] = output.pow(2).mean(-1).sqrt()
+
+        hook = own.register_forward_hook(keep)
         try:
             for part, _ in self._each(index):
                 with self._mlp(index, _Zero()):
@@ -183,7 +188,7 @@ class SequentialStreams(Streams):
             hook.remove()
         weighted = self.settings.weighted
         layer = self.layers[index]
-        return StreamRegression(layer, self.family, recovered, original, torch.cat(scales), self.rows, weighted)
+        return StreamRegression(layer, self.family, recovered, original, scale, self.rows, weighted)
 
 
 class OriginalStream(Streams):

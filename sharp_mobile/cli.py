@@ -47,7 +47,7 @@ class _Group(click.Group):
         except BaseException as error:
             # Asked first: a library that the interrupt met may have made another exception of it.
             if received:
-                click.echo("error: interrupted; nothing was written, what there was before is still there", err=True)
+                click.echo("error: interrupted; nothing is half written, what there was is still there", err=True)
                 sys.exit(128 + received[0])
             if isinstance(error, SharpError):
                 click.echo(f"error: {error}", err=True)

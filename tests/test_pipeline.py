@@ -308,7 +308,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob("out.*"))
     # The libraries may say above it where they were interrupted.
-    assert errors.splitlines()[-1] == "error: interrupted; nothing was written, what there was before is still there"
+    assert errors.splitlines()[-1] == "error: interrupted; nothing is half written, what there was is still there"
 
 
 @pytest.mark.slow

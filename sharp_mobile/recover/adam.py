@@ -64,8 +64,8 @@ def fit_by_adam(mlp: nn.Module, task: Regression, settings: AdamSettings, step: 
 
 def _diverged(what: str, settings: AdamSettings) -> FitError:
     return FitError(
-        f"diverges under Adam: {what}; try a smaller warmup.lr (now {settings.lr:g}), a larger warmup.batch (now "
-        f"{settings.batch}) or warmup.method closed_form; targets fitted before are kept"
+        f"diverges under Adam: {what}; try a smaller warmup.adam_lr (now {settings.lr:g}), a larger "
+        f"warmup.adam_batch (now {settings.batch}) or warmup.method closed_form; targets fitted before are kept"
     )
 
 

@@ -51,11 +51,12 @@ class WarmupSettings:
         for name, value, choices in (("method", self.method, Method), ("inputs", self.inputs, Inputs)):
             if value not in get_args(choices):
                 raise SharpError(f"warmup.{name}: {value} does not exist; choose one of {', '.join(get_args(choices))}")
-        for name, number in (("epochs", self.adam.epochs), ("batch", self.adam.batch), ("workers", self.workers)):
+        numbers = {"adam_epochs": self.adam.epochs, "adam_batch": self.adam.batch, "workers": self.workers}
+        for name, number in numbers.items():
             if number < 1:
                 raise SharpError(f"warmup.{name}: {number} is too few; use 1 or more")
         if not (math.isfinite(self.adam.lr) and self.adam.lr > 0):
-            raise SharpError(f"warmup.lr: {self.adam.lr} is no learning rate; use a positive one such as 1e-3")
+            raise SharpError(f"warmup.adam_lr: {self.adam.lr} is no learning rate; use a positive one such as 1e-3")
         if self.workers > 1 and self.inputs == "sequential":
             raise SharpError(
                 f"warmup.workers: {self.workers} cannot share targets that are fitted one after the other; use "

@@ -210,7 +210,7 @@ def quantization_of(recipe: Recipe) -> QuantizeOptions | None:
 
 
 def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:
-    adam = AdamSettings(warmup.epochs, warmup.lr, warmup.batch)
+    adam = AdamSettings(warmup.adam_epochs, warmup.adam_lr, warmup.adam_batch)
     return WarmupSettings(warmup.method, warmup.inputs, warmup.weighted, adam, warmup.workers)
 
 

@@ -77,5 +77,5 @@ def test_one_step_is_the_papers() -> None:
 @pytest.mark.parametrize("lr", [1e3, 1e30])
 def test_a_diverging_loss_says_what_to_try(lr: float) -> None:
     own, mlp = mlps()
-    with pytest.raises(FitError, match=r"diverges under Adam: .*; try a smaller warmup\.lr"):
+    with pytest.raises(FitError, match=r"diverges under Adam: .*; try a smaller warmup\.adam_lr"):
         fit_by_adam(mlp, task(own), AdamSettings(epochs=4, lr=lr, batch=400), lambda tokens: None)

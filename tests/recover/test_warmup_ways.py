@@ -200,9 +200,9 @@ def test_a_diverging_loss_names_its_layer() -> None:
     [
         ({"method": "sgd"}, "warmup.method: sgd does not exist; choose one of closed_form"),
         ({"inputs": "both"}, "warmup.inputs: both does not exist"),
-        ({"adam": AdamSettings(epochs=0)}, "warmup.epochs: 0 is too few"),
-        ({"adam": AdamSettings(batch=0)}, "warmup.batch: 0 is too few"),
-        ({"adam": AdamSettings(lr=float("nan"))}, "warmup.lr: nan is no learning rate"),
+        ({"adam": AdamSettings(epochs=0)}, "warmup.adam_epochs: 0 is too few"),
+        ({"adam": AdamSettings(batch=0)}, "warmup.adam_batch: 0 is too few"),
+        ({"adam": AdamSettings(lr=float("nan"))}, "warmup.adam_lr: nan is no learning rate"),
         ({"workers": 2}, "warmup.workers: 2 cannot share targets"),
     ],
 )

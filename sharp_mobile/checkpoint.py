@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -46,8 +45,9 @@ from sharp_mobile.families import FAMILIES, Family, family_of
 from sharp_mobile.gguf_file import gguf_config, gguf_header, gguf_weights
 from sharp_mobile.outputs import replace_directory
 from sharp_mobile.packaged import PACKAGED_MODELS, packaged_model
-from sharp_mobile.plan import SharePlan, layer_ranges, parse_layers
-from sharp_mobile.share import Recoveries, Recovery, share_layers, shared_layers
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.share import Recoveries, share_layers, shared_layers
+from sharp_mobile.sharp_json import FORMAT_VERSION, SHARP_JSON, SharpDescription, describe_recoveries, read_recoveries
 from sharp_mobile.weight_files import (
     WEIGHTS,
     check_tensors,
@@ -59,12 +59,9 @@ from sharp_mobile.weight_files import (
 
 CONFIG_JSON = "config.json"
 GENERATION_JSON = "generation_config.json"
-SHARP_JSON = "sharp.json"
-FORMAT_VERSION = 1
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
-_RECOVERY = TypeAdapter(Recovery)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -205,69 +202,6 @@ def save_sharp_checkpoint(
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS, {"format": "pt"})
         (partial / SHARP_JSON).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Path(directory)
-
-
-class SharpDescription(BaseModel):
-    """sharp.json: what makes a directory a SHARP checkpoint."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    format_version: int
-    plan: str
-    layers: int
-    recovery: dict[str, dict[str, Any]]  # "4,6,14-19" (1-based) -> the fields of their `Recovery`
-    produced_by: dict[str, Any] = {}
-    report: dict[str, Any] = {}
-
-    @classmethod
-    def read(cls, path: Path) -> "SharpDescription":
-        """Read sharp.json.
-
-        Raises:
-            SharpError: it is of a newer version, or is not what this class writes.
-        """
-        content = read_json(path)
-        version = content.get("format_version")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise SharpError(
-                f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest that this sharp-mobile "
-                f"({__version__}) reads; update it"
-            )
-        try:
-            return cls(**content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise SharpError(f"{path}: {where}: {first['msg']}; write the checkpoint again") from error
-
-
-def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, Any]]:
-    """Recovery parameters by layers: those that are alike under one name such as "4,6,14-19" (1-based)."""
-    layers_of: dict[Recovery, list[int]] = {}
-    for layer, own in sorted(recovery.items()):
-        layers_of.setdefault(own, []).append(layer)
-    return {layer_ranges(tuple(layers)): asdict(own) for own, layers in layers_of.items()}
-
-
-def read_recoveries(described: Mapping[str, Any], layers: int) -> dict[int, Recovery]:
-    """What `describe_recoveries` wrote, for a model of `layers` layers.
-
-    Raises:
-        SharpError: layers or fields that do not exist, or values that make no `Recovery`.
-    """
-    found: dict[int, Recovery] = {}
-    for names, fields in described.items():
-        try:
-            recovery = _RECOVERY.validate_python(fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in (names, *first["loc"]))
-            raise SharpError(f"recovery of layers {where}: {first['msg']}") from error
-        for layer in parse_layers(names, layers):
-            if layer in found:
-                raise SharpError(f"recovery: layer {layer + 1} is named twice")
-            found[layer] = recovery
-    return dict(sorted(found.items()))
 
 
 def _locate(source: str, allow_pickle: bool) -> Path:

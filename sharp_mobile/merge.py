@@ -20,11 +20,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import CONFIG_JSON, GENERATION_JSON, Checkpoint, describe_recoveries, open_checkpoint
+from sharp_mobile.checkpoint import CONFIG_JSON, GENERATION_JSON, Checkpoint, open_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import decoder_layers, mlp_biases, mlp_weights
 from sharp_mobile.outputs import MERGED_JSON, check_writable, replace_directory
 from sharp_mobile.share import RecoveredProjection, SharedMLP, shared_layers
+from sharp_mobile.sharp_json import describe_recoveries
 from sharp_mobile.weight_files import WEIGHTS
 
 

@@ -23,11 +23,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedConfig
 
-from sharp_mobile.checkpoint import HUB_ID, SHARP_JSON, SharpDescription, checkpoint_name
+from sharp_mobile.checkpoint import HUB_ID, checkpoint_name
 from sharp_mobile.errors import SharpError
 from sharp_mobile.packaged import PACKAGED_MODELS
 from sharp_mobile.plan import SharePlan, parse_layers
 from sharp_mobile.share import DEPLOYABLE, Form, Recovery, recoveries
+from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
 
 # What a model without a recipe of its own is exported with.
 DEFAULT_PLAN = "t_next"

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import Checkpoint, describe_recoveries
+from sharp_mobile.checkpoint import Checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe import Recipe, RecoverySection
 from sharp_mobile.recover.auto import Cost, choose_plan
 from sharp_mobile.recover.data import check_length, source_windows
 from sharp_mobile.share import Recovery
+from sharp_mobile.sharp_json import describe_recoveries
 
 _BUDGET = re.compile(r"auto\s+(?:(s|tau)\s*=\s*(0?\.\d+|1(?:\.0*)?)|(\d+(?:\.\d+)?)\s*(MB|GB|kB))", re.IGNORECASE)
 _UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9}

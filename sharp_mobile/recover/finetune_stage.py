@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 from safetensors import safe_open
 
-from sharp_mobile.checkpoint import SHARP_JSON, WEIGHTS, Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.checkpoint import WEIGHTS, Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.quantize import QuantizeOptions
 from sharp_mobile.lower.simulate import simulated
@@ -30,6 +30,7 @@ from sharp_mobile.recover.finetune import FinetuneReport, FinetuneSettings, fine
 from sharp_mobile.recover.sequences import Rows, rows_of_windows
 from sharp_mobile.recover.two_views import target_mlps
 from sharp_mobile.share import Recoveries, recovery_parameters, share_layers, shared_layers
+from sharp_mobile.sharp_json import SHARP_JSON
 
 _PATIENCE = timedelta(days=7)  # for the first process's warm-up
 

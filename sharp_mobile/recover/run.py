@@ -11,13 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import (
-    SHARP_JSON,
-    Checkpoint,
-    describe_recoveries,
-    open_checkpoint,
-    save_sharp_checkpoint,
-)
+from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.quantize import QuantizeOptions
 from sharp_mobile.outputs import check_writable
@@ -30,6 +24,7 @@ from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_o
 from sharp_mobile.recover.fit import WarmupSettings
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
+from sharp_mobile.sharp_json import SHARP_JSON, describe_recoveries
 from sharp_mobile.stages import Stages
 
 Say = Callable[[str], None]

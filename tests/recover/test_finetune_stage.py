@@ -88,7 +88,7 @@ def test_wrong_settings_and_texts_are_refused_before_the_warm_up(
     for wrong, complaint in (
         ({"distillation": 2.0}, "finetune.distillation"),
         ({"train_text": "nowhere.txt"}, "nowhere.txt"),
-        ({"length": 129}, "finetune.length: 129 is beyond the model's 128 positions"),
+        ({"length": 129}, "sequence length 129: the model takes 2 to 128 tokens"),
         (
             {"length": 120, "validation_text": str(tiny_text), "validation_windows": 999},
             "windows of 120, 999 are needed",

@@ -1,0 +1,82 @@
+"""sharp.json: what makes a directory a SHARP checkpoint, and how recovery parameters are written down by layer."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from sharp_mobile import __version__
+from sharp_mobile.errors import SharpError
+from sharp_mobile.plan import layer_ranges, parse_layers
+from sharp_mobile.share import Recoveries, Recovery
+from sharp_mobile.weight_files import read_json
+
+SHARP_JSON = "sharp.json"
+FORMAT_VERSION = 1
+
+_RECOVERY = TypeAdapter(Recovery)
+
+
+class SharpDescription(BaseModel):
+    """sharp.json: what makes a directory a SHARP checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format_version: int
+    plan: str
+    layers: int
+    recovery: dict[str, dict[str, Any]]  # "4,6,14-19" (1-based) -> the fields of their `Recovery`
+    produced_by: dict[str, Any] = {}
+    report: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> "SharpDescription":
+        """Read sharp.json.
+
+        Raises:
+            SharpError: it is of a newer version, or is not what this class writes.
+        """
+        content = read_json(path)
+        version = content.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise SharpError(
+                f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest that this sharp-mobile "
+                f"({__version__}) reads; update it"
+            )
+        try:
+            return cls(**content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SharpError(f"{path}: {where}: {first['msg']}; write the checkpoint again") from error
+
+
+def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, Any]]:
+    """Recovery parameters by layers: those that are alike under one name such as "4,6,14-19" (1-based)."""
+    layers_of: dict[Recovery, list[int]] = {}
+    for layer, own in sorted(recovery.items()):
+        layers_of.setdefault(own, []).append(layer)
+    return {layer_ranges(tuple(layers)): asdict(own) for own, layers in layers_of.items()}
+
+
+def read_recoveries(described: Mapping[str, Any], layers: int) -> dict[int, Recovery]:
+    """What `describe_recoveries` wrote, for a model of `layers` layers.
+
+    Raises:
+        SharpError: layers or fields that do not exist, or values that make no `Recovery`.
+    """
+    found: dict[int, Recovery] = {}
+    for names, fields in described.items():
+        try:
+            recovery = _RECOVERY.validate_python(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in (names, *first["loc"]))
+            raise SharpError(f"recovery of layers {where}: {first['msg']}") from error
+        for layer in parse_layers(names, layers):
+            if layer in found:
+                raise SharpError(f"recovery: layer {layer + 1} is named twice")
+            found[layer] = recovery
+    return dict(sorted(found.items()))

@@ -91,7 +91,7 @@ def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _recipe(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...]) -> Any:
-    from sharp_mobile.recipe import load_recipe
+    from sharp_mobile.recipes import load_recipe
 
     overrides: dict[str, Any] = {"plan": plan or None, "rank": rank}
     for setting in settings:
@@ -163,7 +163,7 @@ def export(
     """
     from sharp_mobile.pipeline import export as run
     from sharp_mobile.pipeline import summary
-    from sharp_mobile.recipe import recipe_name
+    from sharp_mobile.recipes import recipe_name
 
     recipe = _recipe(model, plan, rank, settings)
     directory = out or Path("build/exports", recipe_name(model))
@@ -294,7 +294,7 @@ def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
     What was measured before is kept in the JSON; an interrupted study goes on from there.
     """
     from sharp_mobile.evaluate.study import study as run
-    from sharp_mobile.recipe import load_recipe, recipe_name
+    from sharp_mobile.recipes import load_recipe, recipe_name
 
     for line in run(
         figure,
@@ -330,7 +330,7 @@ def reproduce(what: str, model: str, out: Path | None, pairs: Any, **options: An
 
     Rows are measured one by one and kept; an interrupted run goes on from there.
     """
-    from sharp_mobile.recipe import load_recipe, recipe_name
+    from sharp_mobile.recipes import load_recipe, recipe_name
     from sharp_mobile.reproduce.run import Budget, reproduce_figure
     from sharp_mobile.reproduce.run import reproduce as run
     from sharp_mobile.reproduce.tables import TABLES

@@ -23,7 +23,8 @@ from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
-from sharp_mobile.recipe import Recipe, recipe_name
+from sharp_mobile.recipe import Recipe
+from sharp_mobile.recipes import recipe_name
 from sharp_mobile.recover.run import RECOVERED, Opened, Say, Shared, open_recipe, share
 from sharp_mobile.stages import Stages
 

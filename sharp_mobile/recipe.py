@@ -14,24 +14,15 @@ against the model's configuration, before the long work.
 """
 
 import re
-from collections.abc import Hashable
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from transformers import PreTrainedConfig
 
-from sharp_mobile.checkpoint import HUB_ID, checkpoint_name
 from sharp_mobile.errors import SharpError
-from sharp_mobile.packaged import PACKAGED_MODELS
 from sharp_mobile.plan import SharePlan, parse_layers
 from sharp_mobile.share import DEPLOYABLE, Form, Recovery, recoveries
-from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
-
-# What a model without a recipe of its own is exported with.
-DEFAULT_PLAN = "t_next"
 
 
 def _number(value: object) -> object:
@@ -321,142 +312,3 @@ class Recipe(_Section):
                 f"lower.max_length: {self.lower.max_length} is beyond the model's {longest} positions; "
                 f"use {longest} or less"
             )
-
-
-# The section of every setting; the names are different in all sections, so an option of the command needs no section.
-_SECTIONS = {
-    setting: section
-    for section, field in Recipe.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    for setting in field.annotation.model_fields
-}
-
-
-def load_recipe(argument: str, **overrides: Any) -> Recipe:
-    """The recipe that the command's MODEL argument means.
-
-    Args:
-        argument: a recipe's name (`smollm2-135m`, looked for in ./export and in the project's export/), a .yaml file,
-            or a model (packaged name, directory, .gguf file, hub id), which gets the default settings and the plan
-            `t_next`.
-        overrides: settings by their own names, without the section (`rank=32`, `max_length=512`; the bits of recovery
-            parameters are `recovery`); None leaves the recipe's.
-
-    Raises:
-        SharpError: the argument is nothing of these, the file is no YAML, or a field does not exist or has a wrong
-            value.
-        TypeError: an override is no setting.
-    """
-    path = _recipe_file(argument)
-    if path is not None:
-        return _validated(_read_yaml(path), overrides, str(path))
-    if not _looks_like_model(argument):
-        raise SharpError(
-            f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
-            "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
-        )
-    return _validated({"model": argument, **_sharing_of(Path(argument).expanduser())}, overrides, argument)
-
-
-def _sharing_of(path: Path) -> dict[str, Any]:
-    """Plan and recovery of a model without a recipe: a SHARP checkpoint's own, else the default plan."""
-    if not (path / SHARP_JSON).is_file():
-        return {"plan": DEFAULT_PLAN}
-    description = SharpDescription.read(path / SHARP_JSON)
-    return {"plan": description.plan, "recovery": {"layers": description.recovery}}
-
-
-def recipe_name(argument: str) -> str:
-    """A short name for what `load_recipe` takes: the recipe's, or the last part of a path or hub id."""
-    return re.sub(r"\.ya?ml$", "", checkpoint_name(argument))
-
-
-def recipe_files() -> dict[str, Path]:
-    """The recipes by name: those of ./export before those of the project."""
-    project = Path(__file__).resolve().parents[1]
-    directories = [project / "export", Path("export")]  # the later one wins
-    found = {file.stem: file for directory in directories for file in sorted(directory.glob("*.yaml"))}
-    return dict(sorted(found.items()))
-
-
-def _recipe_file(argument: str) -> Path | None:
-    if Path(argument).suffix in (".yaml", ".yml"):
-        return Path(argument).expanduser()
-    return recipe_files().get(argument)
-
-
-def _looks_like_model(argument: str) -> bool:
-    return argument in PACKAGED_MODELS or Path(argument).expanduser().exists() or HUB_ID.fullmatch(argument) is not None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that is written twice is an error: the first value would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: list[Any] = []  # not a set: YAML has keys that cannot be hashed
-        for node_of_key, _ in node.value:
-            key = self.construct_object(node_of_key, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is written twice", node_of_key.start_mark)
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(
-            path.read_text(encoding="utf-8"), _StrictLoader
-        )  # a SafeLoader, so it makes plain data only
-    except OSError as error:
-        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise SharpError(f"{path}: {line}{error.problem}; correct the YAML") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SharpError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict):
-        raise SharpError(f"{path}: must hold fields such as `model: smollm2-135m-instruct`; see {_example()}")
-    return content
-
-
-def _example() -> str:
-    return str(recipe_files().get("smollm2-135m", "the recipes in export/"))
-
-
-def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) -> Recipe:
-    for name, value in overrides.items():
-        if name in _SECTIONS:
-            section = content.setdefault(_SECTIONS[name], {}) if value is not None else {}
-            if isinstance(section, dict):  # else its own validation speaks
-                section[name] = value
-        elif name not in ("model", "plan"):
-            raise TypeError(f"{name} is no setting of a recipe")
-        elif value is not None:
-            content[name] = value
-    try:
-        return Recipe(**content)
-    except (ValidationError, TypeError) as error:
-        raise SharpError(f"{source}: {_explain(error)}") from error
-
-
-def _explain(error: ValidationError | TypeError) -> str:
-    """The first of pydantic's complaints as `field: what is wrong; the way out`."""
-    if isinstance(error, TypeError):  # a field's name that is no text
-        return f"{error}; field names are words"
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{where}: no such field; {_fields_beside(where)}"
-    if first["type"] == "missing":
-        return f"{where}: is missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "string_type":
-        message += " (put it in quotes: YAML takes 3:4 for a time of day)"
-    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
-    return f"{where}: {message}{given}" if where else message
-
-
-def _fields_beside(where: str) -> str:
-    section = where.rpartition(".")[0]
-    model = Recipe if not section else Recipe.model_fields[section].annotation
-    return f"choose from {', '.join(model.model_fields)}" if isinstance(model, type) else ""

@@ -21,7 +21,8 @@ from sharp_mobile.lower.inspect import inspect_export
 from sharp_mobile.lower.runtime import greedy, load_pte
 from sharp_mobile.pipeline import ExportResult, export, summary
 from sharp_mobile.plan import SharePlan
-from sharp_mobile.recipe import Recipe, load_recipe
+from sharp_mobile.recipe import Recipe
+from sharp_mobile.recipes import load_recipe
 from sharp_mobile.recover.run import open_recipe, recover, share
 from sharp_mobile.share import Recovery, recovery_parameters, share_layers
 from sharp_mobile.stages import Stages

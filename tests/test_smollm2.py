@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sharp_mobile.lower.runtime import greedy, load_pte, quiet_native
 from sharp_mobile.pipeline import ExportResult, export
-from sharp_mobile.recipe import load_recipe
+from sharp_mobile.recipes import load_recipe
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.checkpoint import open_checkpoint
 from sharp_mobile.errors import SharpError
-from sharp_mobile.recipe import FinetuneSection, Recipe, load_recipe
+from sharp_mobile.recipe import FinetuneSection, Recipe
+from sharp_mobile.recipes import load_recipe
 from sharp_mobile.recover.finetune import FinetuneSettings
 from sharp_mobile.recover.finetune_stage import settings_of
 from sharp_mobile.recover.run import recover

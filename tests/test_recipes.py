@@ -7,7 +7,8 @@ from tiny_models import tiny_config
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.plan import SharePlan
-from sharp_mobile.recipe import Recipe, load_recipe, recipe_files, recipe_name
+from sharp_mobile.recipe import Recipe
+from sharp_mobile.recipes import load_recipe, recipe_files, recipe_name
 
 
 def write(directory: Path, text: str) -> str:

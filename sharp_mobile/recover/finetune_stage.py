@@ -1,9 +1,9 @@
 """Stage 2 between two SHARP checkpoints: the warmed-up one, and the fine-tuned one.
 
     original model ── warm-up ──► build/recovered/m-1a2b  ── fine-tuning ──►  build/recovered/m-3c4d
-                      one process     also without Stage 2      all processes      beside it, while it runs: m-3c4d.run
+                                      also without Stage 2                         beside it, while it runs: m-3c4d.run
 
-Under `torchrun` the first process warms up and writes, and all of them fine-tune.
+Under `torchrun` all processes warm up and fine-tune, and the first one writes.
 """
 
 import json
@@ -68,7 +68,8 @@ def fine_tune(
 
     Args:
         checkpoint: the original model; changed in place.
-        warm_up: warms `checkpoint.model` up in place and keeps it at `warm`; called if it is not there.
+        warm_up: warms `checkpoint.model` up in place and keeps it at `warm`; all processes call it if it is not
+            there.
         warm: the SHARP checkpoint of the warmed-up model.
         kept: the SHARP checkpoint to be written.
         quantized: tune the model as it will be exported with these options, not the float one.
@@ -83,7 +84,7 @@ def fine_tune(
     settings.accumulation(group.num_processes)
     data, validation = _data(checkpoint, section, kept.parent.parent / "data")
     originals = target_mlps(checkpoint.model, plan)
-    if group.is_main_process and not (warm / SHARP_JSON).is_file():
+    if not (warm / SHARP_JSON).is_file():
         warm_up()
     group.wait_for_everyone()
     if not shared_layers(checkpoint.model):

@@ -168,7 +168,7 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
 
 
 def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
-    """Warm the model up in place, and keep the result as a SHARP checkpoint."""
+    """Warm the model up in place, and keep the result as a SHARP checkpoint; all processes together."""
     checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
@@ -178,6 +178,7 @@ def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
     check_length(warmup.window, checkpoint.config)
     windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
+    group = processes()
     report = warm_up(
         checkpoint.model,
         opened.plan,
@@ -188,15 +189,17 @@ def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
         progress=progress,
         checkpoint_dir=fits,
     )
-    save_sharp_checkpoint(
-        checkpoint.model,
-        opened.plan,
-        kept,
-        tokenizer_source=checkpoint,
-        provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
-        report=asdict(report),
-    )
-    shutil.rmtree(fits, ignore_errors=True)
+    if group.is_main_process:
+        save_sharp_checkpoint(
+            checkpoint.model,
+            opened.plan,
+            kept,
+            tokenizer_source=checkpoint,
+            provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
+            report=asdict(report),
+        )
+        shutil.rmtree(fits, ignore_errors=True)
+    group.wait_for_everyone()
 
 
 def quantization_of(recipe: Recipe) -> QuantizeOptions | None:

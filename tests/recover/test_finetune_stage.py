@@ -1,10 +1,15 @@
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.checkpoint import open_checkpoint
@@ -99,3 +104,50 @@ def test_wrong_settings_and_texts_are_refused_before_the_warm_up(
         with pytest.raises(SharpError, match=complaint):
             recovered(recipe(tiny_checkpoint, tiny_text, max_steps=3, **wrong), tmp_path)
         assert not list((tmp_path / "work").glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("inputs", ["sequential", "original"])
+def test_the_command_on_two_processes_makes_the_checkpoint_of_one(
+    inputs: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    """Warm-up and fine-tuning under torchrun, the targets of original inputs spread over the ranks."""
+    content = recipe(tiny_checkpoint, tiny_text, plan="2:3, 4:5", max_steps=3, save_every=2).model_dump()
+    content["warmup"] |= {"inputs": inputs}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    command = ["-m", "sharp_mobile.cli", "recover", str(tmp_path / "mine.yaml"), "--quiet", "--out"]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    states = []
+    for name, before in (("one", []), ("two", several)):
+        directory = tmp_path / name
+        directory.mkdir()
+        arguments = [sys.executable, *before, *command, str(directory / "out")]
+        done = subprocess.run(
+            arguments, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("stored ratio") == 1  # one process speaks
+        states.append(load_file(directory / "out" / "model.safetensors"))
+    assert states[0].keys() == states[1].keys()
+    assert max((states[0][name] - states[1][name]).abs().max().item() for name in states[0]) < 1e-4
+
+
+@pytest.mark.slow
+def test_quantization_aware_recovery_is_another_checkpoint(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    """Warmed up and tuned within the simulation, with the original teaching in float."""
+    tuning = {"max_steps": 4, "distillation": 1.0}
+    plain = recipe(tiny_checkpoint, tiny_text, **tuning)
+    aware = plain.model_copy(update={"recovery": plain.recovery.model_copy(update={"quantization_aware": True})})
+    kept = [recovered(one, tmp_path) for one in (plain, aware)]
+    assert kept[0] != kept[1]
+    models = [open_checkpoint(path).model for path in kept]
+    gates = [shared_layers(model)[2].gate.A for model in models]
+    assert not torch.allclose(gates[0], gates[1])
+    for model in models:  # what is stored is the original's, not what was rounded
+        assert torch.equal(
+            model.model.layers[1].mlp.gate_proj.weight,
+            open_checkpoint(tiny_checkpoint).model.model.layers[1].mlp.gate_proj.weight,
+        )

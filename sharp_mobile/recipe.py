@@ -139,7 +139,7 @@ class AutoSection(_Section):
     """
 
     auto_windows: int = Field(default=16, ge=4)
-    reach: int = Field(default=3, ge=1, le=8)
+    reach: int = Field(default=2, ge=1, le=8)
     choices: list[LayerRecovery] = []
 
     def recoveries(self) -> tuple[Recovery, ...]:

@@ -108,7 +108,7 @@ def choose_plan(
     budget: float,
     cost: Cost,
     *,
-    reach: int = 3,
+    reach: int = 2,
     progress: bool = True,
 ) -> Choice:
     """Choose targets, references and recovery parameters of least predicted damage.

@@ -58,7 +58,8 @@ def is_auto(plan: str) -> bool:
 def usual_choices(hidden: int) -> tuple[Recovery, ...]:
     """What a target may have, in units of about a ninth of the hidden width, a multiple of 32.
 
-    LoRA, even and with more rank on down; without a reference, own neurons and a bypass; and both together.
+    LoRA, even and with more rank on down; and, without a reference, own neurons and a bypass. Both together can be
+    given as `auto.choices`; they are fitted in turns, which for every pair of layers takes long.
     """
     unit = max(32, round(hidden / 9 / 32) * 32)
     half = max(32, unit // 64 * 32)
@@ -70,7 +71,6 @@ def usual_choices(hidden: int) -> tuple[Recovery, ...]:
         Recovery(neurons=unit + half, bypass=2 * unit + half, reference=False),
         Recovery(neurons=3 * unit, bypass=3 * unit, reference=False),
         Recovery(neurons=6 * unit, bypass=3 * unit, reference=False),
-        Recovery("lora", (0, 0, half), neurons=unit, bypass=2 * unit),
     )
 
 

@@ -71,7 +71,7 @@ class LayerRecovery(_Section):
     rank: Ranks | None = None
     neurons: int | None = Field(default=None, ge=0)
     bypass: int | None = Field(default=None, ge=0)
-    reference: bool | None = None
+    reference: Flag | None = None
 
 
 class RecoverySection(_Section):
@@ -88,7 +88,7 @@ class RecoverySection(_Section):
     rank: Ranks = 64
     neurons: int = Field(default=0, ge=0)
     bypass: int = Field(default=0, ge=0)
-    reference: bool = True
+    reference: Flag = True
     adapters: int = Field(default=0, ge=0)
     quantization_aware: Flag = False
     layers: dict[str, LayerRecovery] = {}

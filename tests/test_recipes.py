@@ -62,7 +62,7 @@ def test_recovery_parameters_by_layer(tmp_path: Path) -> None:
 def test_a_rank_is_one_number_or_three() -> None:
     assert load_recipe("smollm2-135m", rank="32/32/96").recovery.rank == (32, 32, 96)
     assert load_recipe("smollm2-135m", rank=None).recovery.rank == 64
-    dropped = load_recipe("smollm2-135m-t_next", reference=False, bypass=96).recovery
+    dropped = load_recipe("smollm2-135m-t_next", reference="false", bypass=96).recovery
     assert str(dropped.recoveries(SharePlan.parse("3:4", 9))[3]) == "no reference + bypass rank 96"
     with pytest.raises(SharpError, match="rank 24 with 4-bit recovery parameters must be a multiple of 32; use 32"):
         load_recipe("smollm2-135m", rank="32/24/96", recovery=4)

@@ -165,7 +165,7 @@ class WarmupSection(_Section):
     windows: int = Field(default=48, ge=1)
     method: Literal["closed_form", "adam", "closed_form_adam"] = "closed_form"
     inputs: Literal["sequential", "original"] = "sequential"
-    weighted: bool = True
+    weighted: Flag = True
     adam_epochs: int = Field(default=5, ge=1)
     adam_lr: Float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     adam_batch: int = Field(default=256, ge=1)

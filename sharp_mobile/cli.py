@@ -136,8 +136,7 @@ def recover(
     from sharp_mobile.recover.run import recover as run
 
     recipe = _recipe(model, plan, rank, settings)
-    directory = run(recipe, out, allow_pickle=options["allow_pickle"], progress=not options["quiet"], say=click.echo)
-    click.echo(f"SHARP checkpoint: {directory}")
+    run(recipe, out, allow_pickle=options["allow_pickle"], progress=not options["quiet"], say=click.echo)
 
 
 @main.command()

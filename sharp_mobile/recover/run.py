@@ -14,7 +14,7 @@ from sharp_mobile import __version__
 from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.quantize import QuantizeOptions
-from sharp_mobile.outputs import check_writable
+from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe import FinetuneSection, Recipe, WarmupSection
 from sharp_mobile.recover.adam import AdamSettings
@@ -227,17 +227,19 @@ def recover(
         SharpError: as `open_recipe` and `share`, or the plan shares nothing.
     """
     out = None if out is None else check_writable(out)
-    opened = open_recipe(recipe, allow_pickle=allow_pickle, work=work, progress=progress)
+    group = processes()
+    first = group.is_main_process
+    say, progress = say if first else _nothing, progress and first
+    with group.main_process_first():  # who chooses a plan, keeps it for the others
+        opened = open_recipe(recipe, allow_pickle=allow_pickle, work=work, progress=progress)
     if not opened.recovery:
         raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
-    first = processes().is_main_process
-    shared = share(opened, work=work, progress=progress and first, say=say if first else _nothing, stages=Stages())
-    if out is None:
-        return shared.kept
-    model = shared.checkpoint.model
-    if first:
-        save_sharp_checkpoint(model, opened.plan, out, tokenizer_source=shared.checkpoint)
-    return out
+    kept = share(opened, work=work, progress=progress, say=say, stages=Stages()).kept
+    if out is not None and first:
+        with replace_directory(out) as partial:
+            shutil.copytree(kept, partial, dirs_exist_ok=True)
+    say(f"SHARP checkpoint: {out or kept}")
+    return out or kept
 
 
 def _nothing(line: str) -> None:

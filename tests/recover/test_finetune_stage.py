@@ -127,7 +127,7 @@ def test_the_command_on_two_processes_makes_the_checkpoint_of_one(
             arguments, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=300
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("stored ratio") == 1  # one process speaks
+        assert len(done.stdout.splitlines()) == 2  # one process speaks
         states.append(load_file(directory / "out" / "model.safetensors"))
     assert states[0].keys() == states[1].keys()
     assert max((states[0][name] - states[1][name]).abs().max().item() for name in states[0]) < 1e-4

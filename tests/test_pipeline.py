@@ -261,7 +261,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_model_is_opened(tm
 def test_the_recipes_warm_up_settings_are_used(tiny_recipe: Recipe, tmp_path: Path) -> None:
     warmup = tiny_recipe.warmup.model_copy(update={"method": "adam", "inputs": "original", "adam_lr": 1e30})
     recipe = tiny_recipe.model_copy(update={"warmup": warmup})
-    with pytest.raises(SharpError, match=r"layer 3 diverges under Adam: .* smaller warmup\.lr \(now 1e\+30\)"):
+    with pytest.raises(SharpError, match=r"layer 3 diverges under Adam: .* smaller warmup\.adam_lr \(now 1e\+30\)"):
         recover(recipe, tmp_path / "sharp", work=tmp_path / "work", progress=False, say=quietly)
     assert not (tmp_path / "sharp").exists()
 

@@ -131,7 +131,7 @@ def _open(recipe: Recipe, wanted: Wanted, max_length: int) -> tuple[Recipe, Open
     """The recipe with `max_length` positions and all logits, and its checkpoint, checked before the long work."""
     lower = recipe.lower.model_copy(update={"max_length": max_length, "logits": "all"})
     recipe = recipe.model_copy(update={"lower": lower})
-    opened = open_recipe(recipe, allow_pickle=wanted.allow_pickle, progress=wanted.progress)
+    opened = open_recipe(recipe, allow_pickle=wanted.allow_pickle, work=wanted.work, progress=wanted.progress)
     if wanted.quantized or wanted.pte:
         check_lowerable(opened)
     return recipe, opened

@@ -191,17 +191,26 @@ def save_sharp_checkpoint(
         report=dict(report or {}),
     )
     with replace_directory(directory) as partial:
-        # Not save_pretrained, which refuses sampling options that many models come with (Llama 2's, for one).
-        model.config.to_json_file(partial / CONFIG_JSON)
-        if model.generation_config is not None:
-            model.generation_config.to_json_file(partial / GENERATION_JSON)
-        if tokenizer_source is not None:
-            tokenizer_source.write_tokenizer(partial)
-        # A tied tensor is in the state dict under each of its names; it is stored under the first.
-        state = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS, {"format": "pt"})
+        write_model(model, partial, tokenizer_source)
         (partial / SHARP_JSON).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Path(directory)
+
+
+def write_model(model: PreTrainedModel, directory: Path, tokenizer_source: Checkpoint | None) -> None:
+    """Write a model into an empty directory as Hugging Face does, with the tokenizer of a checkpoint if it is given."""
+    # Not save_pretrained, which refuses sampling options that many models come with (Llama 2's, for one).
+    model.config.to_json_file(directory / CONFIG_JSON)
+    if model.generation_config is not None:
+        model.generation_config.to_json_file(directory / GENERATION_JSON)
+    if tokenizer_source is not None:
+        tokenizer_source.write_tokenizer(directory)
+    state = {name: tensor.contiguous() for name, tensor in stored_state(model).items()}
+    save_file(state, directory / WEIGHTS, {"format": "pt"})
+
+
+def stored_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What is stored of a model: a tied tensor, which its state dict has under each name, under the first alone."""
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
 def _locate(source: str, allow_pickle: bool) -> Path:

@@ -128,7 +128,7 @@ def plan(model: str, plan: str | None, rank: int | None, settings: tuple[str, ..
 def recover(
     model: str, plan: str | None, rank: int | None, settings: tuple[str, ...], out: Path | None, **options: Any
 ) -> None:
-    """Share MODEL's layers and fit the recovery parameters in closed form; write a SHARP checkpoint.
+    """Share MODEL's layers and fit the recovery parameters; write a SHARP checkpoint.
 
     With max_steps or epochs in the recipe's finetune section they are fine-tuned afterwards: started again, an
     interrupted run goes on, and under torchrun several processes share the work.

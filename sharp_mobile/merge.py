@@ -15,18 +15,16 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import CONFIG_JSON, GENERATION_JSON, Checkpoint, open_checkpoint
+from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, stored_state, write_model
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import decoder_layers, mlp_biases, mlp_weights
 from sharp_mobile.outputs import MERGED_JSON, check_writable, replace_directory
 from sharp_mobile.share import RecoveredProjection, SharedMLP, shared_layers
 from sharp_mobile.sharp_json import describe_recoveries
-from sharp_mobile.weight_files import WEIGHTS
 
 
 class MergeDescription(BaseModel):
@@ -133,8 +131,7 @@ def merge(source: str | Path, out: str | Path, *, progress: bool = True) -> Path
 def _write(checkpoint: Checkpoint, directory: Path) -> None:
     model: PreTrainedModel = checkpoint.model
     model.config.dtype = model.dtype  # or readers would round the weights to what the original was stored in
-    stored = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
-    check_writable(directory, needed=sum(tensor.nbytes for tensor in stored.values()))
+    check_writable(directory, needed=sum(tensor.nbytes for tensor in stored_state(model).values()))
     description = MergeDescription(
         source=checkpoint.source,
         fingerprint=checkpoint.fingerprint,
@@ -142,9 +139,5 @@ def _write(checkpoint: Checkpoint, directory: Path) -> None:
         recovery=describe_recoveries(checkpoint.recovery or {}),
     )
     with replace_directory(directory) as partial:
-        model.config.to_json_file(partial / CONFIG_JSON)
-        if model.generation_config is not None:
-            model.generation_config.to_json_file(partial / GENERATION_JSON)
-        checkpoint.write_tokenizer(partial)
-        save_file({name: tensor.contiguous() for name, tensor in stored.items()}, partial / WEIGHTS, {"format": "pt"})
+        write_model(model, partial, checkpoint)
         (partial / MERGED_JSON).write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -185,7 +185,7 @@ class _Trial:
     """What a linear stand-in for a layer's MLP does to the model's predictions on a few windows."""
 
     def __init__(self, model: Any, decoder: LayerwiseDecoder, windows: torch.Tensor) -> None:
-        self._model, self._decoder = model, decoder
+        self._decoder = decoder
         self._layers: Any = decoder_layers(model)
         self._original = self._predictions_from(0, decoder.embed(windows))
 
@@ -216,10 +216,7 @@ class _Trial:
         """Log-probabilities [tokens, vocabulary] at some positions, from what layer `first` reads."""
         for index in range(first, len(self._decoder)):
             hidden = self._decoder.layer(index, hidden)
-        logits = self._model.lm_head(self._model.model.norm(hidden[:, ::_TRIAL_STEP])).flatten(0, 1)
-        cap = getattr(self._model.config, "final_logit_softcapping", None)
-        predictions: torch.Tensor = (logits if cap is None else torch.tanh(logits / cap) * cap).log_softmax(-1)
-        return predictions
+        return self._decoder.logits(hidden[:, ::_TRIAL_STEP]).flatten(0, 1).log_softmax(-1)
 
 
 def _options(

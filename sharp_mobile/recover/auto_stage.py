@@ -18,6 +18,7 @@ from typing import Any
 from sharp_mobile import __version__
 from sharp_mobile.checkpoint import Checkpoint
 from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import replace_text
 from sharp_mobile.recipe import Recipe, RecoverySection
 from sharp_mobile.recover.auto import Cost, choose_plan
 from sharp_mobile.recover.data import check_length, source_windows
@@ -102,10 +103,7 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path, *, progress: boo
             "recovery": describe_recoveries(choice.recovery),
             "explanation": choice.explain(),
         }
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(kept)
+        replace_text(kept, json.dumps(content, indent=1) + "\n")
     content = json.loads(kept.read_text(encoding="utf-8"))
     recovery = RecoverySection(layers=content["recovery"], quantization_aware=recipe.recovery.quantization_aware)
     return recipe.model_copy(update={"plan": content["plan"], "recovery": recovery}), content["explanation"]

@@ -17,8 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recover.sources import Conversation
-
-NO_LABEL = -100  # what PyTorch's cross-entropy leaves out
+from sharp_mobile.recover.token_loss import IGNORED
 
 _MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -41,7 +40,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[list[int], list[int]]:
     """Tokens of a conversation as the chat template renders it, and labels of the same length.
 
-    A label is the token itself in an answer and `NO_LABEL` elsewhere; models shift labels themselves.
+    A label is the token itself in an answer and `IGNORED` elsewhere; models shift labels themselves.
 
     Raises:
         SharpError: the template refuses the conversation, or renders a prefix of it otherwise than the whole.
@@ -55,7 +54,7 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, conversation: Conver
         tokens = encoded["input_ids"]
         # A token that begins before the answer is no token that the model would generate.
         mask = [any(start <= first < end for start, end in answers) for first, _ in encoded["offset_mapping"]]
-    return list(tokens), [token if answer else NO_LABEL for token, answer in zip(tokens, mask, strict=True)]
+    return list(tokens), [token if answer else IGNORED for token, answer in zip(tokens, mask, strict=True)]
 
 
 def _marked_by_template(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[list[int], list[bool]]:

@@ -35,9 +35,10 @@ from transformers import PreTrainedTokenizerBase
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
 from sharp_mobile.outputs import replace_directory
-from sharp_mobile.recover.conversation import NO_LABEL, check_template, encode_conversation
+from sharp_mobile.recover.conversation import check_template, encode_conversation
 from sharp_mobile.recover.data import check_known, evenly_spaced, unknown_token
 from sharp_mobile.recover.sources import Conversation, Document, Text, read_documents, source_files
+from sharp_mobile.recover.token_loss import IGNORED
 
 DATA = Path("build/data")
 HELD_OUT = 0.01  # the paper's 99/1
@@ -202,7 +203,7 @@ def _pack(rows: Iterable[Row], length: int) -> Iterator[Row]:
 
 def _trainable(rows: Iterable[Row]) -> Iterator[Row]:
     """Those that have something to predict; the first token of a sequence is given, not predicted."""
-    return (row for row in rows if any(label != NO_LABEL for label in row[1][1:]))
+    return (row for row in rows if any(label != IGNORED for label in row[1][1:]))
 
 
 def _rows(dataset: Dataset) -> Iterator[Row]:

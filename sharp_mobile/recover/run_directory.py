@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import replace_text
 
 RUN_JSON = "run.json"
 LOG = "log.jsonl"
@@ -54,7 +55,7 @@ class RunDirectory:
             elif any(self.path.iterdir()):
                 raise SharpError(f"{self.path}: is not empty and holds no run; delete it, or choose another directory")
             else:
-                write_whole(self.path / RUN_JSON, json.dumps(shown, indent=1) + "\n")
+                replace_text(self.path / RUN_JSON, json.dumps(shown, indent=1) + "\n")
         except OSError as error:
             raise SharpError(f"{self.path}: cannot be written: {error.strerror}; choose another directory") from error
 
@@ -108,13 +109,6 @@ class RunDirectory:
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / f"{_PREFIX}{step}"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -9,6 +9,7 @@ Memory holds one batch of hidden states, whatever the text's length.
 """
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -18,20 +19,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from sharp_mobile.families import Family, decoder_layers, mlp_weights
+from sharp_mobile.families import Family, NoMLP, decoder_layers, mlp_weights
 from sharp_mobile.lower.simulate import Simulation
 from sharp_mobile.recover.calibrate import LayerwiseDecoder, batches, hidden_file
 from sharp_mobile.recover.fit import Target, WarmupSettings, fit_target, measure, named
 from sharp_mobile.recover.regression import FitError, StreamRegression
 from sharp_mobile.recover.saved_fits import SavedFits, TargetFit, read_fit
 from sharp_mobile.recover.spread import Job, Workers
-
-
-class _Zero(nn.Module):
-    """An MLP that answers zero: a layer with it ends in `mid`, for a norm of zero is zero."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(x)
 
 
 class _Bar:
@@ -51,7 +45,7 @@ class _Bar:
         self._bar.close()
 
 
-class Streams:
+class Streams(ABC):
     """What both ways have in common.
 
     Args:
@@ -89,13 +83,13 @@ class Streams:
         self.last = max(targets, default=-1)  # nothing is learnt after it
         self.bar = _Bar(windows.numel() * (self.last + 1 + settings.passes * len(targets)), progress)
 
+    @abstractmethod
     def fits(self) -> Iterator[TargetFit]:
         """Fit the targets, ascending.
 
         Raises:
             SharpError: a target cannot be fitted; those before it are kept.
         """
-        raise NotImplementedError
 
     def _as_original(self) -> AbstractContextManager[None]:
         """Within it the model computes in float."""
@@ -179,7 +173,7 @@ class SequentialStreams(Streams):
         hook = own.register_forward_hook(keep)
         try:
             for part, _ in self._each(index):
-                with self._mlp(index, _Zero()):
+                with self._mlp(index, NoMLP()):
                     middle = self.decoder.layer(index, source[part])
                 with self._mlp(index, own), self._as_original():
                     original[part] = self.decoder.layer(index, original[part])

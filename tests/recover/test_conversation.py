@@ -5,8 +5,9 @@ from tiny_models import CHATML, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.recover.conversation import NO_LABEL, check_template, encode_conversation
+from sharp_mobile.recover.conversation import check_template, encode_conversation
 from sharp_mobile.recover.sources import Conversation
+from sharp_mobile.recover.token_loss import IGNORED
 
 MARKED = (
     "{% for m in messages %}<s>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>"
@@ -39,10 +40,10 @@ ONE_ANSWER = conversation(("system", "Be short."), ("user", "Hello"), ("assistan
 def learned(tokenizer: PreTrainedTokenizerFast, what: Conversation) -> list[str]:
     """The runs of labelled tokens, as text."""
     tokens, labels = encode_conversation(tokenizer, what)
-    assert all(label in (token, NO_LABEL) for token, label in zip(tokens, labels, strict=True))
+    assert all(label in (token, IGNORED) for token, label in zip(tokens, labels, strict=True))
     runs: list[list[int]] = [[]]
     for label in labels:
-        if label == NO_LABEL:
+        if label == IGNORED:
             runs.append([])
         else:
             runs[-1].append(label)

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recover import dataset
-from sharp_mobile.recover.conversation import NO_LABEL
 from sharp_mobile.recover.data import check_length, read_text, source_windows, token_windows
 from sharp_mobile.recover.dataset import TrainingData, packed_windows, prepare_data
+from sharp_mobile.recover.token_loss import IGNORED
 
 LENGTH = 16
 EOS = 2
@@ -105,11 +105,11 @@ def test_only_answers_have_labels_and_every_sequence_has_one(
     rows = [{"prompt": f"{100 * 'q'}{i}", "completion": f"answer {i}"} for i in range(30)]
     data = prepare(tokenizer, write_lines(tmp_path / "chats.jsonl", rows), tmp_path / "data")
     labels = chain(*data.train["labels"], *data.validation["labels"])
-    learned = tokenizer.decode([label for label in labels if label != NO_LABEL])
+    learned = tokenizer.decode([label for label in labels if label != IGNORED])
     assert "q" not in learned
     assert "Be kind" not in learned
     assert "answer 7</s>" in learned
-    assert all(any(label != NO_LABEL for label in row["labels"][1:]) for row in data.train)
+    assert all(any(label != IGNORED for label in row["labels"][1:]) for row in data.train)
 
 
 def test_prepared_data_is_kept_until_the_source_changes(

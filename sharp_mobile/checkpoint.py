@@ -103,6 +103,16 @@ class Checkpoint:
         """The tokenizer that came with the weights, or None."""
         return self._tokenizer
 
+    def tokenizer_for(self, purpose: str) -> PreTrainedTokenizerBase:
+        """The tokenizer.
+
+        Raises:
+            SharpError: there is none, and `purpose` ("plan auto", "fine-tuning") reads text.
+        """
+        if self._tokenizer is None:
+            raise SharpError(f"{self.path}: {purpose} reads text, and there is no tokenizer; add tokenizer.json")
+        return self._tokenizer
+
     def write_tokenizer(self, directory: Path) -> None:
         """Write tokenizer.json, the chat template and the special tokens; nothing if there is no tokenizer."""
         if self._tokenizer is not None:

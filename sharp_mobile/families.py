@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sharp_mobile.errors import SharpError
@@ -129,3 +130,9 @@ def mlp_biases(mlp: Any) -> tuple[torch.Tensor | None, torch.Tensor | None, torc
 def mlp_activation(mlp: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """The activation between gate and up."""
     return mlp.activation_fn if hasattr(mlp, "activation_fn") else mlp.act_fn
+
+
+def mlp_inner(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What a plain MLP's down projection reads: x [..., hidden] -> [..., inner]."""
+    weights, (gate_bias, up_bias, _) = mlp_weights(mlp), mlp_biases(mlp)
+    return mlp_activation(mlp)(F.linear(x, weights.gate, gate_bias)) * F.linear(x, weights.up, up_bias)

@@ -22,6 +22,7 @@ from sharp_mobile.recover.two_views import target_mlps
 from sharp_mobile.share import Recovery, recovery_parameters, share_layers
 
 SETTINGS: dict[str, Any] = {
+    "precision": "float32",  # auto depends on the machine
     "max_steps": 6,
     "batch_size": 4,
     "save_every": 2,

@@ -65,7 +65,8 @@ def evaluate(recipe: Recipe, text: str, window: int, count: int, wanted: Wanted)
     """
     recipe, opened = _open(recipe, wanted, max_length=max(window + 1, 2))
     check_length(window, opened.checkpoint.config)
-    windows = source_windows(_tokenizer(opened), text, window, count)
+    tokenizer = opened.checkpoint.tokenizer_for("evaluate")
+    windows = source_windows(tokenizer, text, window, count)
     for form in _forms(recipe, opened, wanted):
         yield _perplexity(form, windows, text, wanted.progress)
 
@@ -85,7 +86,7 @@ def evaluate_tasks(
     tasks = load_tasks(names, include_path, progress=wanted.progress)
     recipe, opened = _open(recipe, wanted, max_length=recipe.lower.max_length)
     longest = min(recipe.lower.max_length - 1, opened.checkpoint.config.max_position_embeddings)
-    tokenizer, stop = _tokenizer(opened), opened.checkpoint.eos_token_ids
+    tokenizer, stop = opened.checkpoint.tokenizer_for("evaluate"), opened.checkpoint.eos_token_ids
     for form in _forms(recipe, opened, wanted):
         scores = score(
             tasks, form.step, tokenizer, max_length=longest, stop=stop, limit=limit, progress=wanted.progress
@@ -135,13 +136,6 @@ def _open(recipe: Recipe, wanted: Wanted, max_length: int) -> tuple[Recipe, Open
     if wanted.quantized or wanted.pte:
         check_lowerable(opened)
     return recipe, opened
-
-
-def _tokenizer(opened: Opened) -> PreTrainedTokenizerBase:
-    tokenizer = opened.checkpoint.tokenizer()
-    if tokenizer is None:
-        raise SharpError(f"{opened.checkpoint.path}: there is no tokenizer to read text with; add tokenizer.json")
-    return tokenizer
 
 
 def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:

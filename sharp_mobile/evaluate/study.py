@@ -94,9 +94,8 @@ def describe(study: Study) -> list[str]:
 
 def _task(checkpoint: Checkpoint, name: str, limit: int | None, progress: bool) -> Score:
     """The scores of a checkpoint's model, as it is when asked, by metric."""
-    tasks, tokenizer, step = load_tasks([name], progress=progress), checkpoint.tokenizer(), ModelStep(checkpoint.model)
-    if tokenizer is None:
-        raise SharpError(f"{checkpoint.path}: has no tokenizer to read {name} with; add tokenizer.json")
+    tokenizer = checkpoint.tokenizer_for(f"task {name}")
+    tasks, step = load_tasks([name], progress=progress), ModelStep(checkpoint.model)
 
     def score() -> dict[str, float]:
         length = checkpoint.config.max_position_embeddings
@@ -108,7 +107,5 @@ def _task(checkpoint: Checkpoint, name: str, limit: int | None, progress: bool) 
 
 
 def _windows(checkpoint: Checkpoint, setting: TextSetting) -> torch.Tensor:
-    tokenizer = checkpoint.tokenizer()
-    if tokenizer is None:
-        raise SharpError(f"{checkpoint.path}: has no tokenizer to read {setting.text} with; add tokenizer.json")
+    tokenizer = checkpoint.tokenizer_for("a study of perplexity")
     return token_windows(tokenizer, read_text(setting.text), setting.window, setting.windows)

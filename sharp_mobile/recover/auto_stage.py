@@ -56,14 +56,16 @@ def is_auto(plan: str) -> bool:
     return plan.strip().lower().startswith("auto")
 
 
-def usual_choices(hidden: int) -> tuple[Recovery, ...]:
+def usual_choices(hidden: int, inner: int) -> tuple[Recovery, ...]:
     """What a target may have, in units of about a ninth of the hidden width, a multiple of 32.
 
-    LoRA, even and with more rank on down; and, without a reference, own neurons and a bypass. Both together can be
-    given as `auto.choices`; they are fitted in turns, which for every pair of layers takes long.
+    LoRA, even and with more rank on down; and, without a reference, own neurons, from a few to three quarters of all,
+    and a bypass. Reference and own neurons together can be given as `auto.choices`; they are fitted in turns, which
+    for every pair of layers takes long.
     """
     unit = max(32, round(hidden / 9 / 32) * 32)
     half = max(32, unit // 64 * 32)
+    parts = sorted({max(32, inner * part // 12 // 32 * 32) for part in (3, 4, 5, 6, 7, 8, 9)})
     return (
         Recovery("lora", half),
         Recovery("lora", unit),
@@ -71,7 +73,7 @@ def usual_choices(hidden: int) -> tuple[Recovery, ...]:
         Recovery(neurons=half, bypass=unit, reference=False),
         Recovery(neurons=unit + half, bypass=2 * unit + half, reference=False),
         Recovery(neurons=3 * unit, bypass=3 * unit, reference=False),
-        Recovery(neurons=6 * unit, bypass=3 * unit, reference=False),
+        *(Recovery(neurons=part, bypass=3 * unit, reference=False) for part in parts),
     )
 
 
@@ -85,12 +87,10 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path, *, progress: boo
     budget = Budget.parse(recipe.plan)
     if checkpoint.plan is not None:
         raise SharpError(f"{checkpoint.path}: is shared already; choose a plan for the original model")
-    tokenizer = checkpoint.tokenizer()
-    if tokenizer is None:
-        raise SharpError(f"{checkpoint.path}: plan auto reads text, and there is no tokenizer; add tokenizer.json")
+    tokenizer = checkpoint.tokenizer_for("plan auto")
     config, auto = checkpoint.config, recipe.auto
     check_length(recipe.warmup.window, config)
-    recoveries = auto.recoveries() or usual_choices(config.hidden_size)
+    recoveries = auto.recoveries() or usual_choices(config.hidden_size, config.intermediate_size)
     if budget.kind == "tau":
         recoveries = (recipe.recovery.usual,)
     kept = work / f"auto-{_key(recipe, checkpoint, recoveries)}.json"

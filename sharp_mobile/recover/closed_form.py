@@ -49,14 +49,12 @@ class InputStatistics:
         covariance: C = Σ w² x xᵀ, [hidden, hidden].
         root: its Cholesky factor L after the ridge, lower.
         gate, up: the importance s of each neuron, [inner].
-        energy: Σ (w h_j)² · ‖down_j‖², how much each of the target's own neurons writes, [inner].
     """
 
     covariance: torch.Tensor
     root: torch.Tensor
     gate: torch.Tensor
     up: torch.Tensor
-    energy: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,10 @@ class Moments:
 
     gram: torch.Tensor
     moment: torch.Tensor
+
+    def of(self, features: torch.Tensor) -> "Moments":
+        """Those of some features (indices) alone."""
+        return Moments(self.gram[features][:, features], self.moment[features])
 
 
 def input_statistics(own: nn.Module, batches: Iterable[Batch]) -> InputStatistics:
@@ -77,20 +79,20 @@ def input_statistics(own: nn.Module, batches: Iterable[Batch]) -> InputStatistic
     gate_bias, up_bias, _ = mlp_biases(own)
     inner, hidden = weights.gate.shape
     covariance = torch.zeros(hidden, hidden, dtype=torch.float64)
-    squares = torch.zeros(3, inner, dtype=torch.float64)  # Σ (w act'(g) u)², Σ (w act(g))², Σ (w act(g) u)²
+    squares = torch.zeros(2, inner, dtype=torch.float64)  # Σ (w act'(g) u)², Σ (w act(g))²
     tokens = 0
     for x, _, w in batches:
         g, u = F.linear(x, weights.gate, gate_bias), F.linear(x, weights.up, up_bias)
         activated, slope = _with_slope(activation, g)
         covariance += (w * x).T @ (w * x)
-        for i, value in enumerate((slope * u, activated, activated * u)):
+        for i, value in enumerate((slope * u, activated)):
             squares[i] += (w * value).pow(2).sum(0)
         tokens += len(x)
     norms = weights.down.double().norm(dim=0)
-    importance = norms * (squares[:2] / tokens).sqrt()
+    importance = norms * (squares / tokens).sqrt()
     importance += _NEURON_FLOOR * importance.mean(dim=1, keepdim=True)
     root = cholesky(covariance, INPUT_RIDGE)
-    return InputStatistics(covariance, root, importance[0], importance[1], squares[2] * norms**2)
+    return InputStatistics(covariance, root, importance[0], importance[1])
 
 
 def _with_slope(

@@ -4,9 +4,9 @@ The damage is the weighted relative error ‖w(f − Y)‖ / ‖wY‖ of the clo
 0 for a perfect imitation, 1 for an MLP that answers zero. A plan is chosen by it, so it must be cheap for many
 references and many recoveries of one target:
 
-    once a target           C = LLᵀ and the neurons' importance, which no reference changes
-    once a (reference, gate and up)   G and M of [H_s | H_o | X], with the most own neurons that any recovery wants
-    a recovery              algebra on the blocks of G and M; own neurons are ordered by energy, so fewer are the first
+    once a target                     C = LLᵀ and the neurons' importance, which no reference changes
+    once a (reference, gate and up)   G and M of [H_s | H_o | X], and the order in which own neurons stay
+    a recovery                        algebra on the blocks of G and M; fewer own neurons are the first of that order
 
 Without a reference nothing depends on one, and H_s is absent.
 """
@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from sharp_mobile.families import mlp_weights
-from sharp_mobile.recover.closed_form import Moments, fit_gate_up, input_statistics
-from sharp_mobile.recover.hybrid import Widths, feature_moments, fit_outputs, shared_down
+from sharp_mobile.recover.closed_form import InputStatistics, fit_gate_up, input_statistics
+from sharp_mobile.recover.hybrid import feature_moments, fit_hybrid, neuron_orders, shared_down
 from sharp_mobile.recover.regression import Batch, StoredRegression
 from sharp_mobile.share import Recovery, SharedMLP
 
@@ -44,7 +44,7 @@ class TargetDamage:
         parts = [slice(start, min(start + batch, len(x))) for start in range(0, len(x), batch)]
         y = torch.cat([own(x[part]) for part in parts])
         self._task = StoredRegression(x, y, parts, weighted)
-        self._statistics = input_statistics(own, self._batches())
+        self._statistics: InputStatistics | None = None  # made when a reference asks for it
 
     def _batches(self) -> Iterator[Batch]:
         return (self._task.batch(part) for part in self._task.parts)
@@ -76,15 +76,17 @@ class TargetDamage:
         )
         mlp = SharedMLP(self._own, reference, 0, largest)
         if largest.reference:
+            if self._statistics is None:
+                self._statistics = input_statistics(self._own, self._batches())
             fit_gate_up(mlp, self._own, self._statistics)
-        if mlp.neurons is not None:
-            ordered = self._statistics.energy.topk(largest.neurons).indices
-            mlp.neurons.keep(self._own, ordered)
-        moments, widths = feature_moments(mlp, self._batches())
+        moments, widths = feature_moments(mlp, self._own, self._batches())
+        orders = neuron_orders(moments, widths)
         needed = self._needed(mlp)
+        down = mlp_weights(reference).down
         for recovery in chosen:
-            left = needed - _explained(mlp, recovery, moments, widths)
-            yield math.sqrt(max(0.0, left) / self._task.energy)
+            shared = shared_down(recovery, down) if recovery.reference else None
+            _, fit = fit_hybrid(recovery, moments, widths, orders, shared)
+            yield math.sqrt(max(0.0, needed - fit.explained[-1]) / self._task.energy)
 
     def _needed(self, mlp: SharedMLP) -> float:
         """Σ ‖w (Y − bias)‖²: what all but the bias has to explain."""
@@ -97,13 +99,3 @@ class TargetDamage:
 def _features(recovery: Recovery) -> object:
     """Recoveries for which this is equal have the same H_s."""
     return recovery.reference and (recovery.form, recovery.ranks[:2], recovery.direct)
-
-
-def _explained(mlp: SharedMLP, recovery: Recovery, moments: Moments, widths: Widths) -> float:
-    """What a recovery explains of the outputs, on its columns of the features."""
-    used = Widths(widths.shared, recovery.neurons, widths.bypass if recovery.bypass else 0)
-    first = torch.arange(used.shared + used.own)
-    columns = torch.cat([first, torch.arange(used.bypass) + widths.shared + widths.own])
-    chosen = Moments(moments.gram[columns][:, columns], moments.moment[columns])
-    shared = shared_down(recovery, mlp_weights(mlp.reference).down) if recovery.reference else None
-    return fit_outputs(chosen, used, recovery.bypass, shared).explained[-1]

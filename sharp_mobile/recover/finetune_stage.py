@@ -19,7 +19,6 @@ from accelerate import PartialState
 from safetensors import safe_open
 
 from sharp_mobile.checkpoint import WEIGHTS, Checkpoint, open_checkpoint, save_sharp_checkpoint
-from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.quantize import QuantizeOptions
 from sharp_mobile.lower.simulate import simulated
 from sharp_mobile.plan import SharePlan
@@ -115,9 +114,7 @@ def fine_tune(
 def _data(checkpoint: Checkpoint, section: FinetuneSection, work: Path) -> tuple[Rows, Rows]:
     """What is trained on, and what is watched: the recipe's, or the hundredth that the paper holds out."""
     check_length(section.length, checkpoint.config)
-    tokenizer = checkpoint.tokenizer()
-    if tokenizer is None:
-        raise SharpError(f"{checkpoint.path}: fine-tuning reads text, and there is no tokenizer; add tokenizer.json")
+    tokenizer = checkpoint.tokenizer_for("fine-tuning")
     with processes().main_process_first():
         data = prepare_data(tokenizer, section.train_text, section.length, work=work, progress=False)
     if section.validation_text is None:

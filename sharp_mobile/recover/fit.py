@@ -15,8 +15,8 @@ from torch import nn
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recover.adam import AdamSettings, fit_by_adam, relative_error
-from sharp_mobile.recover.closed_form import InputStatistics, fit_gate_up, input_statistics
-from sharp_mobile.recover.hybrid import feature_moments, own_neurons, set_outputs
+from sharp_mobile.recover.closed_form import fit_gate_up, input_statistics
+from sharp_mobile.recover.hybrid import feature_moments, set_outputs
 from sharp_mobile.recover.regression import Batch, FitError, Regression, not_finite
 from sharp_mobile.recover.saved_fits import TargetFit
 from sharp_mobile.share import Bypass, RecoveredProjection, Recovery, SharedMLP
@@ -130,19 +130,13 @@ def reset(mlp: SharedMLP, seed: int) -> None:
 
 
 def _closed_form(target: Target, task: Regression, progress: Progress) -> None:
-    mlp = target.mlp
-    statistics = input_statistics(target.own, _batches(task, "fits gate and up", progress))
-    fit_inputs(mlp, target.own, statistics)
-    moments, widths = feature_moments(mlp, _batches(task, "fits down", progress))
-    set_outputs(mlp, moments, widths)
-
-
-def fit_inputs(mlp: SharedMLP, own: nn.Module, statistics: InputStatistics) -> None:
-    """Set what reads the target's inputs: gate and up of the shared MLP, and which own neurons stay."""
+    mlp, own = target.mlp, target.own
     if mlp.recovery.reference:
-        fit_gate_up(mlp, own, statistics)
-    if mlp.neurons is not None:
-        mlp.neurons.keep(own, own_neurons(statistics, mlp.recovery.neurons))
+        fit_gate_up(mlp, own, input_statistics(own, _batches(task, "fits gate and up", progress)))
+    else:
+        progress.step(task.tokens)  # nothing to fit there
+    moments, widths = feature_moments(mlp, own, _batches(task, "fits down", progress))
+    set_outputs(mlp, own, moments, widths)
 
 
 def _adam(target: Target, task: Regression, settings: WarmupSettings, progress: Progress) -> None:

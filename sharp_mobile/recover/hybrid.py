@@ -14,19 +14,20 @@ by turns: W_s fits what W_x leaves (`closed_form`), W_x is the reduced-rank regr
 the optimum of its block, so J only falls; without a reference the first turn is the optimum. Then
 W_o = (G_oo⁻¹ (M_o − G_or Wᵀ))ᵀ.
 
-The own neurons are those that write most, by Σ (w h_j)² ‖down_j‖².
+Which own neurons stay is decided by what the others cannot make up for (`neurons`), for which G and M first hold all of
+them, as columns of F that then fall away.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch import nn
 
-from sharp_mobile.families import mlp_weights
+from sharp_mobile.families import mlp_inner, mlp_weights
 from sharp_mobile.recover.closed_form import (
     INNER_RIDGE,
-    InputStatistics,
     Moments,
     Parameters,
     cholesky,
@@ -36,6 +37,7 @@ from sharp_mobile.recover.closed_form import (
     store,
     weight_of,
 )
+from sharp_mobile.recover.neurons import keeping_order
 from sharp_mobile.recover.regression import Batch, not_finite
 from sharp_mobile.share import Recovery, SharedMLP
 
@@ -73,18 +75,17 @@ class OutputFit:
     explained: tuple[float, ...]
 
 
-def own_neurons(statistics: InputStatistics, count: int) -> torch.Tensor:
-    """The `count` neurons of the target's original MLP that write most, ascending: int64 [count]."""
-    return statistics.energy.topk(count).indices.sort().values
+def feature_moments(mlp: SharedMLP, own: nn.Module, batches: Iterable[Batch]) -> tuple[Moments, Widths]:
+    """G and M of a target in one pass over its tokens, its gate and up being fitted.
 
-
-def feature_moments(mlp: SharedMLP, batches: Iterable[Batch]) -> tuple[Moments, Widths]:
-    """G and M of a target in one pass over its tokens, its gate and up being fitted and its neurons chosen."""
+    Args:
+        own: the target's original MLP, all of whose neurons are columns of F where `mlp` keeps any.
+    """
     bias = mlp.down.bias if mlp.recovery.reference else mlp.bias
     hidden = mlp_weights(mlp.reference).gate.shape[1]
     moments, widths = None, Widths(0, 0, 0)
     for x, y, w in batches:
-        blocks = _features(mlp, x)
+        blocks = _features(mlp, own, x)
         f = w * torch.cat(blocks, dim=1)
         if moments is None:
             widths = Widths(*(block.shape[1] for block in blocks))
@@ -96,18 +97,18 @@ def feature_moments(mlp: SharedMLP, batches: Iterable[Batch]) -> tuple[Moments, 
     return moments, widths
 
 
-def _features(mlp: SharedMLP, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _features(mlp: SharedMLP, own: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """H_s, H_o and X, each [tokens, its width]."""
     nothing = x[:, :0]
     return (
         mlp.inner(x) if mlp.recovery.reference else nothing,
-        nothing if mlp.neurons is None else mlp.neurons.inner(x, mlp.activation),
+        nothing if mlp.neurons is None else mlp_inner(own, x),
         nothing if mlp.bypass is None else x,
     )
 
 
-def set_outputs(mlp: SharedMLP, moments: Moments, widths: Widths) -> None:
-    """Set all that reads the features of a target.
+def set_outputs(mlp: SharedMLP, own: nn.Module, moments: Moments, widths: Widths) -> None:
+    """Set all that reads the features of a target, and which of its own neurons stay.
 
     Raises:
         FitError: features that are not finite or all zero.
@@ -117,15 +118,58 @@ def set_outputs(mlp: SharedMLP, moments: Moments, widths: Widths) -> None:
         fit_down(mlp.down, reference, moments)
         return
     shared = shared_down(mlp.recovery, reference) if mlp.recovery.reference else None
-    fit = fit_outputs(moments, widths, mlp.recovery.bypass, shared)
+    kept, fit = fit_hybrid(mlp.recovery, moments, widths, neuron_orders(moments, widths), shared)
     if shared:
         store(mlp.down, fit.shared)
     if mlp.neurons is not None:
         if not fit.own.isfinite().all():
             raise not_finite()
+        mlp.neurons.keep(own, kept)
         mlp.neurons.down.copy_(fit.own)
     if mlp.bypass is not None and fit.bypass is not None:
         store(mlp.bypass, {"A": fit.bypass[0], "B": fit.bypass[1]})
+
+
+def neuron_orders(moments: Moments, widths: Widths) -> list[torch.Tensor]:
+    """Orders in which own neurons stay, the first ones longest: without a bypass, and beside one of full rank.
+
+    A bypass of low rank is between the two. The shared MLP is left out: what it says depends on the choice.
+    """
+    _, o, x = _ranges(widths)
+    if len(o) == 0:
+        return [o]
+    orders = []
+    for features in [o] if len(x) == 0 else [o, torch.cat([o, x])]:
+        chosen = moments.of(features)
+        gram = _with_ridge(chosen.gram, (torch.arange(len(o)), torch.arange(len(o), len(features))))
+        orders.append(keeping_order(gram, chosen.moment, len(o)))
+    return orders
+
+
+def fit_hybrid(
+    recovery: Recovery, moments: Moments, widths: Widths, orders: Sequence[torch.Tensor], shared: SharedDown | None
+) -> tuple[torch.Tensor, OutputFit]:
+    """The better fit with as many own neurons as `recovery` says, chosen by one order or the other.
+
+    Args:
+        moments: over [H_s | H_o | X] with all own neurons, of which no more are needed than are here.
+        orders: of `neuron_orders`; the second needs a bypass.
+
+    Returns:
+        The neurons that stay, ascending, and what reads the features.
+
+    Raises:
+        FitError: features that are not finite or all zero.
+    """
+    s, o, x = _ranges(widths)
+    x = x if recovery.bypass else x[:0]
+    fits = []
+    for order in orders if recovery.bypass and recovery.neurons else orders[:1]:
+        kept = order[: recovery.neurons].sort().values
+        used = Widths(len(s), len(kept), len(x))
+        fit = fit_outputs(moments.of(torch.cat([s, o[kept], x])), used, recovery.bypass, shared)
+        fits.append((kept, fit))
+    return max(fits, key=lambda found: found[1].explained[-1])
 
 
 def shared_down(recovery: Recovery, reference: torch.Tensor) -> SharedDown:
@@ -207,6 +251,8 @@ class _Turns:
         """Take turns until they win nothing; returns −J after each."""
         explained: list[float] = []
         turns = [turn for turn, there in ((self._turn_s, self._shared), (self._turn_x, self._rank)) if there]
+        if not turns:  # own neurons alone: they are eliminated already
+            return [0.0]
         for _ in range(_ROUNDS if len(turns) > 1 else 1):
             before = explained[-1] if explained else 0.0
             for turn in turns:
@@ -218,7 +264,7 @@ class _Turns:
                 explained.append(self._explained())
             if explained[-1] - before < _GAIN * abs(explained[-1]):
                 break
-        return explained or [0.0]
+        return explained
 
     def _explained(self) -> float:
         weight = self.weight()

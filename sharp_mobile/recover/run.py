@@ -170,11 +170,7 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
 def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
     """Warm the model up in place, and keep the result as a SHARP checkpoint; all processes together."""
     checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
-    tokenizer = checkpoint.tokenizer()
-    if tokenizer is None:
-        raise SharpError(
-            f"{checkpoint.path}: recovery reads text, and there is no tokenizer; add tokenizer.json, or use plan none"
-        )
+    tokenizer = checkpoint.tokenizer_for("recovery")
     check_length(warmup.window, checkpoint.config)
     windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")

@@ -184,9 +184,7 @@ class _Source:
         checkpoint = self._open()
         if checkpoint.plan is not None:
             raise SharpError(f"{model}: shares already; the tables start from the original model")
-        tokenizer = checkpoint.tokenizer()
-        if tokenizer is None:
-            raise SharpError(f"{checkpoint.path}: has no tokenizer to read texts with; add tokenizer.json")
+        tokenizer = checkpoint.tokenizer_for("reproduce")
         self._name, self._fingerprint = checkpoint.name, checkpoint.fingerprint
         self._windows = _windows(tokenizer, budget.text, budget.window, budget.windows)
         calibration = _windows(tokenizer, budget.calibration_text, budget.window, budget.calibration_windows)

@@ -35,11 +35,11 @@ def test_a_plan_without_a_budget_is_refused(text: str, tiny_checkpoint: Path, ti
 
 def test_the_usual_choices_suit_four_bits_and_grow_with_the_model() -> None:
     for hidden in (576, 2048, 4096):
-        for choice in usual_choices(hidden):
+        for choice in usual_choices(hidden, 3 * hidden):
             assert all(width % 32 == 0 for width in (*choice.ranks, choice.neurons, choice.bypass))
-    costs = [max(choice.parameters(h, 3 * h) for choice in usual_choices(h)) / (9 * h * h) for h in (576, 4096)]
+    costs = [max(choice.parameters(h, 3 * h) for choice in usual_choices(h, 3 * h)) / (9 * h * h) for h in (576, 4096)]
     assert costs[0] == pytest.approx(costs[1], rel=0.2)
-    assert usual_choices(576)[1] == Recovery("lora", 64)
+    assert usual_choices(576, 1536)[1] == Recovery("lora", 64)
 
 
 @pytest.mark.parametrize("budget", ["s=0.8", "tau=0.67", "2MB"])

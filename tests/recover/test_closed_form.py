@@ -24,7 +24,7 @@ FORMS = ("lora", "right", "left", "hadamard")
 
 def statistics_of(x: torch.Tensor) -> InputStatistics:
     covariance, unused = x.T @ x, torch.empty(0)
-    return InputStatistics(covariance, cholesky(covariance, INPUT_RIDGE), unused, unused, unused)
+    return InputStatistics(covariance, cholesky(covariance, INPUT_RIDGE), unused, unused)
 
 
 def weight_of(projection: RecoveredProjection, reference: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,7 @@ def mlps(form: str, rank: int) -> tuple[LlamaMLP, SharedMLP]:
 def relative_error(own: LlamaMLP, mlp: SharedMLP, x: torch.Tensor) -> float:
     batch = [(x, own(x), torch.ones(len(x), 1))]
     fit_gate_up(mlp, own, input_statistics(own, batch))
-    set_outputs(mlp, *feature_moments(mlp, batch))
+    set_outputs(mlp, own, *feature_moments(mlp, own, batch))
     return ((mlp(x) - own(x)).norm() / own(x).norm()).item()
 
 

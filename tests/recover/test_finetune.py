@@ -76,6 +76,19 @@ def test_the_loss_falls_and_the_report_says_how_far(tmp_path: Path, distillation
     assert report.peak_bytes > 1e6
 
 
+def test_bfloat16_learns_the_same_and_leaves_parameters_in_float32(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_steps": 20, "learning_rate": 1e-2, "validation": True}
+    _, exact = tiny_finetune(tmp_path / "a", **settings)
+    model, report = tiny_finetune(tmp_path / "b", precision="bfloat16", **settings)
+    assert all(parameter.dtype == torch.float32 for _, parameter in recovery_parameters(model))
+    assert exact.before is not None
+    assert exact.after is not None
+    assert report.after is not None
+    assert exact.after.loss < exact.before.loss
+    assert report.after.loss == pytest.approx(exact.after.loss, rel=0.1)
+    assert report.after.loss != exact.after.loss
+
+
 @pytest.mark.slow
 def test_how_a_step_is_cut_up_does_not_change_it(tmp_path: Path) -> None:
     one_by_one = run_with(tmp_path / "a", max_steps=3)

@@ -28,7 +28,14 @@ def recipe(checkpoint: Path, text: Path, *, plan: str = "2:3", adapters: int = 0
         plan=plan,
         recovery={"rank": 4, "adapters": adapters},
         warmup={"text": str(text), "window": 32, "windows": 8},
-        finetune={"train_text": str(text), "length": 32, "batch_size": 2, "learning_rate": 1e-3, **finetune},
+        finetune={
+            "train_text": str(text),
+            "length": 32,
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "precision": "float32",
+            **finetune,
+        },
     )
 
 

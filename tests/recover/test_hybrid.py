@@ -1,10 +1,13 @@
 """The joint closed form of shared down, own neurons and bypass."""
 
+import itertools
+
 import pytest
 import torch
 
-from sharp_mobile.recover.closed_form import InputStatistics, Moments, Parameters, down_parameters, weight_of
-from sharp_mobile.recover.hybrid import Widths, fit_outputs, own_neurons
+from sharp_mobile.recover.closed_form import Moments, Parameters, down_parameters, weight_of
+from sharp_mobile.recover.hybrid import Widths, fit_hybrid, fit_outputs, neuron_orders
+from sharp_mobile.share import Recovery
 
 TOKENS, INNER, OWN, HIDDEN = 300, 12, 5, 8
 WIDTHS = Widths(INNER, OWN, HIDDEN)
@@ -96,7 +99,32 @@ def test_a_fixed_shared_down_leaves_the_rest_to_fit() -> None:
     )
 
 
-def test_the_neurons_that_write_most_are_kept() -> None:
-    unused = torch.empty(0)
-    statistics = InputStatistics(unused, unused, unused, unused, torch.tensor([1.0, 9.0, 2.0, 7.0, 3.0]))
-    assert own_neurons(statistics, 3).tolist() == [1, 3, 4]
+@pytest.mark.parametrize(("rank", "best"), [(0, 0), (HIDDEN, 1)])
+def test_the_better_choice_of_neurons_is_taken(rank: int, best: int) -> None:
+    """Without a bypass the first order alone counts; beside one of full rank, the second is made for it."""
+    features, y, _ = data()
+    columns = features[:, INNER:] if rank else features[:, INNER : INNER + OWN]
+    moments, widths = moments_of(columns, y), Widths(0, OWN, HIDDEN if rank else 0)
+    orders = neuron_orders(moments, widths)
+    assert len(orders) == best + 1
+    recovery = Recovery(neurons=2, bypass=rank, reference=False)
+    kept, fit = fit_hybrid(recovery, moments, widths, orders, None)
+    every = {
+        pair: fit_hybrid(recovery, moments, widths, [torch.tensor(pair)], None)[1].explained[-1]
+        for pair in itertools.combinations(range(OWN), 2)
+    }
+    assert fit.explained[-1] == pytest.approx(every[tuple(kept.tolist())])
+    assert fit.explained[-1] >= sorted(every.values())[-3]  # dropping one after the other is greedy, and near the best
+
+
+def test_no_own_neurons_and_nothing_but_own_neurons() -> None:
+    features, y, _ = data()
+    own, x = features[:, INNER : INNER + OWN], features[:, INNER + OWN :]
+    alone, widths = moments_of(own, y), Widths(0, OWN, 0)
+    kept, fit = fit_hybrid(Recovery(neurons=OWN, reference=False), alone, widths, neuron_orders(alone, widths), None)
+    assert kept.tolist() == list(range(OWN))
+    torch.testing.assert_close(fit.own, torch.linalg.lstsq(own, y).solution.T, rtol=2e-2, atol=2e-2)
+    bypass, widths = moments_of(x, y), Widths(0, 0, HIDDEN)
+    kept, fit = fit_hybrid(Recovery(bypass=3, reference=False), bypass, widths, neuron_orders(bypass, widths), None)
+    assert len(kept) == 0
+    assert fit.explained[-1] > 0

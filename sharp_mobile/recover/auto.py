@@ -1,14 +1,9 @@
 """plan: auto. Which layers become targets, of which reference, with which recovery parameters, within a budget.
 
 A layer either keeps its MLP, or becomes a target by one of several options, each a reference (or none) and recovery
-parameters. Three measurements on calibration text decide:
-
-    error        ε of each option: the relative error of the closed form on the original model's activations (`damage`)
-    sensitivity  σ of each layer: how far the model's predictions move a unit of ε², as KL from the original's, from
-                 one trial with a linear stand-in
-    cost         of each option: bytes as the recipe stores it, or parameters, or nothing but the MLP itself
-
-Targets are taken to add up, so that the best choice within a budget is
+parameters. What is known of them is the error ε of each option and the sensitivity σ of each layer (`trials`), and the
+cost of an option in bytes, in parameters, or in nothing but MLPs. Targets are taken to add up, so that the best choice
+within a budget is
 
     minimise  Σ σ ε²   subject to   Σ cost ≤ budget, and an option's reference keeps its MLP
 
@@ -18,28 +13,17 @@ the last are never targets.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from tqdm import tqdm
-
 from sharp_mobile.errors import SharpError
-from sharp_mobile.families import decoder_layers
 from sharp_mobile.plan import SharePlan
-from sharp_mobile.recover.calibrate import LayerwiseDecoder, batches, norm_ratios, sink_layers
-from sharp_mobile.recover.damage import TargetDamage
-from sharp_mobile.recover.fit import Silent, Target, WarmupSettings, fit_target, measure
-from sharp_mobile.recover.regression import StoredRegression
-from sharp_mobile.share import Recovery, SharedMLP
+from sharp_mobile.recover.trials import LayerTrials
+from sharp_mobile.share import Recovery
 
 # What a layer's recovery parameters cost of the budget; its own MLP for None. Bytes, or whatever is to be saved.
 Cost = Callable[[Recovery | None], float]
-
-# Sensitivities are measured on so many windows, at every so-manieth position: log-probabilities are large.
-_TRIAL_WINDOWS, _TRIAL_STEP = 4, 4
 
 
 @dataclass(frozen=True)
@@ -100,23 +84,12 @@ class Choice:
         return lines
 
 
-@torch.no_grad()
-def choose_plan(
-    model: Any,
-    recoveries: Sequence[Recovery],
-    windows: torch.Tensor,
-    budget: float,
-    cost: Cost,
-    *,
-    reach: int = 2,
-    progress: bool = True,
-) -> Choice:
+def choose_plan(measured: Sequence[LayerTrials], layers: int, budget: float, cost: Cost, *, reach: int = 2) -> Choice:
     """Choose targets, references and recovery parameters of least predicted damage.
 
     Args:
-        model: the original Hugging Face model, float32 on the CPU.
-        recoveries: the choices that every target has.
-        windows: calibration tokens, int64 [windows, T]; their hidden states are held in memory, twice.
+        measured: the layers that can be targets, and what they can be.
+        layers: of the model.
         budget: the cost that all MLPs and recovery parameters may have.
         cost: see `Cost`.
         reach: how many layers before a target its reference may be.
@@ -124,9 +97,12 @@ def choose_plan(
     Raises:
         SharpError: no choice stays within the budget.
     """
-    measured = list(_measure(model, recoveries, windows, cost, reach, progress))
-    options = {one.layer: one.options for one in measured}
-    layers = len(decoder_layers(model))
+    options = {
+        one.layer: [
+            Option(t.reference, t.recovery, t.error, one.sensitivity * t.error**2, cost(t.recovery)) for t in one.trials
+        ]
+        for one in measured
+    }
     whole = cost(None)
     chosen = within_budget(options, layers, whole, budget, reach)
     kept = [layer for layer in range(layers) if layer not in chosen]
@@ -139,112 +115,6 @@ def choose_plan(
         whole=layers * whole,
         damage=sum(option.damage for option in chosen.values()),
     )
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """One layer that can be a target."""
-
-    layer: int
-    sensitivity: float
-    options: list[Option]
-
-
-def _measure(
-    model: Any, recoveries: Sequence[Recovery], windows: torch.Tensor, cost: Cost, reach: int, progress: bool
-) -> Iterator[_Measured]:
-    """Carry the original model's stream through the layers, and try every option of every layer on the way."""
-    layers: Any = decoder_layers(model)
-    sinks = sink_layers(norm_ratios(model, windows[:2]))
-    decoder, parts = LayerwiseDecoder(model, windows[:1]), batches(windows)
-    hidden = torch.cat([decoder.embed(windows[part]) for part in parts])
-    step = max(1, len(windows) // _TRIAL_WINDOWS)
-    trial = _Trial(model, decoder, windows[::step][:_TRIAL_WINDOWS])
-    for index in tqdm(range(len(layers) - 1), unit="layer", desc="options", disable=None if progress else True):
-        x, after = _step(decoder, index, layers[index].mlp, hidden, parts)
-        if index > 0 and index not in sinks:
-            sensitivity = trial.sensitivity(index, hidden[::step][:_TRIAL_WINDOWS], x)
-            yield _Measured(index, sensitivity, _options(layers, index, x, recoveries, reach, sensitivity, cost))
-        hidden = after
-
-
-def _step(
-    decoder: LayerwiseDecoder, index: int, mlp: Any, hidden: torch.Tensor, parts: list[slice]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Through one layer: what its MLP reads, [tokens, hidden], and the layer's output, [windows, T, hidden]."""
-    read: list[torch.Tensor] = []
-    hook = mlp.register_forward_pre_hook(lambda module, args: read.append(args[0].flatten(0, 1)))
-    try:
-        after = torch.cat([decoder.layer(index, hidden[part]) for part in parts])
-    finally:
-        hook.remove()
-    return torch.cat(read), after
-
-
-class _Trial:
-    """What a linear stand-in for a layer's MLP does to the model's predictions on a few windows."""
-
-    def __init__(self, model: Any, decoder: LayerwiseDecoder, windows: torch.Tensor) -> None:
-        self._decoder = decoder
-        self._layers: Any = decoder_layers(model)
-        self._original = self._predictions_from(0, decoder.embed(windows))
-
-    def sensitivity(self, index: int, hidden: torch.Tensor, x: torch.Tensor) -> float:
-        """σ: KL(original ‖ model with the stand-in) over ε² of the stand-in, nats a token.
-
-        Args:
-            hidden: what the layer reads on the trial's windows.
-            x: what its MLP reads on all windows, [tokens, hidden].
-        """
-        own = self._layers[index].mlp
-        rank = max(1, x.shape[1] // 4)
-        stand_in = SharedMLP(own, own, index, Recovery(bypass=rank, reference=False))
-        parts = [slice(start, min(start + 2048, len(x))) for start in range(0, len(x), 2048)]
-        task = StoredRegression(x, torch.cat([own(x[part]) for part in parts]), parts, True)
-        target = Target(index, index, own, own, stand_in)
-        fit_target(target, task, WarmupSettings(), Silent())
-        error = measure(target, task, Silent()).error_after
-        self._layers[index].mlp = stand_in
-        try:
-            predictions = self._predictions_from(index, hidden)
-        finally:
-            self._layers[index].mlp = own
-        divergence = F.kl_div(predictions, self._original, log_target=True, reduction="sum") / len(predictions)
-        return divergence.item() / max(error, 1e-6) ** 2
-
-    def _predictions_from(self, first: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [tokens, vocabulary] at some positions, from what layer `first` reads."""
-        for index in range(first, len(self._decoder)):
-            hidden = self._decoder.layer(index, hidden)
-        return self._decoder.logits(hidden[:, ::_TRIAL_STEP]).flatten(0, 1).log_softmax(-1)
-
-
-def _options(
-    layers: Any,
-    index: int,
-    x: torch.Tensor,
-    recoveries: Sequence[Recovery],
-    reach: int,
-    sensitivity: float,
-    cost: Cost,
-) -> list[Option]:
-    """Every reference within reach with every recovery that calls it, and those that call none."""
-    damage = TargetDamage(layers[index].mlp, x)
-    calling = [recovery for recovery in recoveries if recovery.reference]
-    others = [recovery for recovery in recoveries if not recovery.reference]
-    found: list[Option] = []
-    for reference in range(index - 1, max(-1, index - 1 - reach), -1):
-        errors = damage.errors(layers[reference].mlp, calling) if calling else []
-        found += [
-            Option(reference, recovery, error, sensitivity * error**2, cost(recovery))
-            for recovery, error in zip(calling, errors, strict=True)
-        ]
-    errors = damage.errors(layers[index].mlp, others) if others else []
-    found += [
-        Option(None, recovery, error, sensitivity * error**2, cost(recovery))
-        for recovery, error in zip(others, errors, strict=True)
-    ]
-    return found
 
 
 def within_budget(

@@ -4,7 +4,7 @@
     auto tau=0.57    at most this part of the layers keep their MLP; the recovery parameters are the recipe's own
     auto 60MB        at most so many bytes of MLPs and recovery parameters, as the recipe quantizes them
 
-The choice is kept as JSON under the work directory, and taken from there the next time.
+What was measured is kept as JSON under the work directory, and taken from there the next time, whatever the budget.
 """
 
 import hashlib
@@ -15,13 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from sharp_mobile import __version__
 from sharp_mobile.checkpoint import Checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.outputs import replace_text
-from sharp_mobile.recipe import Recipe, RecoverySection
+from sharp_mobile.recipe import LayerRecovery, Recipe, RecoverySection
 from sharp_mobile.recover.auto import Cost, choose_plan
 from sharp_mobile.recover.data import check_length, source_windows
+from sharp_mobile.recover.trials import LayerTrials, measure_trials
 from sharp_mobile.share import Recovery
 from sharp_mobile.sharp_json import describe_recoveries
 
@@ -87,39 +90,37 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path, *, progress: boo
     budget = Budget.parse(recipe.plan)
     if checkpoint.plan is not None:
         raise SharpError(f"{checkpoint.path}: is shared already; choose a plan for the original model")
-    tokenizer = checkpoint.tokenizer_for("plan auto")
     config, auto = checkpoint.config, recipe.auto
     check_length(recipe.warmup.window, config)
     recoveries = auto.recoveries() or usual_choices(config.hidden_size, config.intermediate_size)
     if budget.kind == "tau":
         recoveries = (recipe.recovery.usual,)
-    kept = work / f"auto-{_key(recipe, checkpoint, recoveries)}.json"
+    measured = _measured(checkpoint, recipe, recoveries, work, progress)
+    cost, allowed = _cost(budget, recipe, config)
+    choice = choose_plan(measured, config.num_hidden_layers, allowed, cost, reach=auto.reach)
+    layers = {name: LayerRecovery(**own) for name, own in describe_recoveries(choice.recovery).items()}
+    recovery = RecoverySection(layers=layers, quantization_aware=recipe.recovery.quantization_aware)
+    return recipe.model_copy(update={"plan": str(choice.plan), "recovery": recovery}), choice.explain()
+
+
+_TRIALS = TypeAdapter(list[LayerTrials])
+
+
+def _measured(
+    checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recovery], work: Path, progress: bool
+) -> list[LayerTrials]:
+    """The options of all layers, measured now or before."""
+    warmup, auto = recipe.warmup, recipe.auto
+    settings: list[Any] = [checkpoint.fingerprint, [asdict(own) for own in recoveries], __version__]
+    settings += [warmup.text, warmup.window, auto.auto_windows, auto.reach]
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    kept = work / f"trials-{key}.json"
     if not kept.is_file():
-        windows = source_windows(tokenizer, recipe.warmup.text, recipe.warmup.window, auto.auto_windows)
-        cost, allowed = _cost(budget, recipe, config)
-        choice = choose_plan(checkpoint.model, recoveries, windows, allowed, cost, reach=auto.reach, progress=progress)
-        content = {
-            "plan": str(choice.plan),
-            "recovery": describe_recoveries(choice.recovery),
-            "explanation": choice.explain(),
-        }
-        replace_text(kept, json.dumps(content, indent=1) + "\n")
-    content = json.loads(kept.read_text(encoding="utf-8"))
-    recovery = RecoverySection(layers=content["recovery"], quantization_aware=recipe.recovery.quantization_aware)
-    return recipe.model_copy(update={"plan": content["plan"], "recovery": recovery}), content["explanation"]
-
-
-def _key(recipe: Recipe, checkpoint: Checkpoint, recoveries: Sequence[Recovery]) -> str:
-    quantize, auto = recipe.quantize, recipe.auto
-    settings: list[Any] = [
-        checkpoint.fingerprint,
-        recipe.plan,
-        [asdict(own) for own in recoveries],
-        __version__,
-    ]
-    settings += [recipe.warmup.text, recipe.warmup.window, auto.auto_windows, auto.reach]
-    settings += [quantize.linear, quantize.group_size, quantize.recovery]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        tokenizer = checkpoint.tokenizer_for("plan auto")
+        windows = source_windows(tokenizer, warmup.text, warmup.window, auto.auto_windows)
+        measured = measure_trials(checkpoint.model, recoveries, windows, auto.reach, progress=progress)
+        replace_text(kept, _TRIALS.dump_json(measured, indent=1).decode() + "\n")
+    return _TRIALS.validate_json(kept.read_bytes())
 
 
 def _cost(budget: Budget, recipe: Recipe, config: Any) -> tuple[Cost, float]:

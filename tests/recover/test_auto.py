@@ -11,6 +11,7 @@ from tiny_models import tiny_model, tiny_tokens
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import decoder_layers
 from sharp_mobile.recover.auto import Option, choose_plan, within_budget
+from sharp_mobile.recover.trials import measure_trials
 from sharp_mobile.share import Recovery, share_layers
 
 WHOLE, REACH = 10.0, 2
@@ -74,7 +75,7 @@ def test_a_layer_that_repeats_another_becomes_its_target() -> None:
     windows = torch.cat([tiny_tokens(32, seed=seed) for seed in range(40)])
     recoveries = [SMALL, Recovery(neurons=4, bypass=2, reference=False)]
     budget = 5 * parameters(None) + 1.01 * parameters(SMALL)
-    choice = choose_plan(model, recoveries, windows, budget, parameters, reach=2, progress=False)
+    choice = choose_plan(measure_trials(model, recoveries, windows, 2, progress=False), 6, budget, parameters)
     assert str(choice.plan) == "2:4"
     assert choice.recovery == {3: SMALL}
     assert choice.chosen[3].error < 0.05
@@ -91,10 +92,8 @@ def test_a_layer_that_repeats_another_becomes_its_target() -> None:
 def test_more_sharing_costs_more_and_options_without_reference_stand_under_a_kept_layer() -> None:
     model = tiny_model()
     windows = torch.cat([tiny_tokens(32, seed=seed) for seed in range(20)])
-    choices = [
-        choose_plan(model, [OWN], windows, part * 6 * parameters(None), parameters, progress=False)
-        for part in (0.9, 0.7, 0.5)
-    ]
+    measured = measure_trials(model, [OWN], windows, 2, progress=False)
+    choices = [choose_plan(measured, 6, part * 6 * parameters(None), parameters) for part in (0.9, 0.7, 0.5)]
     assert [len(choice.chosen) for choice in choices] == sorted(len(choice.chosen) for choice in choices)
     assert 0 < choices[0].damage < choices[1].damage < choices[2].damage
     for choice in choices:

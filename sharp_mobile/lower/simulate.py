@@ -58,6 +58,22 @@ def round_activation(x: torch.Tensor) -> torch.Tensor:
     return _straight_through(x, rounded)
 
 
+class _Rounder:
+    """`round_activation`, once for projections that read the same tensor one after the other, as the export does."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._x: torch.Tensor | None = None
+        self._rounded = torch.empty(0)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._x is not x:
+            self._x, self._rounded = x, round_activation(x)
+        return self._rounded
+
+
 def round_factor(matrix: torch.Tensor, options: QuantizeOptions) -> torch.Tensor:
     """What the export keeps of a recovery parameter [out, in], differentiable."""
     group = recovery_group(matrix.shape[1]) if options.recovery == 4 else 0
@@ -70,31 +86,34 @@ def round_factor(matrix: torch.Tensor, options: QuantizeOptions) -> torch.Tensor
 
 
 class _SimulatedLinear(nn.Module):
-    """An integer linear on float tensors: `weight` is rounded already, the input is rounded here."""
+    """A linear on float tensors: `weight` is rounded already, the input is rounded here if there is a rounder."""
 
-    def __init__(self, weight: torch.Tensor, *, integer: bool) -> None:
+    def __init__(self, weight: torch.Tensor, rounder: _Rounder | None) -> None:
         super().__init__()
         self._weight = weight  # no parameter: it changes from call to call, or is another module's
-        self._integer = integer
+        self._rounder = rounder
 
     def set_weight(self, weight: torch.Tensor) -> None:
         self._weight = weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(round_activation(x) if self._integer else x, self._weight)
+        return F.linear(x if self._rounder is None else self._rounder(x), self._weight)
 
 
 class _SimulatedMLP(FusedMLP):
     """The fused form of a target, made anew from its recovery parameters at every call."""
 
-    def __init__(self, shared: SharedMLP, options: QuantizeOptions) -> None:
-        integer = options.linear != "float"
+    def __init__(self, shared: SharedMLP, options: QuantizeOptions, rounder: _Rounder) -> None:
         weights = mlp_weights(shared.reference) if shared.recovery.reference else ()
-        linears = [_SimulatedLinear(weight.detach(), integer=integer) for weight in weights]
+        of_shared = None if options.linear == "float" else rounder
+        linears = [_SimulatedLinear(weight.detach(), of_shared) for weight in weights]
         super().__init__(shared, Projections(*linears) if linears else None)
         self._shared, self._options = (shared,), options
         self.recovery = nn.ModuleDict(
-            {name: _SimulatedLinear(torch.empty(0), integer=options.recovery != "float") for name in self.recovery}
+            {
+                name: _SimulatedLinear(torch.empty(0), None if options.recovery == "float" else rounder)
+                for name in self.recovery
+            }
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -114,6 +133,7 @@ class Simulation:
 
     def __init__(self, model: Any, options: QuantizeOptions) -> None:
         self._swaps: list[tuple[nn.Module, str, Any, Any]] = []  # module, attribute, float value, simulated value
+        self._rounder = _Rounder()
         self._prepare(model, options)
         self._install()
 
@@ -132,6 +152,7 @@ class Simulation:
 
     def remove(self) -> None:
         """Make the model the float one again."""
+        self._rounder.forget()
         for module, name, original, _ in self._swaps:
             _set(module, name, original)
 
@@ -150,12 +171,12 @@ class Simulation:
             self._swap(embedding, "weight", nn.Parameter(rows.to(embedding.weight.dtype), requires_grad=False))
         self._install()  # targets read the references' rounded weights
         for mlp in shared_layers(model).values():
-            form = self._direct(mlp, options) if mlp.recovery.direct else _SimulatedMLP(mlp, options)
+            form = self._direct(mlp, options) if mlp.recovery.direct else _SimulatedMLP(mlp, options, self._rounder)
             self._swap(mlp, "forward", form)
 
     def _direct(self, mlp: SharedMLP, options: QuantizeOptions) -> nn.Module:
-        integer = options.linear != "float"
-        gate, up, down = (_SimulatedLinear(w.detach(), integer=integer) for w in mlp_weights(mlp.reference))
+        rounder = None if options.linear == "float" else self._rounder
+        gate, up, down = (_SimulatedLinear(w.detach(), rounder) for w in mlp_weights(mlp.reference))
         return GatedMLP(gate, up, down, mlp.activation, (mlp.gate.bias, mlp.up.bias, mlp.down.bias))
 
     def _swap_linear(self, module: nn.Linear, quantized: nn.Module) -> None:
@@ -163,7 +184,7 @@ class Simulation:
             return
         weight = nn.Parameter(quantized.weight().to(module.weight.dtype), requires_grad=False)
         self._swap(module, "weight", weight)
-        self._swap(module, "forward", lambda x: F.linear(round_activation(x), module.weight, module.bias))
+        self._swap(module, "forward", lambda x: F.linear(self._rounder(x), module.weight, module.bias))
 
 
 _ABSENT = object()

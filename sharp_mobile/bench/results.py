@@ -1,0 +1,214 @@
+"""The results of a benchmark: one JSON for this host, ARM64 emulation, iPhone and Android.
+
+    Results
+      device     where: kind, model, OS, CPU, cores, memory, thermal state and battery where there are any
+      export     what: name, plan, hash and bytes of the .pte
+      settings   how: runtime, threads, caches, memory limit
+      load       seconds of load + init, on the first launch, on later ones, and after the page cache was dropped
+      forward    seconds of a forward pass of one token, of 5 runs after a warm-up (paper, Table 7)
+      prefill, decode   seconds a run, and tokens in it
+      memory     resident bytes after load and init, split into what is the process's own and what is pages of files
+      counts     instructions by kind, where emulated; such a run has no seconds
+
+What was not measured is null, never zero. `read_results` refuses what another version of the schema wrote.
+"""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import replace_text
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Samples(_Data):
+    """Seconds of several runs of the same thing, in their order."""
+
+    seconds: tuple[Seconds, ...] = Field(min_length=1)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.seconds)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation; 0 for a single run."""
+        return statistics.stdev(self.seconds) if len(self.seconds) > 1 else 0.0
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def minimum(self) -> float:
+        return min(self.seconds)
+
+
+class TokenSamples(Samples):
+    """Seconds of several runs of `tokens` tokens each."""
+
+    tokens: Annotated[int, Field(gt=0)]
+
+    @property
+    def per_second(self) -> float:
+        """Tokens a second, by the median run."""
+        return self.tokens / self.median
+
+
+class Device(_Data):
+    """Where it ran. `kind` arm64 is emulation, with the phone profile's name as model."""
+
+    kind: Literal["host", "arm64", "ios", "android"]
+    model: str
+    os: str
+    cpu: str
+    cores: Annotated[int, Field(gt=0)]
+    memory_bytes: Bytes | None = None
+    thermal: str | None = None
+    battery: str | None = None
+
+
+class ExportIdentity(_Data):
+    """What ran, from the export's manifest.
+
+    sha256: of the `.pte`. tensor_bytes: of its distinct tensors. unshared_bytes: what the `.pte` would take with
+    nothing shared. divergence: nats a token from the eager model.
+    """
+
+    name: str
+    plan: str
+    sha256: str
+    file_bytes: Bytes
+    tensor_bytes: Bytes
+    unshared_bytes: Bytes
+    divergence: float | None = None
+
+
+class Settings(_Data):
+    """How it ran.
+
+    runtime: the ExecuTorch that ran it. weight_cache: XNNPACK packs a shared weight once. packed_cache: packed weights
+    are kept on disk between launches. memory_limit: of the cgroup that the process ran in.
+    """
+
+    runtime: str
+    threads: Annotated[int, Field(gt=0)]
+    weight_cache: bool
+    packed_cache: bool
+    memory_limit: Bytes | None = None
+
+
+class Load(_Data):
+    """Seconds of load and init.
+
+    first: without a packed cache on disk. later: with the one that an earlier launch left. cold: later, after the
+    page cache was dropped, where the system allows that.
+    """
+
+    first: Samples | None = None
+    later: Samples | None = None
+    cold: Samples | None = None
+
+
+class Memory(_Data):
+    """Resident bytes.
+
+    anonymous, file: after load and init and one forward pass. peak: the most that the process had, both together.
+    """
+
+    anonymous: Bytes
+    file: Bytes
+    peak: Bytes
+
+    @property
+    def resident(self) -> int:
+        return self.anonymous + self.file
+
+
+class InstructionCount(_Data):
+    """Executed instructions of one kind of work, on one thread.
+
+    dot, matmul: dot-product (`sdot`, `udot`) and matrix-multiply (`smmla`, ...) instructions among them.
+    """
+
+    instructions: Count
+    loads: Count
+    stores: Count
+    dot: Count
+    matmul: Count
+
+
+class Counts(_Data):
+    """What emulation counts: load and init without and with a packed cache, a forward pass of one token, a prefill."""
+
+    load_first: InstructionCount | None = None
+    load_later: InstructionCount | None = None
+    forward: InstructionCount | None = None
+    prefill: InstructionCount | None = None
+
+
+class Results(_Data):
+    """A benchmark of one export in one place; see the module.
+
+    created: UTC, ISO 8601. tokens: what greedy decoding gave, to be held against the manifest's expectation.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    created: str
+    device: Device
+    export: ExportIdentity
+    settings: Settings
+    load: Load = Load()
+    forward: Samples | None = None
+    prefill: TokenSamples | None = None
+    decode: TokenSamples | None = None
+    memory: Memory | None = None
+    counts: Counts | None = None
+    tokens: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write a results file, whole or not at all.
+
+    Raises:
+        SharpError: it cannot be written.
+    """
+    replace_text(path, results.model_dump_json(indent=1) + "\n")
+
+
+def read_results(path: str | Path) -> Results:
+    """Read a results file.
+
+    Raises:
+        SharpError: there is none, it is not whole, or it is of another version of the schema.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SharpError(f"{path}: is not a whole results file ({error}); run the benchmark again") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        of = "has no schema version" if version is None else f"is of schema version {version}"
+        raise SharpError(f"{path}: {of}, this sharp-mobile reads version {SCHEMA_VERSION}; run the benchmark again")
+    try:
+        return Results.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SharpError(f"{path}: {where}: {first['msg']}; run the benchmark again") from error

@@ -1,0 +1,83 @@
+"""The results file: what is written can be read, and nothing else can."""
+
+from pathlib import Path
+
+import pytest
+
+from sharp_mobile.bench.results import (
+    Device,
+    ExportIdentity,
+    Load,
+    Memory,
+    Results,
+    Samples,
+    Settings,
+    TokenSamples,
+    read_results,
+    write_results,
+)
+from sharp_mobile.errors import SharpError
+
+
+def results() -> Results:
+    return Results(
+        created="2026-01-02T03:04:05Z",
+        device=Device(kind="host", model="a machine", os="Linux", cpu="a CPU", cores=2),
+        export=ExportIdentity(
+            name="tiny", plan="2:3", sha256="ab" * 32, file_bytes=1000, tensor_bytes=990, unshared_bytes=1200
+        ),
+        settings=Settings(runtime="executorch 1.5.1", threads=1, weight_cache=True, packed_cache=True),
+        load=Load(first=Samples(seconds=(2.0,)), later=Samples(seconds=(0.1, 0.3, 0.2))),
+        forward=Samples(seconds=(0.01, 0.02, 0.03, 0.02, 0.02)),
+        decode=TokenSamples(seconds=(0.5, 0.25, 1.0), tokens=10),
+        memory=Memory(anonymous=10, file=20, peak=40),
+        tokens=(1, 2, 3),
+    )
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", results())
+    assert read_results(tmp_path / "results.json") == results()
+
+
+def test_statistics() -> None:
+    found = results()
+    assert found.forward is not None
+    assert (found.forward.median, found.forward.minimum) == (0.02, 0.01)
+    assert found.forward.mean == pytest.approx(0.02)
+    assert found.forward.std == pytest.approx(0.0070710678)
+    assert found.load.first is not None
+    assert found.load.first.std == 0
+    assert found.decode is not None
+    assert found.decode.per_second == 20
+    assert found.memory is not None
+    assert found.memory.resident == 30
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is not a whole results file"),
+        ('{"schema_version": 1, "created": "2026', "is not a whole results file"),
+        ("[]", "has no schema version"),
+        ('{"forward": 3}', "has no schema version"),
+        ('{"schema_version": 0}', "is of schema version 0, this sharp-mobile reads version 1"),
+        ('{"schema_version": 1}', "created: Field required"),
+    ],
+)
+def test_what_is_no_results_file_is_refused(content: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(SharpError, match=told):
+        read_results(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match=r"none\.json: cannot be read: No such file"):
+        read_results(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("seconds", [(), (0.0,), (-1.0,), (float("nan"),)])
+def test_a_time_that_nobody_measured_is_refused(seconds: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="seconds"):
+        Samples(seconds=seconds)

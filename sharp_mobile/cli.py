@@ -378,5 +378,22 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
     click.echo(as_text(table))
 
 
+@main.command()
+@click.argument("export_directory", type=Path)
+@click.argument("results", nargs=-1, type=Path)
+@click.option("--budgets", type=Path, help="The budgets' file; export/budgets.toml by default.")
+@click.option("--update", is_flag=True, help="Make what is found the budgets; comments and tolerances stay.")
+def check(export_directory: Path, results: tuple[Path, ...], budgets: Path | None, update: bool) -> None:
+    """Hold an export, the results*.json in it and other RESULTS of it against the budgets of its recipe.
+
+    Fails with the budget that is broken: the file grew, sharing was lost, more memory or more instructions are needed.
+    """
+    from sharp_mobile.bench.budgets import budgets_file
+    from sharp_mobile.bench.check import run
+
+    for line in run(export_directory, results, budgets or budgets_file(), update=update):
+        click.echo(line)
+
+
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ One list, which the tables, the page and its explanations are all made of.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sharp_mobile.bench.columns import Column
 
@@ -29,20 +29,21 @@ class Figure:
 
     def of(self, column: Column) -> float | None:
         """The figure of a column; None where nobody measured it."""
-        return _follow(column, self.path)
+        return follow(column, self.path)
 
     def spread_of(self, column: Column) -> float | None:
         """Its standard deviation, where that is shown."""
-        return _follow(column, self.spread) if self.spread else None
+        return follow(column, self.spread) if self.spread else None
 
 
-def _follow(column: Column, path: str) -> float | None:
-    value = column
+def follow(data: object, path: str) -> float | None:
+    """The number at the end of a dotted path of attributes; None where the path breaks off."""
+    value: Any = data
     for name in path.split("."):
         if value is None:
             return None
         value = getattr(value, name)
-    return value  # type: ignore[return-value]  # every path ends at a number
+    return value
 
 
 def _counted(part: str, name: str) -> tuple[Figure, ...]:

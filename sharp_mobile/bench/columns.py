@@ -7,9 +7,9 @@
 Figures of two exports are held against each other where both were measured on the same device, and nowhere else.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from sharp_mobile.bench.exports import identity, open_export
@@ -19,9 +19,13 @@ from sharp_mobile.errors import SharpError
 
 @dataclass(frozen=True)
 class Column:
-    """An export with what was measured of it in one place, if anything; `name` tells it from the others."""
+    """An export with what was measured of it in one place, if anything.
+
+    label: tells the export from the others. name: tells the column from the others.
+    """
 
     name: str
+    label: str
     export: ExportIdentity
     results: Results | None = None
 
@@ -45,12 +49,16 @@ def read_columns(arguments: Sequence[Path]) -> list[Column]:
     Raises:
         SharpError: one of them is neither, or is not whole; a results file in an export is of another `.pte`.
     """
-    columns = [column for argument in arguments for column in _columns_of(argument)]
-    met: Counter[str] = Counter()
-    for index, column in enumerate(columns):
-        met[column.name] += 1
-        if met[column.name] > 1:
-            columns[index] = replace(column, name=f"{column.name} ({met[column.name]})")
+    labels: dict[str, str] = {}
+    columns: list[Column] = []
+    for argument in arguments:
+        wanted, export, measured = _read(argument)
+        if export.sha256 not in labels:
+            labels[export.sha256] = _unlike(wanted, labels.values())
+        label = labels[export.sha256]
+        for results in measured:
+            name = label if results is None else f"{label}, {place(results.device)}"
+            columns.append(Column(_unlike(name, [column.name for column in columns]), label, export, results))
     return columns
 
 
@@ -78,14 +86,19 @@ def read_results_of(path: Path, export: ExportIdentity) -> Results:
     return results
 
 
-def _columns_of(argument: Path) -> list[Column]:
+def _read(argument: Path) -> tuple[str, ExportIdentity, Sequence[Results | None]]:
+    """What an argument means: a label for it, the export, and what was measured of it, or None."""
     if not argument.is_dir():
         results = read_results(argument)
-        return [Column(f"{results.export.name}, {place(results.device)}", results.export, results)]
+        return results.export.name, results.export, [results]
     export = identity(open_export(argument))
-    name = argument.resolve().name
-    measured = results_of(argument, export)
-    return [Column(f"{name}, {place(r.device)}", export, r) for r in measured] or [Column(name, export)]
+    return argument.resolve().name, export, results_of(argument, export) or [None]
+
+
+def _unlike(name: str, others: Collection[str]) -> str:
+    """The name, numbered if there is one like it."""
+    numbered = (name if number == 1 else f"{name} ({number})" for number in count(1))
+    return next(candidate for candidate in numbered if candidate not in others)
 
 
 def _hardware(device: Device) -> tuple[str, str, str, int]:

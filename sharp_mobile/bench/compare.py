@@ -153,6 +153,13 @@ def _settings(settings: Settings) -> dict[str, str]:
     }
 
 
+def _conditions(results: Results) -> dict[str, str]:
+    """What two results must have in common for their ratios to tell of the exports alone."""
+    runs = {"prefill": results.prefill, "decode": results.decode}
+    tokens = {name: f"of {run.tokens} tokens" for name, run in runs.items() if run is not None}
+    return _settings(results.settings) | tokens
+
+
 def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
     if any(cell.ratio.startswith("×") for row in rows for cell in row.cells):
         yield "× is the ratio to the first column; of a measured figure, to the first column on the same device."
@@ -165,8 +172,10 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
         base = baseline(column, columns)
         if column.results is None or base.results is None:
             continue
-        mine, its = _settings(column.results.settings), _settings(base.results.settings)
-        differences = [f"{name} {mine[name]}, there {its[name]}" for name in mine if mine[name] != its[name]]
+        mine, its = _conditions(column.results), _conditions(base.results)
+        differences = [
+            f"{name} {mine[name]}, there {its[name]}" for name in mine if mine[name] != its.get(name, mine[name])
+        ]
         if differences:
             yield f"{column.name} was not measured as {base.name} was: {'; '.join(differences)}."
         yield from (f"{column.name}: {warning}" for warning in column.results.warnings)

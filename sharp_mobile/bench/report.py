@@ -7,7 +7,7 @@
 Style and pictures are inside, light and dark follow the reader's system, and it is narrow enough for a phone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
@@ -21,7 +21,7 @@ STYLE = files("sharp_mobile.bench").joinpath("report.css")
 
 def page(columns: Sequence[Column], sweeps: Sequence[Sweep] = ()) -> str:
     """The page of some columns and memory sweeps."""
-    title = " beside ".join(dict.fromkeys(column.export.name for column in columns))
+    title = " beside ".join(dict.fromkeys(column.label for column in columns))
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -30,7 +30,7 @@ def page(columns: Sequence[Column], sweeps: Sequence[Sweep] = ()) -> str:
         f"<h1>{escape(title)}</h1>",
         '<div class="pictures">',
         *_pictures(columns),
-        *_sweeps(sweeps),
+        *_sweeps(sweeps, {column.export.sha256: column.label for column in columns}),
         "</div>",
         *_table(compare(columns)),
         *_explanation(columns),
@@ -56,10 +56,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _pictures(columns: Sequence[Column]) -> Iterator[str]:
-    exports = {column.export.sha256: column for column in reversed(columns)}  # the first column of each export
-    sizes = [
-        Bars(column.export.name, (column.export.file_bytes / 1e6,)) for column in columns if column in exports.values()
-    ]
+    sizes = [Bars(label, (size / 1e6,)) for label, size in {c.label: c.export.file_bytes for c in columns}.items()]
     yield _figure("Size of the .pte, MB", bar_picture(sizes, decimals=1))
     for device in _devices(columns):
         yield from _device_pictures(device)
@@ -114,10 +111,11 @@ def _device_pictures(columns: Sequence[Column]) -> Iterator[str]:
         yield _figure(f"Instructions of one token {on}, millions; no time", bar_picture(counts, decimals=1))
 
 
-def _sweeps(sweeps: Sequence[Sweep]) -> Iterator[str]:
+def _sweeps(sweeps: Sequence[Sweep], labels: Mapping[str, str]) -> Iterator[str]:
     if sweeps:
         where = ", ".join(dict.fromkeys(f"{s.device.model}, threads: {s.settings.threads}" for s in sweeps))
-        names = [f"{sweep.export.name} ({sweep.export.file_bytes / 1e6:.1f} MB)" for sweep in sweeps]
+        exports = [sweep.export for sweep in sweeps]
+        names = [f"{labels.get(e.sha256, e.name)} ({e.file_bytes / 1e6:.1f} MB)" for e in exports]
         title = f"Forward pass of one token under a memory limit, on {where}; × could not start"
         yield _figure(title, sweep_picture(sweeps), names)
 

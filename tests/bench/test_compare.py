@@ -88,7 +88,9 @@ def test_different_devices_have_no_ratio(tmp_path: Path) -> None:
     export = identity(write_export(tmp_path / "tiny"))
     other = HOST.model_copy(update={"model": "another machine"})
     warmer = HOST.model_copy(update={"thermal": "warm", "os": "Linux 7"})
-    columns = [Column(name, export, results(export, d)) for name, d in (("a", HOST), ("b", other), ("c", warmer))]
+    columns = [
+        Column(name, "tiny", export, results(export, d)) for name, d in (("a", HOST), ("b", other), ("c", warmer))
+    ]
     table = compare(columns)
     assert [cell.ratio for cell in cells(table, "one token", "forward, median")] == ["", OTHER_DEVICE, "×1.000"]
     assert [cell.ratio for cell in cells(table, "memory", "peak")] == ["", OTHER_DEVICE, "×1.000"]
@@ -99,11 +101,12 @@ def test_other_settings_and_warnings_are_told(tmp_path: Path) -> None:
     export = identity(write_export(tmp_path / "tiny"))
     one = results(export)
     settings = one.settings.model_copy(update={"threads": 2, "weight_cache": False, "memory_limit": 330_000_000})
-    two = one.model_copy(update={"settings": settings, "warnings": ("token 3 differs",)})
-    notes = compare([Column("one", export, one), Column("two", export, two)]).notes
+    changes = {"settings": settings, "decode": TokenSamples(seconds=(1.0,), tokens=32)}
+    two = one.model_copy(update={**changes, "warnings": ("token 3 differs",)})
+    notes = compare([Column("one", "tiny", export, one), Column("two", "tiny", export, two)]).notes
     assert (
         "two was not measured as one was: threads 2, there 1; weight cache off, there on; memory limit 330 MB, "
-        "there none." in notes
+        "there none; decode of 32 tokens, there of 64 tokens." in notes
     )
     assert "two: token 3 differs" in notes
 
@@ -113,7 +116,7 @@ def test_units_and_digits_suit_the_values(tmp_path: Path) -> None:
 
     def shown(*seconds: float) -> list[str]:
         columns = [
-            Column(str(s), export, results(export).model_copy(update={"forward": Samples(seconds=(s,))}))
+            Column(str(s), "tiny", export, results(export).model_copy(update={"forward": Samples(seconds=(s,))}))
             for s in seconds
         ]
         (row,) = [row for row in compare(columns).rows if row.name == "forward, median"]
@@ -134,7 +137,7 @@ def test_every_figure_has_its_place_in_the_results(tmp_path: Path) -> None:
         prefill=TokenSamples(seconds=(1.0,), tokens=8),
         counts=Counts(**parts),
     )
-    column = Column("tiny", export, complete)
+    column = Column("tiny", "tiny", export, complete)
     assert [figure.name for figure in FIGURES if figure.of(column) is None] == []
 
 
@@ -155,9 +158,16 @@ def test_a_pte_that_was_changed_is_refused(exports: tuple[Path, Path]) -> None:
         read_columns(exports)
 
 
-def test_columns_of_one_name_are_told_apart(exports: tuple[Path, Path]) -> None:
+def test_columns_of_one_name_are_told_apart(exports: tuple[Path, Path], tmp_path: Path) -> None:
     file = exports[0] / "results-host.json"
     assert [column.name for column in read_columns([file, file])] == ["original, host", "original, host (2)"]
+    write_export(tmp_path / "elsewhere" / "shared", file_bytes=1100)
+    found = read_columns([*exports[1:], tmp_path / "elsewhere" / "shared"])
+    assert [(c.label, c.name) for c in found] == [
+        ("shared", "shared, cortex-a76"),
+        ("shared", "shared, host"),
+        ("shared (2)", "shared (2)"),
+    ]
 
 
 def test_text_and_markdown_have_every_figure(exports: tuple[Path, Path]) -> None:

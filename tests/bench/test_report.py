@@ -47,10 +47,10 @@ def columns(tmp_path: Path) -> list[Column]:
     shared = identity(write_export(tmp_path / "shared", file_bytes=1_000_000))
     other = HOST.model_copy(update={"model": "another machine"})
     return [
-        Column("original, host", original, results(original)),
-        Column("shared, host", shared, results(shared, speed=2)),
-        Column("shared, other", shared, results(shared, other)),
-        Column("shared, cortex-a76", shared, results(shared, EMULATED)),
+        Column("original, host", "original", original, results(original)),
+        Column("shared, host", "shared", shared, results(shared, speed=2)),
+        Column("shared, other", "shared", shared, results(shared, other)),
+        Column("shared, cortex-a76", "shared", shared, results(shared, EMULATED)),
     ]
 
 
@@ -105,7 +105,7 @@ def test_each_device_has_pictures_of_its_own(columns: list[Column]) -> None:
         "Resident memory on another machine, MB",
         "Instructions of one token on cortex-a76, millions; no time",
     ]
-    assert captions(page([Column("shared", columns[1].export)])) == ["Size of the .pte, MB"]
+    assert captions(page([Column("shared", "shared", columns[1].export)])) == ["Size of the .pte, MB"]
 
 
 def test_pictures_show_every_value_in_the_color_of_the_page(columns: list[Column]) -> None:
@@ -125,7 +125,7 @@ def test_pictures_show_every_value_in_the_color_of_the_page(columns: list[Column
 
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     export = identity(write_export(tmp_path / "tiny")).model_copy(update={"name": "<b>&\"' $x_y$ --></b>"})
-    html = page([Column(export.name, export)])
+    html = page([Column(export.name, export.name, export)])
     found = Elements(html)
     assert "b" not in {tag for tag, _ in found.elements}
     assert export.name in found.text

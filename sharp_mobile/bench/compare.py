@@ -155,9 +155,12 @@ def _settings(settings: Settings) -> dict[str, str]:
 
 def _conditions(results: Results) -> dict[str, str]:
     """What two results must have in common for their ratios to tell of the exports alone."""
-    runs = {"prefill": results.prefill, "decode": results.decode}
-    tokens = {name: f"of {run.tokens} tokens" for name, run in runs.items() if run is not None}
-    return _settings(results.settings) | tokens
+    tokens = {
+        "prefill": results.prefill and results.prefill.tokens,
+        "decode": results.decode and results.decode.tokens,
+        "counted prefill": results.counts and results.counts.prefill_tokens,
+    }
+    return _settings(results.settings) | {name: f"of {count} tokens" for name, count in tokens.items() if count}
 
 
 def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:

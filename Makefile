@@ -21,7 +21,7 @@ OPTIONS := $(if $(PLAN),--plan '$(PLAN)') $(if $(RANK),--rank $(RANK)) $(if $(OU
 # Two test processes of one thread each: torch's threads would fight over the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup export profile-export inspect compare-stock test test-fast lint clean
+.PHONY: help setup export profile-export inspect check compare-stock test test-fast lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -45,6 +45,9 @@ profile-export: $(INSTALLED)
 
 inspect: $(INSTALLED)
 	$(BIN)/sharp-mobile inspect '$(or $(OUT),build/exports/$(MODEL))' $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/sharp-mobile check '$(or $(OUT),build/exports/$(MODEL))' $(ARGS)
 
 compare-stock: $(INSTALLED)
 	$(BIN)/python -m sharp_mobile.bench.stock_export $(ARGS)

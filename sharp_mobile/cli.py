@@ -9,6 +9,8 @@
     sharp-mobile study fig4 MODEL  how much each layer's MLP matters: a JSON and a picture
     sharp-mobile reproduce table4  the paper's tables and figures in shape, on any model
     sharp-mobile merge CHECKPOINT  a SHARP checkpoint as a plain Hugging Face model
+    sharp-mobile compare A B       exports and what was measured of them, side by side
+    sharp-mobile check EXPORT      hold an export and its results against the budgets of its recipe
 
 MODEL is the name of a recipe in export/, a recipe file, a Hugging Face directory, a hub id, a .gguf file or a SHARP
 checkpoint.
@@ -342,6 +344,55 @@ def reproduce(what: str, model: str, out: Path | None, pairs: Any, **options: An
         run(TABLES[what], source, directory, budget, **how)
     else:
         reproduce_figure(what, source, directory, budget, pairs, **how)
+
+
+@main.command()
+@click.argument("exports", nargs=-1, required=True, type=Path)
+@click.option("--sweep", "sweeps", multiple=True, type=Path, help="A memory sweep's JSON, for the page.")
+@click.option("--markdown", type=Path, help="Write the table as Markdown, too.")
+@click.option("--html", type=Path, help="Write it as a page of its own with pictures, too.")
+def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path | None, html: Path | None) -> None:
+    """Show EXPORTS side by side with ratios to the first one: size, load, forward pass, memory, instructions.
+
+    Each is the directory of an export, with any results*.json in it, or a results file from any device. What was
+    measured on different devices has no ratio.
+
+    \b
+    sharp-mobile compare build/exports/smollm2-135m-unshared build/exports/smollm2-135m --html build/compare.html
+    """
+    from sharp_mobile.bench.columns import read_columns
+    from sharp_mobile.bench.compare import as_markdown, as_text
+    from sharp_mobile.bench.compare import compare as run
+    from sharp_mobile.bench.results import read_sweeps
+    from sharp_mobile.outputs import replace_text
+
+    columns = read_columns(exports)
+    swept = [sweep for path in sweeps for sweep in read_sweeps(path)]
+    table = run(columns)
+    if markdown is not None:
+        replace_text(markdown, as_markdown(table))
+    if html is not None:
+        from sharp_mobile.bench.report import page  # draws, so it needs matplotlib
+
+        replace_text(html, page(columns, swept))
+    click.echo(as_text(table))
+
+
+@main.command()
+@click.argument("export_directory", type=Path)
+@click.argument("results", nargs=-1, type=Path)
+@click.option("--budgets", type=Path, help="The budgets' file; export/budgets.toml by default.")
+@click.option("--update", is_flag=True, help="Make what is found the budgets; comments and tolerances stay.")
+def check(export_directory: Path, results: tuple[Path, ...], budgets: Path | None, update: bool) -> None:
+    """Hold an export, the results*.json in it and other RESULTS of it against the budgets of its recipe.
+
+    Fails with the budget that is broken: the file grew, sharing was lost, more memory or more instructions are needed.
+    """
+    from sharp_mobile.bench.budgets import budgets_file
+    from sharp_mobile.bench.check import run
+
+    for line in run(export_directory, results, budgets or budgets_file(), update=update):
+        click.echo(line)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder, preferred_attention
-from sharp_mobile.lower.inspect import MANIFEST_JSON, MODEL_PTE, Inspection, inspect_pte
-from sharp_mobile.lower.manifest import Expected, Manifest, measure, versions, write_report
+from sharp_mobile.lower.inspect import Inspection, inspect_pte
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, measure, versions
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
+from sharp_mobile.lower.report import write_report
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.recipe import Recipe

@@ -11,12 +11,15 @@
       counts     instructions by kind, where emulated; such a run has no seconds
 
 What was not measured is null, never zero. `read_results` refuses what another version of the schema wrote.
+
+A `Sweep` is another file: the same forward pass again and again with less and less memory, one `Sweep` an export.
 """
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -181,6 +184,27 @@ class Results(_Data):
     warnings: tuple[str, ...] = ()
 
 
+class SweepPoint(_Data):
+    """Seconds of a forward pass of one token under a memory limit; None where the limit is too small to start in."""
+
+    memory_limit: Bytes
+    forward: Samples | None
+
+
+class Sweep(_Data):
+    """One export under one memory limit after the other."""
+
+    device: Device
+    export: ExportIdentity
+    settings: Settings
+    points: tuple[SweepPoint, ...] = Field(min_length=1)
+
+
+class _SweepFile(_Data):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    sweeps: tuple[Sweep, ...] = Field(min_length=1)
+
+
 def write_results(path: Path, results: Results) -> None:
     """Write a results file, whole or not at all.
 
@@ -196,6 +220,31 @@ def read_results(path: str | Path) -> Results:
     Raises:
         SharpError: there is none, it is not whole, or it is of another version of the schema.
     """
+    return _read(path, Results)
+
+
+def write_sweeps(path: Path, sweeps: Sequence[Sweep]) -> None:
+    """Write the sweeps of several exports as one file, whole or not at all.
+
+    Raises:
+        SharpError: it cannot be written.
+    """
+    replace_text(path, _SweepFile(sweeps=tuple(sweeps)).model_dump_json(indent=1) + "\n")
+
+
+def read_sweeps(path: str | Path) -> tuple[Sweep, ...]:
+    """Read what `write_sweeps` wrote.
+
+    Raises:
+        SharpError: there is none, it is not whole, or it is of another version of the schema.
+    """
+    return _read(path, _SweepFile).sweeps
+
+
+_File = TypeVar("_File", Results, _SweepFile)
+
+
+def _read(path: str | Path, schema: type[_File]) -> _File:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -207,7 +256,7 @@ def read_results(path: str | Path) -> Results:
         of = "has no schema version" if version is None else f"is of schema version {version}"
         raise SharpError(f"{path}: {of}, this sharp-mobile reads version {SCHEMA_VERSION}; run the benchmark again")
     try:
-        return Results.model_validate(content)
+        return schema.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

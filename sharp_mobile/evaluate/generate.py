@@ -6,7 +6,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.inspect import MODEL_PTE, inspect_export
+from sharp_mobile.lower.inspect import inspect_export
+from sharp_mobile.lower.manifest import MODEL_PTE
 from sharp_mobile.lower.runtime import greedy, load_pte
 
 

@@ -17,7 +17,8 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
-from sharp_mobile.lower.inspect import MODEL_PTE, inspect_pte
+from sharp_mobile.lower.inspect import inspect_pte
+from sharp_mobile.lower.manifest import MODEL_PTE
 from sharp_mobile.lower.runtime import Step, load_pte, whole_window
 from sharp_mobile.pipeline import check_lowerable, eager_step, make_decoder, write_pte
 from sharp_mobile.recipe import Recipe

@@ -29,23 +29,13 @@ from executorch.exir.schema import DataLocation, DelegateCall, EValue, KernelCal
 from pydantic import BaseModel
 
 from sharp_mobile.errors import SharpError
-
-MANIFEST_JSON, MODEL_PTE = "manifest.json", "model.pte"
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, StoredTensor
 
 # The largest file, as a multiple of the bytes of its distinct tensors.
 LARGEST_OVERHEAD = 1.01
 
 # Operators that multiply matrices. Attention is meant to run outside XNNPACK, as these; a linear is not.
 _LINEAR_OPERATORS = ("aten::linear", "aten::addmm", "aten::mm", "quantized_decomposed::mixed_linear")
-
-
-class StoredTensor(BaseModel):
-    """A blob of the file: the SHA-256 of its bytes, its size, what it holds, and who uses it."""
-
-    key: str
-    bytes: int
-    kind: str
-    users: tuple[str, ...]
 
 
 class Inspection(BaseModel):

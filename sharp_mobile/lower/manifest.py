@@ -1,19 +1,30 @@
-"""The manifest of an export: what is in it, what made it, and what a harness should see when it runs it."""
+"""The manifest of an export: what is in it, what made it, and what a harness should see when it runs it.
 
-from collections import Counter
+Read without PyTorch and ExecuTorch: comparing exports and results needs neither.
+"""
+
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharp_mobile import __version__
-from sharp_mobile.lower.inspect import MODEL_PTE, StoredTensor
+from sharp_mobile.errors import SharpError
 
+MANIFEST_JSON, MODEL_PTE = "manifest.json", "model.pte"
 FORMAT_VERSION = 1
 FIRST_LAYER = "1"
-REPORT_MD, REPORT_PNG = "report.md", "sizes.png"
+
+
+class StoredTensor(BaseModel):
+    """A blob of the file: the SHA-256 of its bytes, its size, what it holds, and who uses it."""
+
+    key: str
+    bytes: int
+    kind: str
+    users: tuple[str, ...]
 
 
 class Sizes(BaseModel):
@@ -80,6 +91,30 @@ class Manifest(BaseModel):
     warnings: tuple[str, ...] = ()
 
 
+def read_manifest(directory: str | Path) -> Manifest:
+    """The manifest of an export's directory.
+
+    Raises:
+        SharpError: there is none, it is not whole, or it is of another format.
+    """
+    path = Path(directory, MANIFEST_JSON)
+    try:
+        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}; name the directory of an export") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SharpError(f"{path}: is not a manifest of an export: {where}: {first['msg']}; export it again") from error
+    except ValueError as error:
+        raise SharpError(f"{path}: is not a whole manifest ({error}); export it again") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise SharpError(
+            f"{path}: is of format {manifest.format_version}, this sharp-mobile reads {FORMAT_VERSION}; export it again"
+        )
+    return manifest
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what a `.pte` holds."""
     packages = ("torch", "executorch", "torchao", "transformers")
@@ -107,57 +142,3 @@ def _is_mlp_weight(user: str) -> bool:
 
 def _is_recovery(user: str) -> bool:
     return ".mlp.recovery." in user or user.endswith("_alpha")
-
-
-def write_report(directory: Path, manifest: Manifest) -> None:
-    """Write `report.md` and its picture beside a manifest."""
-    _draw(directory / REPORT_PNG, manifest.sizes)
-    sizes, expected = manifest.sizes, manifest.expected
-    kinds: Counter[str] = Counter()
-    for tensor in manifest.tensors:
-        kinds[tensor.kind] += tensor.bytes
-    lines = [
-        f"# {manifest.name}",
-        "",
-        f"![bytes of this export and of the unshared model]({REPORT_PNG})",
-        "",
-        f"- plan: `{manifest.plan}` (1-based; reference:targets), τ = {manifest.stored_ratio:.2f}, "
-        f"s = {manifest.compression_ratio:.3f}",
-        f"- `{MODEL_PTE}`: {sizes.file:,} bytes; the unshared model with the same settings: {sizes.unshared:,} bytes "
-        f"({sizes.file / sizes.unshared - 1:+.1%})",
-        f"- shared MLP weights saved {sizes.shared:,} bytes; recovery parameters took {sizes.recovery:,}",
-        f"- {manifest.delegates} XNNPACK delegates; predictions {manifest.divergence:.2g} nats a token from eager",
-        f"- SHA-256 `{manifest.sha256}`",
-        "",
-        "| what | bytes |",
-        "|---|---:|",
-        *(f"| {kind} | {count:,} |" for kind, count in kinds.most_common()),
-        "",
-        "Greedy decoding of",
-        "",
-        "```",
-        expected.prompt.rstrip(),
-        "```",
-        "",
-        f"gives: {expected.text!r}",
-        "",
-        *(f"> {warning}" for warning in manifest.warnings),
-    ]
-    (directory / REPORT_MD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-
-
-def _draw(path: Path, sizes: Sizes) -> None:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    kept = sizes.file - sizes.recovery
-    figure, axes = pyplot.subplots(figsize=(7, 2.2), layout="constrained")
-    mega = 1e6
-    axes.barh(["unshared", "this export"], [kept / mega, kept / mega], color="#4878a8", label="stored by both")
-    axes.barh(["unshared"], [sizes.shared / mega], left=kept / mega, color="#d1605e", label="targets' own MLPs")
-    axes.barh(["this export"], [sizes.recovery / mega], left=kept / mega, color="#e7ba52", label="recovery parameters")
-    axes.invert_yaxis()
-    axes.set_xlabel("MB")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

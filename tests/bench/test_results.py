@@ -12,9 +12,13 @@ from sharp_mobile.bench.results import (
     Results,
     Samples,
     Settings,
+    Sweep,
+    SweepPoint,
     TokenSamples,
     read_results,
+    read_sweeps,
     write_results,
+    write_sweeps,
 )
 from sharp_mobile.errors import SharpError
 
@@ -38,6 +42,19 @@ def results() -> Results:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_results(tmp_path / "results.json", results())
     assert read_results(tmp_path / "results.json") == results()
+
+
+def test_sweeps_are_a_file_of_their_own(tmp_path: Path) -> None:
+    points = (SweepPoint(memory_limit=100, forward=None), SweepPoint(memory_limit=200, forward=Samples(seconds=(0.5,))))
+    found = results()
+    sweep = Sweep(device=found.device, export=found.export, settings=found.settings, points=points)
+    write_sweeps(tmp_path / "sweep.json", [sweep, sweep])
+    assert read_sweeps(tmp_path / "sweep.json") == (sweep, sweep)
+    with pytest.raises(SharpError, match="run the benchmark again"):
+        read_results(tmp_path / "sweep.json")
+    write_results(tmp_path / "results.json", found)
+    with pytest.raises(SharpError, match="sweeps: Field required"):
+        read_sweeps(tmp_path / "results.json")
 
 
 def test_statistics() -> None:

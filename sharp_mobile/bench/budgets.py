@@ -1,0 +1,171 @@
+"""Budgets: what an export may take, by its recipe, in export/budgets.toml.
+
+    [smollm2-135m]                                                      the recipe
+    file_bytes = { at_most = 97_879_424, tolerance = 0.001 }            its .pte
+    shared_bytes = { at_least = 11_943_936, tolerance = 0.0 }           targets' own MLPs that it must not store
+
+    [smollm2-135m.cortex-a76]                                           where it ran: host, a phone profile, a phone
+    forward_instructions = { at_most = 250_000_000, tolerance = 0.01 }  one token
+
+A budget holds while value ≤ at_most · (1 + tolerance), or value ≥ at_least · (1 − tolerance).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import replace_text
+
+BUDGETS_TOML = Path("export/budgets.toml")
+
+Limit = Annotated[int, Field(ge=0)]
+Tolerance = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AtMost(_Data):
+    """An upper limit, and the fraction of it that a value may be above."""
+
+    at_most: Limit
+    tolerance: Tolerance
+
+    def holds(self, value: int) -> bool:
+        """Whether a value is within the budget."""
+        return value <= self.at_most * (1 + self.tolerance)
+
+    def __str__(self) -> str:
+        return f"at most {self.at_most:,}" + (f" + {100 * self.tolerance:.3g}%" if self.tolerance else "")
+
+
+class AtLeast(_Data):
+    """A lower limit, and the fraction of it that a value may be below."""
+
+    at_least: Limit
+    tolerance: Tolerance
+
+    def holds(self, value: int) -> bool:
+        """Whether a value is within the budget."""
+        return value >= self.at_least * (1 - self.tolerance)
+
+    def __str__(self) -> str:
+        return f"at least {self.at_least:,}" + (f" - {100 * self.tolerance:.3g}%" if self.tolerance else "")
+
+
+Budget = AtMost | AtLeast
+
+# A budget's name, after its place if it is of one: ("file_bytes",), ("cortex-a76", "forward_instructions").
+Key = tuple[str, ...]
+
+
+class PlaceBudgets(_Data):
+    """Of one place: resident bytes after load and a forward pass, peak bytes, instructions where emulated."""
+
+    resident_bytes: AtMost | None = None
+    peak_bytes: AtMost | None = None
+    load_first_instructions: AtMost | None = None
+    load_later_instructions: AtMost | None = None
+    forward_instructions: AtMost | None = None
+    prefill_instructions: AtMost | None = None
+
+
+class ExportBudgets(BaseModel):
+    """Of one recipe: the file, what sharing saves, and the budgets of the places that it ran in."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, PlaceBudgets]
+
+    file_bytes: AtMost | None = None
+    shared_bytes: AtLeast | None = None
+
+    def by_key(self) -> dict[Key, Budget]:
+        """All the budgets that there are."""
+        own = {(name,): getattr(self, name) for name in type(self).model_fields}
+        of_places = {
+            (place, name): getattr(budgets, name)
+            for place, budgets in self.__pydantic_extra__.items()
+            for name in PlaceBudgets.model_fields
+        }
+        return {key: budget for key, budget in (own | of_places).items() if budget is not None}
+
+
+class _BudgetsFile(RootModel[dict[str, ExportBudgets]]):
+    pass
+
+
+# What a budget allows that is written for the first time. A fit's last digits, which differ from machine to machine,
+# change neither sizes nor what is shared; memory depends a little on the system, emulated libraries on its compiler.
+_TOLERANCES = {"file_bytes": 0.001, "shared_bytes": 0.0, "resident_bytes": 0.05, "peak_bytes": 0.05}
+_INSTRUCTIONS = 0.01
+
+
+def budgets_file() -> Path:
+    """The budgets of ./export, else those of the project."""
+    return BUDGETS_TOML if BUDGETS_TOML.is_file() else Path(__file__).resolve().parents[2] / BUDGETS_TOML
+
+
+def read_budgets(path: Path, name: str) -> ExportBudgets:
+    """The budgets of an export's recipe.
+
+    Raises:
+        SharpError: the file is missing or wrong, or has no budgets for that name.
+    """
+    content = _parse(path).unwrap()
+    try:
+        budgets = _BudgetsFile.model_validate(content).root
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SharpError(f"{path}: {where}: {first['msg']}; {_way_out(first['type'])}") from error
+    if name not in budgets:
+        raise SharpError(f"{path}: has no budgets for {name}, only for {', '.join(budgets)}; write them by --update")
+    return budgets[name]
+
+
+def update_budgets(path: Path, name: str, values: Mapping[Key, int]) -> None:
+    """Write what was measured as budgets; comments, tolerances and all other budgets stay.
+
+    Args:
+        path: the file, made where there is none.
+        name: of the export's recipe.
+        values: what the budgets are to be.
+
+    Raises:
+        SharpError: the file is no TOML, or cannot be written.
+    """
+    document = _parse(path) if path.is_file() else tomlkit.document()
+    for (*place, budget), value in values.items():
+        table: Any = document
+        for part in (name, *place):
+            table = table.setdefault(part, tomlkit.table())
+        if value == 0:  # nothing to save, so nothing to hold
+            table.pop(budget, None)
+            continue
+        entry = table.setdefault(budget, tomlkit.inline_table())
+        limit = "at_least" if budget == "shared_bytes" else "at_most"
+        entry[limit] = tomlkit.value(f"{value:_}")
+        entry.setdefault("tolerance", _TOLERANCES.get(budget, _INSTRUCTIONS))
+    replace_text(path, tomlkit.dumps(document))
+
+
+def _parse(path: Path) -> tomlkit.TOMLDocument:
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}; write budgets by --update") from error
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise SharpError(f"{path}: is not TOML: {error}; correct it") from error
+
+
+def _way_out(kind: str) -> str:
+    if kind == "extra_forbidden":
+        known = [*ExportBudgets.model_fields, *PlaceBudgets.model_fields]
+        return f"budgets are {', '.join(known)}, each with at_most (shared_bytes: at_least) and tolerance"
+    return "correct it, or write it anew by --update"

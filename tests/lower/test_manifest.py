@@ -1,0 +1,48 @@
+"""The manifest: what an export says of itself is read back, and nothing else is."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.manifest import MANIFEST_JSON, read_manifest
+from sharp_mobile.pipeline import ExportResult
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_what_an_export_wrote_is_read(tiny_export: ExportResult, tmp_path: Path) -> None:
+    assert read_manifest(tiny_export.directory) == tiny_export.manifest
+    content = json.loads((tiny_export.directory / MANIFEST_JSON).read_text())
+    (tmp_path / MANIFEST_JSON).write_text(json.dumps({**content, "format_version": 0}))
+    with pytest.raises(SharpError, match="is of format 0, this sharp-mobile reads 1; export it again"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"name": "tiny", "sha', "is not a whole manifest"),
+        ("[]", "is not a manifest of an export"),
+        ('{"name": "tiny"}', "is not a manifest of an export: sha256: Field required"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_JSON).write_text(content)
+    with pytest.raises(SharpError, match=told):
+        read_manifest(tmp_path)
+
+
+def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match=r"manifest\.json: cannot be read: No such file.*; name the directory"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_is_read_without_pytorch() -> None:
+    script = "import sys, sharp_mobile.lower.manifest; print(sorted({'torch', 'executorch'} & sys.modules.keys()))"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
+    assert child.stdout == "[]\n", child.stderr

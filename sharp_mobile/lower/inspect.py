@@ -367,8 +367,8 @@ def _freed_while_in_use(graphs: list[dict[str, Any]]) -> list[str]:
     if not read:
         return []
     return [
-        f"delegates read constants of their own at every step ({len(read)}, the first {read[0]}); XNNPACK's weight cache, "
-        "on on phones, frees them after loading, and the program crashes; export it again with this sharp-mobile"
+        f"delegates read constants of their own at every step ({len(read)}, the first {read[0]}); XNNPACK's weight "
+        "cache, on on phones, frees them after loading, and the program crashes; export it again with this sharp-mobile"
     ]
 
 

@@ -85,7 +85,9 @@ inline Arguments parse(int argc, char** argv) {
     else fail("one model at a time, not " + a.model + " and " + flag);
   }
   if (a.model.empty()) fail(kUsage);
-  if (!a.weight_cache && !a.packed_cache.empty()) fail("--packed-cache is the weight cache on disk; drop --no-weight-cache");
+  if (!a.weight_cache && !a.packed_cache.empty()) {
+    fail("--packed-cache is the weight cache on disk; drop --no-weight-cache");
+  }
   if ((a.prefill == 0) != (a.prefill_runs == 0)) fail("--prefill and --prefill-runs go together");
   if ((a.decode == 0) != (a.decode_runs == 0)) fail("--decode and --decode-runs go together");
   if (!a.etdump.empty() && a.forwards == 0) fail("--etdump traces the forwards; ask for some");
@@ -107,17 +109,20 @@ inline void write_file(const std::string& path, const void* data, size_t bytes) 
   if (!file) fail(path + ": cannot be written; choose another place");
 }
 
-// The runtime maps the file and would die of SIGBUS at the first byte that is missing. A program's header has, from
-// byte 8 on, little-endian: "eh00", its own length (4 bytes), and 8 bytes each of the program's size, where its
-// segments begin, and the bytes of all segments (an ExecuTorch before 0.7 did not write the last).
+// The runtime maps the file and would die of SIGBUS at the first byte that is missing. The header of a program with
+// segments has, from byte 8 on, little-endian: "eh00", its own length (4 bytes), and 8 bytes each of the program's
+// size, where its segments begin, and the bytes of all segments (an older ExecuTorch did not write the last).
 inline void check_whole(const std::string& path) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) fail(path + ": no such file, or it cannot be read");
   const auto bytes = static_cast<uint64_t>(file.tellg());
   char header[40] = {};
   file.seekg(0).read(header, sizeof header);
-  if (!file || std::memcmp(header + 4, "ET12", 4) != 0 || std::memcmp(header + 8, "eh00", 4) != 0) {
+  if (!file || std::memcmp(header + 4, "ET12", 4) != 0) {
     fail(path + ": is not an ExecuTorch program; name the .pte of an export");
+  }
+  if (std::memcmp(header + 8, "eh00", 4) != 0) {
+    fail(path + ": is no language model's program: it has no segments for weights; name the .pte of an export");
   }
   uint32_t length = 0;
   uint64_t program = 0, first_segment = 0, segments = 0;

@@ -38,7 +38,7 @@
 
 #include "arguments.h"
 
-// The wheel's library has the thread pool but its headers have not (ExecuTorch 1.5.1), so what is used is declared here.
+// The wheel has the thread pool in a library and not in its headers (ExecuTorch 1.5.1); here is what is used of it.
 namespace executorch::extension::threadpool {
 class ThreadPool {
  public:
@@ -193,7 +193,7 @@ class Model {
     if (!arguments_.etdump.empty()) tracer = std::make_unique<ETDumpGen>();
     module_ = std::make_unique<Module>(arguments_.model, Module::LoadMode::Mmap, std::move(tracer));
     if (module_->load(map_) != Error::Ok) {
-      fail_with_log(arguments_.model + ": is not a whole ExecuTorch program that " SHARP_RUNTIME " reads; export it again");
+      fail_with_log(arguments_.model + ": is not a whole program that " SHARP_RUNTIME " reads; export it again");
     }
     if (module_->load_method("forward", nullptr, nullptr, &map_) != Error::Ok) {
       fail_with_log(arguments_.model + ": cannot be loaded");
@@ -226,8 +226,8 @@ class Model {
   void check_fits(const char* what, int64_t first, int64_t count) const {
     if (first + count > length_ || count >= length_) {
       fail(std::string(what) + ": " + std::to_string(count) + " tokens from position " + std::to_string(first) +
-           " do not fit in this export's cache of " + std::to_string(length_) + " (of which one step takes one less); " +
-           "take fewer, or export with a larger max_length");
+           " do not fit in this export's cache of " + std::to_string(length_) +
+           " (of which one step takes one less); take fewer, or export with a larger max_length");
     }
   }
 
@@ -239,7 +239,9 @@ class Model {
     auto output = module_->forward({EValue(input), EValue(start)});
     if (!output.ok()) fail_with_log(arguments_.model + ": a step fails");
     const auto& tensor = output->at(0).toTensor();
-    if (tensor.scalar_type() != executorch::aten::ScalarType::Float) fail(arguments_.model + ": logits are not float32");
+    if (tensor.scalar_type() != executorch::aten::ScalarType::Float) {
+      fail(arguments_.model + ": its logits are not float32");
+    }
     vocabulary_ = static_cast<size_t>(tensor.size(tensor.dim() - 1));
     last_ = tensor.const_data_ptr<float>() + tensor.numel() - vocabulary_;
   }

@@ -46,10 +46,15 @@ def profile(bench: Bench, keep: Path | None = None) -> list[Operator]:
     with tempfile.TemporaryDirectory() as directory:
         trace = keep or Path(directory, "trace.etdump")
         bench.limited(Task(prompt=bench.export.prompt, forwards=bench.plan.forwards, etdump=trace), None)
-        return operators(_events(trace))
+        return operators(read_trace(trace))
 
 
-def _events(trace: Path) -> list[Any]:
+def read_trace(trace: Path) -> list[Any]:
+    """The events of a trace, as `operators` takes them.
+
+    Raises:
+        SharpError: it is not one.
+    """
     logging.getLogger("torchao").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are no tensors in the trace

@@ -114,11 +114,11 @@ class Bench:
             try:
                 return self._with_cache(lambda path: self._launch(task, path, prefix, dropped=limit is not None))
             except Killed as error:
+                if limit is None:
+                    raise
                 raise Killed(
                     f"{self.export.pte}: does not run within {limit:,} bytes of memory: the kernel killed it; "
                     "allow it more, or share more layers"
-                    if limit
-                    else str(error)
                 ) from error
 
     def _with_cache(self, launch: Callable[[Path | None], Launch]) -> Launch:

@@ -4,6 +4,7 @@
 #   make export MODEL=…   a recipe of export/ (smollm2-135m), a recipe file, a Hugging Face directory, a hub id,
 #                         a .gguf file or a SHARP checkpoint
 #   PLAN=  RANK=  OUT=    override the recipe:  make export PLAN=t_back RANK=96 OUT=build/small
+#   BENCH=                what make bench measures:  make bench BENCH='build/exports/a build/exports/b'
 #   ARGS=                 any other option of the command:  make export ARGS='--set group_size=64'
 
 PYTHON ?= python3
@@ -21,7 +22,9 @@ OPTIONS := $(if $(PLAN),--plan '$(PLAN)') $(if $(RANK),--rank $(RANK)) $(if $(OU
 # Two test processes of one thread each: torch's threads would fight over the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup export profile-export inspect check compare-stock test test-fast lint clean
+BENCH ?= $(or $(OUT),build/exports/$(MODEL))
+
+.PHONY: help setup export profile-export inspect check compare-stock host-bench bench test test-fast lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -51,6 +54,13 @@ check: $(INSTALLED)
 
 compare-stock: $(INSTALLED)
 	$(BIN)/python -m sharp_mobile.bench.stock_export $(ARGS)
+
+# The runner is compiled by g++ against the installed executorch; `make bench` does it too where it is needed.
+host-bench: $(INSTALLED)
+	@$(BIN)/python -c 'from sharp_mobile.bench.runner import build_runner; print(build_runner())'
+
+bench: $(INSTALLED)
+	$(BIN)/sharp-mobile bench $(BENCH) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@
     sharp-mobile export MODEL      the above as needed, then model.pte with its manifest, checked
     sharp-mobile inspect PTE       what a .pte holds, and whether it is sound
     sharp-mobile evaluate MODEL    perplexity, of checkpoints, of their quantized form, and of .pte files
+    sharp-mobile bench EXPORT      load time, latency and memory of exports; against a memory limit
     sharp-mobile generate PTE      let a .pte speak
     sharp-mobile study fig4 MODEL  how much each layer's MLP matters: a JSON and a picture
     sharp-mobile reproduce table4  the paper's tables and figures in shape, on any model
@@ -234,6 +235,37 @@ def evaluate(model: str, plan: str | None, rank: int | None, settings: tuple[str
 
 
 @main.command()
+@click.argument("exports", type=Path, nargs=-1, required=True)
+@click.option("--on", "place", type=click.Choice(["host"]), default="host", show_default=True, help="Where it runs.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Launches of each kind.")
+@click.option("--prefill", type=click.IntRange(min=1), help="Tokens at once; 128, or as many as the export takes.")
+@click.option("--decode", type=click.IntRange(min=1), help="Tokens one by one; 64, or as many as the export takes.")
+@click.option("--memory-limit", metavar="SIZE", help="Of the processes, such as 330M; see the README.")
+@click.option("--sweep", "limits", metavar="FROM:TO:STEP", help="Forward latency against memory: 100M:400M:50M.")
+@click.option("--no-weight-cache", is_flag=True, help="Every use of a shared weight is packed anew.")
+@click.option("--etdump", is_flag=True, help="Show where the time of a forward goes, operator by operator.")
+@click.option("--out", type=Path, help="File of the results; with several EXPORTS a directory of one file each.")
+def bench(exports: tuple[Path, ...], place: str, **options: Any) -> None:
+    """Measure EXPORTS in alternation: load, forward, prefill, decode and memory.
+
+    \b
+    sharp-mobile bench build/exports/smollm2-135m build/exports/smollm2-135m-unshared
+    sharp-mobile bench build/exports/a build/exports/b --sweep 60M:200M:10M
+
+    Plain C++ programs have no custom_sdpa: export with --set attention=portable. The results go to results-host.json
+    beside each .pte unless --out says otherwise.
+    """
+    from sharp_mobile.bench.host import Plan
+    from sharp_mobile.bench.run import bench_host
+
+    names = ("threads", "repetitions", "prefill", "decode")
+    plan = Plan(**{name: options[name] for name in names}, weight_cache=not options["no_weight_cache"])
+    more = {name: options[name] for name in ("memory_limit", "limits", "etdump", "out")}
+    bench_host(exports, plan, **more, say=click.echo)
+
+
+@main.command()
 @click.argument("export_directory", type=Path)
 @click.argument("prompt")
 @click.option("--tokens", default=64, show_default=True, help="How many tokens to generate at most.")
@@ -363,11 +395,11 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
     from sharp_mobile.bench.columns import read_columns
     from sharp_mobile.bench.compare import as_markdown, as_text
     from sharp_mobile.bench.compare import compare as run
-    from sharp_mobile.bench.results import read_sweeps
+    from sharp_mobile.bench.results import read_sweep
     from sharp_mobile.outputs import replace_text
 
     columns = read_columns(exports)
-    swept = [sweep for path in sweeps for sweep in read_sweeps(path)]
+    swept = [read_sweep(path) for path in sweeps]
     table = run(columns)
     if markdown is not None:
         replace_text(markdown, as_markdown(table))

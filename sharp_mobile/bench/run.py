@@ -1,0 +1,79 @@
+"""The verb `bench` on this host: measure, write, tell."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sharp_mobile.bench.exports import Export, read_export
+from sharp_mobile.bench.host import Plan, Say, benches, run, summary
+from sharp_mobile.bench.memory_limit import parse_bytes, parse_sweep
+from sharp_mobile.bench.results import write_results
+from sharp_mobile.bench.sweep import sweep, write_sweep
+from sharp_mobile.errors import SharpError
+
+RESULTS_HOST = "results-host.json"
+SWEEP = Path("build/bench/sweep.json")
+
+
+def bench_host(
+    directories: Sequence[Path],
+    plan: Plan,
+    *,
+    memory_limit: str | None = None,
+    limits: str | None = None,
+    etdump: bool = False,
+    out: Path | None = None,
+    say: Say = print,
+) -> None:
+    """Benchmark exports on this machine; or, with `limits`, their latency against memory.
+
+    Args:
+        memory_limit, limits: as the user writes them; see `parse_bytes` and `parse_sweep`.
+        etdump: show where the time of a forward goes as well.
+        out: the results' file; a directory of one file an export if there are several; a sweep's file.
+
+    Raises:
+        SharpError: a wrong option, not an export, or a launch that fails.
+    """
+    if memory_limit is not None and limits is not None:
+        raise SharpError("--memory-limit and --sweep: choose one limit or many")
+    within = parse_sweep(limits) if limits is not None else ()
+    if memory_limit is not None:
+        plan = replace(plan, memory_limit=parse_bytes(memory_limit))
+    exports = [read_export(directory) for directory in directories]
+    places = _places(exports, out)
+    if within:
+        path = out or SWEEP
+        picture = write_sweep(path, sweep(exports, within, plan, say))
+        say(f"{path}, {picture}")
+    else:
+        for path, results in zip(places, run(exports, plan, say), strict=True):
+            write_results(path, results)
+            say("\n".join([*summary(results), f"  {path}"]))
+    if etdump:
+        _show_operators(exports, plan, say)
+
+
+def _places(exports: Sequence[Export], out: Path | None) -> list[Path]:
+    """Where the results of each export go."""
+    if out is None:
+        return [export.directory / RESULTS_HOST for export in exports]
+    if len(exports) == 1:
+        return [out]
+    if out.is_file():
+        raise SharpError(f"{out}: is a file; results of several exports go to a directory of one file each")
+    names = [export.directory.resolve().name for export in exports]
+    if len(set(names)) < len(names):
+        raise SharpError(
+            f"{', '.join(names)}: two exports have one name, and so would their files in {out}; rename one"
+        )
+    return [out / f"{name}.json" for name in names]
+
+
+def _show_operators(exports: Sequence[Export], plan: Plan, say: Say) -> None:
+    from sharp_mobile.bench.operators import profile, table
+
+    with benches(exports, plan) as found:
+        for bench in found:
+            trace = bench.export.directory / "forward.etdump"
+            say("\n".join(["", f"{bench.export.identity.name} ({trace}):", *table(profile(bench, trace))]))

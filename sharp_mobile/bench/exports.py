@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.packed_weights import PackedWeights
 
 _BLOCK = 1 << 22
 
@@ -43,6 +44,7 @@ class _Manifest(_Part):
     divergence: float
     expected: _Expected
     metadata: _Metadata
+    packed: tuple[PackedWeights, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Export:
     """An export's directory, its `.pte` and what the manifest says of it.
 
     length: positions in its KV cache. prompt: token ids, and `tokens` what greedy decoding gave after them when it was
-    exported.
+    exported. packed: weights that it brings packed already.
     """
 
     directory: Path
@@ -59,6 +61,7 @@ class Export:
     length: int
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
+    packed: tuple[PackedWeights, ...] = ()
 
 
 def read_export(directory: str | Path) -> Export:
@@ -97,7 +100,7 @@ def read_export(directory: str | Path) -> Export:
     )
     expected = manifest.expected
     length = manifest.metadata.get_max_context_len
-    return Export(directory, pte, identity, length, expected.prompt_tokens, expected.tokens)
+    return Export(directory, pte, identity, length, expected.prompt_tokens, expected.tokens, manifest.packed)
 
 
 def sha256_of(path: Path) -> str:

@@ -152,12 +152,16 @@ class InstructionCount(_Data):
 
 
 class Counts(_Data):
-    """What emulation counts: load and init without and with a packed cache, a forward pass of one token, a prefill."""
+    """What emulation counts: load and init without and with a packed cache, a forward pass of one token, a prefill.
+
+    prefill_tokens: tokens of the prefill.
+    """
 
     load_first: InstructionCount | None = None
     load_later: InstructionCount | None = None
     forward: InstructionCount | None = None
     prefill: InstructionCount | None = None
+    prefill_tokens: Annotated[int, Field(gt=0)] | None = None
 
 
 class Results(_Data):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sharp_mobile import __version__
 from sharp_mobile.lower.inspect import MODEL_PTE, StoredTensor
+from sharp_mobile.lower.packed_weights import PackedWeights
 
 FORMAT_VERSION = 1
 FIRST_LAYER = "1"
@@ -78,6 +79,7 @@ class Manifest(BaseModel):
     stages: tuple[Stage, ...]
     versions: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
+    packed: tuple[PackedWeights, ...] = ()
 
 
 def versions() -> dict[str, str]:

@@ -24,7 +24,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 BENCH ?= $(or $(OUT),build/exports/$(MODEL))
 
-.PHONY: help setup export profile-export inspect check compare-stock host-bench bench test test-fast lint clean
+# What ARM64 emulation needs, by the names of Debian and Ubuntu.
+ARM64_TOOLS := qemu-aarch64 aarch64-linux-gnu-g++ cc
+ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help setup export profile-export inspect check compare-stock host-bench bench arm64-tools test test-fast lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -61,6 +66,15 @@ host-bench: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/sharp-mobile bench $(BENCH) $(ARGS)
+
+# Then the runtime's ARM64 libraries are fetched, and the runner and the counter compiled.
+arm64-tools: $(INSTALLED)
+	@if ! which $(ARM64_TOOLS) >/dev/null; then \
+		command -v apt-get >/dev/null || \
+			{ echo "error: no apt-get here; install by your own means: $(ARM64_PACKAGES)"; exit 1; }; \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -yqq $(ARM64_PACKAGES); \
+	fi
+	$(BIN)/python -m sharp_mobile.bench.emulation
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

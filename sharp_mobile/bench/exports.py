@@ -7,6 +7,7 @@ from pathlib import Path
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, read_manifest
+from sharp_mobile.lower.packed_weights import PackedWeights
 
 _BLOCK = 1 << 22
 
@@ -16,7 +17,7 @@ class Export:
     """An export's directory, its `.pte` and what the manifest says of it.
 
     length: positions in its KV cache. prompt: token ids, and `tokens` what greedy decoding gave after them when it was
-    exported.
+    exported. packed: weights that it brings packed already.
     """
 
     directory: Path
@@ -25,6 +26,7 @@ class Export:
     length: int
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
+    packed: tuple[PackedWeights, ...] = ()
 
 
 def read_export(directory: str | Path) -> Export:
@@ -43,6 +45,7 @@ def read_export(directory: str | Path) -> Export:
         length=manifest.metadata["get_max_context_len"],
         prompt=manifest.expected.prompt_tokens,
         tokens=manifest.expected.tokens,
+        packed=manifest.packed,
     )
 
 

@@ -1,18 +1,25 @@
-"""The verb `bench` on this host: measure, write, tell."""
+"""The verb `bench`, on this host and on emulated phones: measure, write, tell."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sharp_mobile.bench import arm64
+from sharp_mobile.bench.emulation import find_emulator
 from sharp_mobile.bench.exports import Export, read_export
 from sharp_mobile.bench.host import Plan, Say, benches, run, summary
 from sharp_mobile.bench.memory_limit import parse_bytes, parse_sweep
+from sharp_mobile.bench.profiles import read_profile
 from sharp_mobile.bench.results import write_results
 from sharp_mobile.bench.sweep import sweep, write_sweep
 from sharp_mobile.errors import SharpError
 
 RESULTS_HOST = "results-host.json"
 SWEEP = Path("build/bench/sweep.json")
+
+# Options that mean something in one place alone.
+_HOST_ALONE = ("--threads", "--repetitions", "--decode", "--memory-limit", "--sweep", "--no-weight-cache", "--etdump")
+_ARM64_ALONE = ("--profile",)
 
 
 def bench_host(
@@ -41,7 +48,7 @@ def bench_host(
     if memory_limit is not None:
         plan = replace(plan, memory_limit=parse_bytes(memory_limit))
     exports = [read_export(directory) for directory in directories]
-    places = _places(exports, out)
+    places = _places(exports, RESULTS_HOST, out)
     if within:
         path = out or SWEEP
         picture = write_sweep(path, sweep(exports, within, plan, say))
@@ -54,10 +61,41 @@ def bench_host(
         _show_operators(exports, plan, say)
 
 
-def _places(exports: Sequence[Export], out: Path | None) -> list[Path]:
-    """Where the results of each export go."""
+def check_options(place: str, given: Sequence[str]) -> None:
+    """Refuse options, as the user writes them, that are of no use in a place.
+
+    Raises:
+        SharpError: there are some.
+    """
+    elsewhere = _HOST_ALONE if place == "arm64" else _ARM64_ALONE
+    if wrong := [option for option in given if option in elsewhere]:
+        raise SharpError(f"{', '.join(wrong)}: of no use with --on {place}; leave out")
+
+
+def bench_arm64(
+    directories: Sequence[Path], phone: str, prefill: int | None = None, out: Path | None = None, say: Say = print
+) -> None:
+    """Count instructions of exports on an emulated phone.
+
+    Args:
+        phone: the name of its profile. prefill: tokens. out: as for `bench_host`.
+
+    Raises:
+        SharpError: no such phone, tools that are not installed, not an export, or a launch that fails.
+    """
+    profile, emulator = read_profile(phone), find_emulator()
+    exports = [read_export(directory) for directory in directories]
+    places = _places(exports, f"results-arm64-{profile.name}.json", out)
+    for export, path in zip(exports, places, strict=True):
+        results = arm64.measure(export, profile, emulator, prefill)
+        write_results(path, results)
+        say("\n".join([*arm64.summary(results), f"  {path}"]))
+
+
+def _places(exports: Sequence[Export], name: str, out: Path | None) -> list[Path]:
+    """Where the results of each export go: by default in its directory, under this name."""
     if out is None:
-        return [export.directory / RESULTS_HOST for export in exports]
+        return [export.directory / name for export in exports]
     if len(exports) == 1:
         return [out]
     if out.is_file():

@@ -142,6 +142,7 @@ def build_runner(
     *,
     compiler: str | None = None,
     architecture: str = platform.machine(),
+    run_path: Path | None = None,
     out: Path = BUILD,
 ) -> Path:
     """Compile the runner, unless it is there and made of these sources, libraries and options.
@@ -150,6 +151,7 @@ def build_runner(
         package: a directory of an `executorch` package for the architecture, and `runtime` its version; by default
             the installed one.
         compiler: a GCC or Clang; by default the environment's CXX, or g++.
+        run_path: where the program finds the libraries when it runs; by default where they are now.
 
     Returns:
         The program, in `out`/architecture.
@@ -168,7 +170,8 @@ def build_runner(
     if not (SOURCES / "runner.cpp").is_file():
         raise SharpError(f"{SOURCES}: the runner's source is not there; run from a checkout of sharp_mobile")
     program = out / architecture / "sharp-runner"
-    command = _command(compiler, package, libraries, runtime, program.with_name(f"sharp-runner.partial-{os.getpid()}"))
+    partial = program.with_name(f"sharp-runner.partial-{os.getpid()}")
+    command = _command(compiler, package, libraries, runtime, run_path or package / "lib", partial)
     made_of = _fingerprint([*sources, *libraries], [*command[:-1], str(program)])
     key = program.with_name("sharp-runner.key")
     if program.is_file() and key.is_file() and key.read_text(encoding="utf-8") == made_of:
@@ -176,7 +179,6 @@ def build_runner(
     if shutil.which(compiler) is None:
         raise SharpError(f"{compiler}: no such C++ compiler; install one (apt install g++) or name yours in CXX")
     program.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(command[-1])
     try:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -190,7 +192,9 @@ def build_runner(
     return program
 
 
-def _command(compiler: str, package: Path, libraries: Sequence[Path], runtime: str, out: Path) -> list[str]:
+def _command(
+    compiler: str, package: Path, libraries: Sequence[Path], runtime: str, run_path: Path, out: Path
+) -> list[str]:
     include = package / "include"
     return [
         *(compiler, "-std=c++17", "-O2", "-Wall", "-Wextra"),
@@ -199,7 +203,7 @@ def _command(compiler: str, package: Path, libraries: Sequence[Path], runtime: s
         *("-isystem", str(include), "-isystem", str(include / "executorch/runtime/core/portable_type/c10")),
         str(SOURCES / "runner.cpp"),
         # Kernels and the backend register themselves when they are loaded, though nothing names them.
-        *("-Wl,--no-as-needed", *(str(library) for library in libraries), f"-Wl,-rpath,{package / 'lib'}"),
+        *("-Wl,--no-as-needed", *(str(library) for library in libraries), f"-Wl,-rpath,{run_path}"),
         *("-o", str(out)),
     ]
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.packed_weights import PackedWeights
 
 MANIFEST_JSON, MODEL_PTE = "manifest.json", "model.pte"
 FORMAT_VERSION = 1
@@ -88,6 +89,7 @@ class Manifest(BaseModel):
     stages: tuple[Stage, ...]
     versions: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
+    packed: tuple[PackedWeights, ...] = ()
 
 
 def read_manifest(directory: str | Path) -> Manifest:

@@ -1,5 +1,6 @@
 """Exports that a plain C++ program can run: attention in portable operators."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
+from sharp_mobile.bench.emulation import Emulator, find_emulator
 from sharp_mobile.bench.exports import Export, read_export
 from sharp_mobile.bench.memory_limit import memory_limit
 from sharp_mobile.bench.runner import build_runner
@@ -67,4 +69,15 @@ def limits_allowed() -> None:
         with memory_limit(1 << 30):
             pass
     except SharpError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Emulator:
+    """The ARM64 emulation. Without its tools a test is skipped, or fails where SHARP_MOBILE_REQUIRE_ARM64 is 1."""
+    try:
+        return find_emulator()
+    except SharpError as error:
+        if os.environ.get("SHARP_MOBILE_REQUIRE_ARM64") == "1":
+            pytest.fail(str(error))
         pytest.skip(str(error))

@@ -4,6 +4,7 @@
 #   make export MODEL=…   a recipe of export/ (smollm2-135m), a recipe file, a Hugging Face directory, a hub id,
 #                         a .gguf file or a SHARP checkpoint
 #   PLAN=  RANK=  OUT=    override the recipe:  make export PLAN=t_back RANK=96 OUT=build/small
+#   BENCH=                what make bench measures:  make bench BENCH='build/exports/a build/exports/b'
 #   ARGS=                 any other option of the command:  make export ARGS='--set group_size=64'
 
 PYTHON ?= python3
@@ -21,7 +22,14 @@ OPTIONS := $(if $(PLAN),--plan '$(PLAN)') $(if $(RANK),--rank $(RANK)) $(if $(OU
 # Two test processes of one thread each: torch's threads would fight over the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help setup export profile-export inspect check compare-stock test test-fast lint clean
+BENCH ?= $(or $(OUT),build/exports/$(MODEL))
+
+# What ARM64 emulation needs, by the names of Debian and Ubuntu.
+ARM64_TOOLS := qemu-aarch64 aarch64-linux-gnu-g++ cc
+ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help setup export profile-export inspect check compare-stock host-bench bench arm64-tools test test-fast lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -51,6 +59,22 @@ check: $(INSTALLED)
 
 compare-stock: $(INSTALLED)
 	$(BIN)/python -m sharp_mobile.bench.stock_export $(ARGS)
+
+# The runner is compiled by g++ against the installed executorch; `make bench` does it too where it is needed.
+host-bench: $(INSTALLED)
+	@$(BIN)/python -c 'from sharp_mobile.bench.runner import build_runner; print(build_runner())'
+
+bench: $(INSTALLED)
+	$(BIN)/sharp-mobile bench $(BENCH) $(ARGS)
+
+# Then the runtime's ARM64 libraries are fetched, and the runner and the counter compiled.
+arm64-tools: $(INSTALLED)
+	@if ! which $(ARM64_TOOLS) >/dev/null; then \
+		command -v apt-get >/dev/null || \
+			{ echo "error: no apt-get here; install by your own means: $(ARM64_PACKAGES)"; exit 1; }; \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -yqq $(ARM64_PACKAGES); \
+	fi
+	$(BIN)/python -m sharp_mobile.bench.emulation
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -5,9 +5,11 @@
     sharp-mobile export MODEL      the above as needed, then model.pte with its manifest, checked
     sharp-mobile inspect PTE       what a .pte holds, and whether it is sound
     sharp-mobile evaluate MODEL    perplexity, of checkpoints, of their quantized form, and of .pte files
+    sharp-mobile bench EXPORT      load time, latency and memory of exports; against a memory limit
     sharp-mobile generate PTE      let a .pte speak
     sharp-mobile study fig4 MODEL  how much each layer's MLP matters: a JSON and a picture
     sharp-mobile reproduce table4  the paper's tables and figures in shape, on any model
+    sharp-mobile prepack EXPORT    pack an export's weights before its first launch on a phone
     sharp-mobile merge CHECKPOINT  a SHARP checkpoint as a plain Hugging Face model
     sharp-mobile compare A B       exports and what was measured of them, side by side
     sharp-mobile check EXPORT      hold an export and its results against the budgets of its recipe
@@ -233,6 +235,54 @@ def evaluate(model: str, plan: str | None, rank: int | None, settings: tuple[str
         click.echo(line)
 
 
+def _given(context: click.Context) -> list[str]:
+    """The options that the user wrote."""
+    written = click.core.ParameterSource.COMMANDLINE
+    options = [option for option in context.command.params if isinstance(option, click.Option)]
+    return [option.opts[0] for option in options if context.get_parameter_source(option.name or "") is written]
+
+
+@main.command()
+@click.argument("exports", type=Path, nargs=-1, required=True)
+@click.option("--on", "place", type=click.Choice(["host", "arm64"]), default="host", show_default=True, help="Where.")
+@click.option("--profile", default="pixel-6", show_default=True, help="With --on arm64: which phone; list lists them.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Launches of each kind.")
+@click.option("--prefill", type=click.IntRange(min=1), help="Tokens at once; 128, or as many as the export takes.")
+@click.option("--decode", type=click.IntRange(min=1), help="Tokens one by one; 64, or as many as the export takes.")
+@click.option("--memory-limit", metavar="SIZE", help="Of the processes, such as 330M; see the README.")
+@click.option("--sweep", "limits", metavar="FROM:TO:STEP", help="Forward latency against memory: 100M:400M:50M.")
+@click.option("--no-weight-cache", is_flag=True, help="Every use of a shared weight is packed anew.")
+@click.option("--etdump", is_flag=True, help="Show where the time of a forward goes, operator by operator.")
+@click.option("--out", type=Path, help="File of the results; with several EXPORTS a directory of one file each.")
+@click.pass_context
+def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile: str, **options: Any) -> None:
+    """Measure EXPORTS in alternation: load, forward, prefill, decode and memory.
+
+    \b
+    sharp-mobile bench build/exports/smollm2-135m build/exports/smollm2-135m-unshared
+    sharp-mobile bench build/exports/a build/exports/b --sweep 60M:200M:10M
+    sharp-mobile bench build/exports/a --on arm64 --profile pixel-6
+
+    Plain C++ programs have no custom_sdpa: export with --set attention=portable. The results go to results-host.json
+    beside each .pte unless --out says otherwise.
+
+    On arm64, an emulated phone, instructions are counted instead: of --prefill tokens, on one thread. The results go to
+    results-arm64-<profile>.json. Needs the tools of `make arm64-tools`.
+    """
+    from sharp_mobile.bench.host import Plan
+    from sharp_mobile.bench.run import bench_arm64, bench_host, check_options
+
+    check_options(place, _given(context))
+    if place == "arm64":
+        bench_arm64(exports, profile, options["prefill"], options["out"], say=click.echo)
+        return
+    names = ("threads", "repetitions", "prefill", "decode")
+    plan = Plan(**{name: options[name] for name in names}, weight_cache=not options["no_weight_cache"])
+    more = {name: options[name] for name in ("memory_limit", "limits", "etdump", "out")}
+    bench_host(exports, plan, **more, say=click.echo)
+
+
 @main.command()
 @click.argument("export_directory", type=Path)
 @click.argument("prompt")
@@ -243,6 +293,24 @@ def generate(export_directory: Path, prompt: str, tokens: int, raw: bool) -> Non
     from sharp_mobile.evaluate.generate import generate as run
 
     click.echo(run(export_directory, prompt, tokens, raw))
+
+
+@main.command()
+@click.argument("export_directory", type=Path)
+@click.option("--profile", default="pixel-6", show_default=True, help="Which phone; list lists them.")
+def prepack(export_directory: Path, profile: str) -> None:
+    """Pack an export's weights on an emulated phone; all phones of its class then launch at once as they would later.
+
+    The packed weights lie in the export under packed/, with what they are good for in its manifest. Needs the tools of
+    `make arm64-tools`, and an export with attention=portable.
+    """
+    from sharp_mobile.bench.emulation import find_emulator
+    from sharp_mobile.bench.exports import read_export
+    from sharp_mobile.bench.prepack import prepack as run
+    from sharp_mobile.bench.profiles import read_profile
+
+    packed = run(read_export(export_directory), read_profile(profile), find_emulator())
+    click.echo(f"{export_directory / packed.file}: {packed.bytes:,} bytes, for {packed.cpu_class}")
 
 
 @main.command()
@@ -363,11 +431,11 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
     from sharp_mobile.bench.columns import read_columns
     from sharp_mobile.bench.compare import as_markdown, as_text
     from sharp_mobile.bench.compare import compare as run
-    from sharp_mobile.bench.results import read_sweeps
+    from sharp_mobile.bench.results import read_sweep
     from sharp_mobile.outputs import replace_text
 
     columns = read_columns(exports)
-    swept = [sweep for path in sweeps for sweep in read_sweeps(path)]
+    swept = [read_sweep(path) for path in sweeps]
     table = run(columns)
     if markdown is not None:
         replace_text(markdown, as_markdown(table))

@@ -1,7 +1,7 @@
 """Budgets: what an export may take, by its recipe, in export/budgets.toml.
 
     [smollm2-135m]                                                      the recipe
-    file_bytes = { at_most = 97_879_424, tolerance = 0.001 }            its .pte
+    file_bytes = { at_most = 97_879_424, tolerance = 0.002 }            its .pte
     shared_bytes = { at_least = 11_943_936, tolerance = 0.0 }           targets' own MLPs that it must not store
 
     [smollm2-135m.cortex-a76]                                           where it ran: host, a phone profile, a phone
@@ -102,7 +102,7 @@ class _BudgetsFile(RootModel[dict[str, ExportBudgets]]):
 
 # What a budget allows that is written for the first time. A fit's last digits, which differ from machine to machine,
 # change neither sizes nor what is shared; memory depends a little on the system, emulated libraries on its compiler.
-_TOLERANCES = {"file_bytes": 0.001, "shared_bytes": 0.0, "resident_bytes": 0.05, "peak_bytes": 0.05}
+_TOLERANCES = {"file_bytes": 0.002, "shared_bytes": 0.0, "resident_bytes": 0.05, "peak_bytes": 0.05}
 _INSTRUCTIONS = 0.01
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from sharp_mobile.bench.exports import identity, open_export
+from sharp_mobile.bench.exports import read_export
 from sharp_mobile.bench.results import Device, ExportIdentity, Results, read_results
 from sharp_mobile.errors import SharpError
 
@@ -91,7 +91,7 @@ def _read(argument: Path) -> tuple[str, ExportIdentity, Sequence[Results | None]
     if not argument.is_dir():
         results = read_results(argument)
         return results.export.name, results.export, [results]
-    export = identity(open_export(argument))
+    export = read_export(argument).identity
     return argument.resolve().name, export, results_of(argument, export) or [None]
 
 

@@ -1,12 +1,52 @@
-"""An export as benchmarks see it: its identity, and that its `.pte` is the one that its manifest tells of."""
+"""An export as a benchmark sees it: its `.pte`, held against its manifest, and what it should say."""
 
 import hashlib
-import mmap
+from dataclasses import dataclass
 from pathlib import Path
 
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, read_manifest
+from sharp_mobile.lower.packed_weights import PackedWeights
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export's directory, its `.pte` and what the manifest says of it.
+
+    length: positions in its KV cache. prompt: token ids, and `tokens` what greedy decoding gave after them when it was
+    exported. packed: weights that it brings packed already.
+    """
+
+    directory: Path
+    pte: Path
+    identity: ExportIdentity
+    length: int
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    packed: tuple[PackedWeights, ...] = ()
+
+
+def read_export(directory: str | Path) -> Export:
+    """Open an export.
+
+    Raises:
+        SharpError: it is not an export's directory, or its `.pte` is not the one that the manifest describes.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    check_pte(directory, manifest)
+    return Export(
+        directory=directory,
+        pte=directory / MODEL_PTE,
+        identity=identity(manifest),
+        length=manifest.metadata["get_max_context_len"],
+        prompt=manifest.expected.prompt_tokens,
+        tokens=manifest.expected.tokens,
+        packed=manifest.packed,
+    )
 
 
 def identity(manifest: Manifest) -> ExportIdentity:
@@ -23,17 +63,6 @@ def identity(manifest: Manifest) -> ExportIdentity:
     )
 
 
-def open_export(directory: str | Path) -> Manifest:
-    """The manifest of an export whose `.pte` has the bytes that the manifest names.
-
-    Raises:
-        SharpError: there is no export, or its `.pte` is another one.
-    """
-    manifest = read_manifest(directory)
-    check_pte(Path(directory), manifest)
-    return manifest
-
-
 def check_pte(directory: Path, manifest: Manifest) -> None:
     """Hold an export's `.pte` against the SHA-256 in its manifest.
 
@@ -41,22 +70,20 @@ def check_pte(directory: Path, manifest: Manifest) -> None:
         SharpError: it is missing, or another file.
     """
     pte = directory / MODEL_PTE
-    found = pte_sha256(pte)
+    if not pte.is_file():
+        raise SharpError(f"{pte}: is missing; export the model again")
+    found = sha256_of(pte)
     if found != manifest.sha256:
         raise SharpError(
-            f"{pte}: is not the file that its manifest tells of: SHA-256 {found[:16]}…, there {manifest.sha256[:16]}…; "
-            "export it again"
+            f"{pte}: is not the file of its manifest: its SHA-256 is {found[:16]}…, not {manifest.sha256[:16]}…; "
+            "export the model again"
         )
 
 
-def pte_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in place.
-
-    Raises:
-        SharpError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return hashlib.sha256(data).hexdigest()
-    except (OSError, ValueError) as error:  # ValueError: nothing in it, so nothing to map
-        raise SharpError(f"{path}: cannot be read: {error}; export it again") from error
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; read in blocks, so that it may be larger than memory."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

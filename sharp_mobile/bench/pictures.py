@@ -1,4 +1,4 @@
-"""Pictures of a comparison as SVG to be put into a page: bars for each figure, a line for each memory sweep.
+"""Pictures of a comparison as SVG to be put into a page: bars for each figure, lines for a memory sweep.
 
 A picture has no title and no legend; the page writes them, as text. Whatever is neither bar nor line takes the colour
 of the page's text, so that one picture suits light and dark pages. Nothing in it refers to anything outside.
@@ -73,16 +73,15 @@ def bar_picture(groups: Sequence[Bars], *, stacked: bool = False, decimals: int 
     return drawn[0]
 
 
-def sweep_picture(sweeps: Sequence[Sweep]) -> str:
-    """Median milliseconds of a forward pass against the memory limit as SVG, a line for each sweep.
+def sweep_picture(sweep: Sweep) -> str:
+    """Median milliseconds of a forward pass against the memory limit as SVG, a line for each export.
 
-    A cross at the bottom marks a limit that the export could not start in.
+    A cross at the bottom marks a limit that the export was killed in.
     """
     with _figure(2.9) as (axes, drawn):
-        for sweep, color in zip(sweeps, COLORS * len(sweeps), strict=False):
-            points = sorted(sweep.points, key=lambda point: point.memory_limit)
-            ran = [(p.memory_limit / 1e6, p.forward.median * 1e3) for p in points if p.forward is not None]
-            failed = [p.memory_limit / 1e6 for p in points if p.forward is None]
+        for curve, color in zip(sweep.curves, COLORS * len(sweep.curves), strict=False):
+            ran = [(p.memory_limit / 1e6, p.forward.median * 1e3) for p in curve.points if p.forward is not None]
+            failed = [p.memory_limit / 1e6 for p in curve.points if p.forward is None]
             axes.plot([x for x, _ in ran], [y for _, y in ran], "o-", color=color, markersize=4)
             axes.plot(failed, [0.03] * len(failed), "x", color=color, transform=axes.get_xaxis_transform())
         axes.set(xlabel="memory limit, MB", ylabel="one token, ms", yscale="log")

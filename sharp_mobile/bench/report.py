@@ -22,6 +22,7 @@ STYLE = files("sharp_mobile.bench").joinpath("report.css")
 def page(columns: Sequence[Column], sweeps: Sequence[Sweep] = ()) -> str:
     """The page of some columns and memory sweeps."""
     title = " beside ".join(dict.fromkeys(column.label for column in columns))
+    labels = {column.export.sha256: column.label for column in columns}
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -30,7 +31,7 @@ def page(columns: Sequence[Column], sweeps: Sequence[Sweep] = ()) -> str:
         f"<h1>{escape(title)}</h1>",
         '<div class="pictures">',
         *_pictures(columns),
-        *_sweeps(sweeps, {column.export.sha256: column.label for column in columns}),
+        *(_sweep(sweep, labels) for sweep in sweeps),
         "</div>",
         *_table(compare(columns)),
         *_explanation(columns),
@@ -111,13 +112,12 @@ def _device_pictures(columns: Sequence[Column]) -> Iterator[str]:
         yield _figure(f"Instructions of one token {on}, millions; no time", bar_picture(counts, decimals=1))
 
 
-def _sweeps(sweeps: Sequence[Sweep], labels: Mapping[str, str]) -> Iterator[str]:
-    if sweeps:
-        where = ", ".join(dict.fromkeys(f"{s.device.model}, threads: {s.settings.threads}" for s in sweeps))
-        exports = [sweep.export for sweep in sweeps]
-        names = [f"{labels.get(e.sha256, e.name)} ({e.file_bytes / 1e6:.1f} MB)" for e in exports]
-        title = f"Forward pass of one token under a memory limit, on {where}; × could not start"
-        yield _figure(title, sweep_picture(sweeps), names)
+def _sweep(sweep: Sweep, labels: Mapping[str, str]) -> str:
+    exports = [curve.export for curve in sweep.curves]
+    names = [f"{labels.get(e.sha256, e.name)} ({e.file_bytes / 1e6:.1f} MB)" for e in exports]
+    where = f"{sweep.device.model}, threads: {sweep.settings.threads}"
+    title = f"Forward pass of one token within a memory limit on {where} (×: killed)"
+    return _figure(title, sweep_picture(sweep), names)
 
 
 def _figure(title: str, svg: str, legend: Sequence[str] = ()) -> str:

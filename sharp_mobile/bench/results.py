@@ -12,12 +12,11 @@
 
 What was not measured is null, never zero. `read_results` refuses what another version of the schema wrote.
 
-A `Sweep` is another file: the same forward pass again and again with less and less memory, one `Sweep` an export.
+A `Sweep` is another file: the forward pass of each export within one memory limit after the other.
 """
 
 import json
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -155,12 +154,16 @@ class InstructionCount(_Data):
 
 
 class Counts(_Data):
-    """What emulation counts: load and init without and with a packed cache, a forward pass of one token, a prefill."""
+    """What emulation counts: load and init without and with a packed cache, a forward pass of one token, a prefill.
+
+    prefill_tokens: tokens of the prefill.
+    """
 
     load_first: InstructionCount | None = None
     load_later: InstructionCount | None = None
     forward: InstructionCount | None = None
     prefill: InstructionCount | None = None
+    prefill_tokens: Annotated[int, Field(gt=0)] | None = None
 
 
 class Results(_Data):
@@ -185,24 +188,26 @@ class Results(_Data):
 
 
 class SweepPoint(_Data):
-    """Seconds of a forward pass of one token under a memory limit; None where the limit is too small to start in."""
+    """Seconds of a forward pass of one token within a memory limit; None where the process was killed."""
 
     memory_limit: Bytes
     forward: Samples | None
 
 
-class Sweep(_Data):
-    """One export under one memory limit after the other."""
+class SweepCurve(_Data):
+    """One export, by ascending limit."""
 
-    device: Device
     export: ExportIdentity
-    settings: Settings
     points: tuple[SweepPoint, ...] = Field(min_length=1)
 
 
-class _SweepFile(_Data):
+class Sweep(_Data):
+    """Forward latency against memory; `settings.memory_limit` is null, since every point has its own."""
+
     schema_version: Literal[1] = SCHEMA_VERSION
-    sweeps: tuple[Sweep, ...] = Field(min_length=1)
+    device: Device
+    settings: Settings
+    curves: tuple[SweepCurve, ...] = Field(min_length=1)
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -223,25 +228,16 @@ def read_results(path: str | Path) -> Results:
     return _read(path, Results)
 
 
-def write_sweeps(path: Path, sweeps: Sequence[Sweep]) -> None:
-    """Write the sweeps of several exports as one file, whole or not at all.
-
-    Raises:
-        SharpError: it cannot be written.
-    """
-    replace_text(path, _SweepFile(sweeps=tuple(sweeps)).model_dump_json(indent=1) + "\n")
-
-
-def read_sweeps(path: str | Path) -> tuple[Sweep, ...]:
-    """Read what `write_sweeps` wrote.
+def read_sweep(path: str | Path) -> Sweep:
+    """Read a sweep's file.
 
     Raises:
         SharpError: there is none, it is not whole, or it is of another version of the schema.
     """
-    return _read(path, _SweepFile).sweeps
+    return _read(path, Sweep)
 
 
-_File = TypeVar("_File", Results, _SweepFile)
+_File = TypeVar("_File", Results, Sweep)
 
 
 def _read(path: str | Path, schema: type[_File]) -> _File:

@@ -3,11 +3,13 @@
 The file's flatbuffers are parsed and its segments hashed in place; no tensor is loaded, and no exporter's word is
 taken. Names of weights are the only thing that comes from a manifest, where there is one.
 
-Of the checks, two have a story:
+Of the checks, three have a story:
 
 * XNNPACK's weight cache identifies packed weights by their codes and bias, **not** by their scales. Two linears with
   equal codes and different scales share one packed copy, and one of them silently answers wrongly. (ExecuTorch 1.5.1;
   seen: 25.718 where 6.430 is right.)
+* The same cache frees all constants of a delegate once linears are packed, so a delegate that multiplies by a constant
+  of its own dies in its first step (ExecuTorch 1.5.1; see `template`).
 * Weights that two layers share are one object in Python, but what counts is that they are one blob in the file.
 """
 
@@ -97,6 +99,7 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
             *_missing_blobs(weights, blobs),
             *_damaged_or_twice(data, blobs),
             *_collisions(weights, names or {}),
+            *_freed_while_in_use(graphs),
             *_undelegated(program),
         ]
         tensor_bytes = sum(tensor.bytes for tensor in tensors)
@@ -337,6 +340,29 @@ def _collisions(weights: list[_Weight], names: dict[str, str]) -> list[str]:
         for packed, found in scales.items()
         if len(found) > 1
     ]
+
+
+def _freed_while_in_use(graphs: list[dict[str, Any]]) -> list[str]:
+    """Constants that no linear packs (see the module)."""
+    read = []
+    for number, graph in enumerate(graphs):
+        packed: set[int] = set()
+        for node in graph["xnodes"]:
+            if node["xnode_union_type"] in _PACKING:
+                packed |= {node["xnode_union"]["filter_id"], node["xnode_union"]["bias_id"]}
+        for value in graph["xvalues"]:
+            tensor = value["xvalue_union"].get("tensor_value", value["xvalue_union"])
+            if tensor["constant_buffer_idx"] and tensor["id_out"] not in packed:
+                read.append(f"one of shape {tensor['dims']} in delegate {number + 1}")
+    if not read:
+        return []
+    return [
+        f"delegates read constants of their own at every step ({len(read)}, the first {read[0]}); XNNPACK's weight "
+        "cache, on on phones, frees them after loading, and the program crashes; export it again with this sharp-mobile"
+    ]
+
+
+_PACKING = ("XNNFullyConnected", "XNNConv2d", "XNNDepthwiseConv2d", "XNNConvTranspose2d")
 
 
 def _operators(program: Program) -> Counter[str]:

@@ -3,7 +3,6 @@
 Read without PyTorch and ExecuTorch: comparing exports and results needs neither.
 """
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.packed_weights import PackedWeights
 
 MANIFEST_JSON, MODEL_PTE = "manifest.json", "model.pte"
 FORMAT_VERSION = 1
@@ -89,28 +89,28 @@ class Manifest(BaseModel):
     stages: tuple[Stage, ...]
     versions: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
+    packed: tuple[PackedWeights, ...] = ()
 
 
 def read_manifest(directory: str | Path) -> Manifest:
     """The manifest of an export's directory.
 
     Raises:
-        SharpError: there is none, it is not whole, or it is of another format.
+        SharpError: there is none, or it is not one that this sharp-mobile reads.
     """
     path = Path(directory, MANIFEST_JSON)
     try:
-        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise SharpError(f"{path}: cannot be read: {error.strerror}; name the directory of an export") from error
+        raise SharpError(f"{directory}: is not an export's directory: it has no {MANIFEST_JSON}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SharpError(f"{path}: is not a manifest of an export: {where}: {first['msg']}; export it again") from error
-    except ValueError as error:
-        raise SharpError(f"{path}: is not a whole manifest ({error}); export it again") from error
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise SharpError(f"{path}: {where}: {first['msg']}; export the model again") from error
     if manifest.format_version != FORMAT_VERSION:
         raise SharpError(
-            f"{path}: is of format {manifest.format_version}, this sharp-mobile reads {FORMAT_VERSION}; export it again"
+            f"{path}: is of format {manifest.format_version}, this sharp-mobile reads {FORMAT_VERSION}; "
+            "export the model again"
         )
     return manifest
 

@@ -16,17 +16,6 @@ from sharp_mobile.lower.template import Template, kind_of, trace_template
 _EXAMPLE_TOKENS = 8
 
 
-class _Delegate(nn.Module):
-    """A lowered segment as a module that returns a tuple, as the segment did."""
-
-    def __init__(self, lowered: nn.Module) -> None:
-        super().__init__()
-        self.lowered = lowered
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.lowered(*inputs))
-
-
 @torch.no_grad()
 def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder, dict[str, str]]:
     """The decoder with every segment replaced by its XNNPACK delegate.
@@ -61,7 +50,7 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
             place, _, rest = name.partition(".")
             keys[f"{places[place]}.{rest}"] = key
         bar.update()
-        return _Delegate(lowered)
+        return lowered
 
     bar = tqdm(total=len(decoder.attentions) + 1, desc="lower", unit="segment", disable=None if progress else True)
     entry = lower(decoder.entry, 0, hidden, *rotation(0))

@@ -7,6 +7,11 @@ segment, the first included, is an instance: the template's graph with the segme
 A segment goes to XNNPACK whole, so there is nothing to partition: an operator that XNNPACK does not know is an error.
 This also lets slices of dynamic length in, which ExecuTorch 1.5.1's partitioner leaves outside although its runtime
 takes them: a slice size of 0 means "to the end of the dimension".
+
+A delegate holds only what XNNPACK packs: weights and biases of linears. What it reads at every step, such as a norm's
+gain, is an input of the delegate and a constant of the outer model. With XNNPACK's weight cache on, as it is on phones,
+ExecuTorch 1.5.1 unmaps all constants of a delegate once they are packed, whether they were packed or not
+(`XNNWeightsCache::finalize_for_runtime`), and the first step would read them and die.
 """
 
 from collections.abc import Sequence
@@ -27,7 +32,7 @@ from executorch.exir._serialize._named_data_store import NamedDataStore
 from executorch.exir.lowered_backend_module import LoweredBackendModule
 from torch import nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec
 
 from sharp_mobile.errors import SharpError
 
@@ -39,18 +44,21 @@ class Template:
     """A traced kind of segment, without its tensors.
 
     program: the segment's graph in the edge dialect, ready to be serialized.
+    given: tensors that the delegate is given as its first inputs, by name; those of the segment's state are each
+        instance's own.
     shapes: a program with the same inputs and outputs that computes nothing. The outer model runs a delegate's program
         many times to propagate shapes through it; with the real one that took most of an export's time.
     """
 
     program: ExportedProgram
+    given: dict[str, torch.Tensor]
     shapes: ExportedProgram
 
-    def instance(self, segment: nn.Module) -> tuple[LoweredBackendModule, dict[str, str]]:
+    def instance(self, segment: nn.Module) -> tuple["Delegate", dict[str, str]]:
         """The delegate that computes `segment`, a module of this template's kind.
 
         Returns:
-            The delegate, and the key under which each of the segment's tensors is stored (the SHA-256 of its bytes).
+            The delegate, and the key under which each of the tensors in it is stored (the SHA-256 of its bytes).
 
         Raises:
             SharpError: XNNPACK does not know an operator of the segment.
@@ -63,18 +71,33 @@ class Template:
         lowered.meta = {"debug_handle_map": {}}
         own = _state(segment)
         names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target in own}
-        return lowered, {names[placeholder]: key for placeholder, key in key_of.items() if placeholder in names}
+        delegate = Delegate(lowered, [_alone(own.get(name, tensor)) for name, tensor in self.given.items()])
+        return delegate, {names[placeholder]: key for placeholder, key in key_of.items() if placeholder in names}
+
+
+class Delegate(nn.Module):
+    """A lowered segment with the tensors that it is given; returns a tuple, as the segment does."""
+
+    def __init__(self, lowered: LoweredBackendModule, given: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.lowered, self.count = lowered, len(given)
+        for index, tensor in enumerate(given):
+            self.register_buffer(f"given_{index}", tensor.detach())
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = [self.get_buffer(f"given_{index}") for index in range(self.count)]
+        return tuple(self.lowered(*given, *inputs))
 
 
 class _Shapes(nn.Module):
-    """Outputs of the segment's shapes, as long as its first input, with nothing in them."""
+    """Outputs of the segment's shapes, as long as its last input, with nothing in them."""
 
     def __init__(self, outputs: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self.shapes = [output.shape[2:] for output in outputs]
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(inputs[0].new_empty((1, inputs[0].shape[1], *shape)) for shape in self.shapes)
+        return tuple(inputs[-1].new_empty((1, inputs[-1].shape[1], *shape)) for shape in self.shapes)
 
 
 def kind_of(segment: nn.Module) -> str:
@@ -94,15 +117,47 @@ def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length
         _check_ir_validity=False, _skip_dim_order=True, preserve_ops=[torch.ops.aten.linear.default]
     )
     program = to_edge(_export(segment, example, length), compile_config=config).exported_program()
-    return Template(program, _export(_Shapes(segment(*example)), example, length))
+    program, given = _with_given(program)
+    shapes = _export(_Shapes(segment(*example)), (*given.values(), *example), length, dynamic=example)
+    return Template(program, given, shapes)
 
 
-def _export(module: nn.Module, example: tuple[torch.Tensor, ...], length: Any | None) -> ExportedProgram:
-    dynamic = torch.export.ShapesCollection()
+def _export(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    length: Any | None,
+    *,
+    dynamic: tuple[torch.Tensor, ...] | None = None,
+) -> ExportedProgram:
+    """Export with the second dimension of `dynamic`, all inputs by default, of any length."""
+    shapes = torch.export.ShapesCollection()
     if length is not None:
-        for tensor in example:
-            dynamic[tensor] = {1: length}
-    return torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)  # type: ignore[arg-type]
+        for tensor in inputs if dynamic is None else dynamic:
+            shapes[tensor] = {1: length}
+    return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
+
+
+def _packed(node: torch.fx.Node) -> bool:
+    """Whether XNNPACK packs a tensor, because it is only ever a linear's weight or bias, or belongs to their codes."""
+    return all(
+        "dequantize_affine" in user.target.__name__  # type: ignore[union-attr]
+        or (user.target.__name__ == "aten.linear.default" and user.args[0] is not node)  # type: ignore[union-attr]
+        for user in node.users
+    )
+
+
+def _with_given(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, torch.Tensor]]:
+    """The program with all tensors that XNNPACK does not pack as inputs, and these in order."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    tensors = {**program.state_dict, **program.constants}
+    specs, given = [], {}
+    for spec in program.graph_signature.input_specs:
+        if spec.kind in _STATE_KINDS and not _packed(nodes[spec.arg.name]):
+            given[str(spec.target)] = tensors[str(spec.target)]
+            spec = InputSpec(InputKind.USER_INPUT, spec.arg, None)
+        specs.append(spec)
+    signature = ExportGraphSignature(specs, program.graph_signature.output_specs)
+    return _rebuilt(program, signature, program.state_dict, program.constants), given
 
 
 def _state(segment: nn.Module) -> dict[str, torch.Tensor]:
@@ -122,15 +177,21 @@ def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind in _STATE_KINDS]
     tensors = {**program.state_dict, **program.constants, **_state(segment)}
     state: dict[str, Any] = {spec.target: _alone(tensors[spec.target]) for spec in specs}
+    return _rebuilt(program, program.graph_signature, state, state)
+
+
+def _rebuilt(
+    program: ExportedProgram, signature: ExportGraphSignature, state: dict[str, Any], constants: dict[str, Any]
+) -> ExportedProgram:
     return ExportedProgram(
         root=program.graph_module,
         graph=program.graph,
-        graph_signature=program.graph_signature,
+        graph_signature=signature,
         state_dict=state,
         range_constraints=program.range_constraints,
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
-        constants=state,
+        constants=constants,
         verifiers=program.verifiers,
     )
 

@@ -122,7 +122,7 @@ def test_a_padded_file_is_red_though_its_manifest_is_not(budgets: Path, tmp_path
     pte = tmp_path / "tiny" / "model.pte"
     pte.write_bytes(pte.read_bytes() + bytes(20))
     assert red(tmp_path / "tiny", "--budgets", budgets) == ["file_bytes"]
-    assert "is not the file that its manifest tells of" in run(tmp_path / "tiny", "--budgets", budgets).stderr
+    assert "is not the file of its manifest" in run(tmp_path / "tiny", "--budgets", budgets).stderr
     before = budgets.read_text()
     assert run(tmp_path / "tiny", "--budgets", budgets, "--update").exit_code == 1
     assert budgets.read_text() == before
@@ -165,7 +165,7 @@ def test_update_writes_a_file_where_there_is_none(tmp_path: Path) -> None:
     assert "write budgets by --update" in run(directory, "--budgets", budgets).stderr
     green(directory, "--budgets", budgets, "--update")
     found = read_budgets(budgets, "Qwen2.5-0.5B")
-    assert found.file_bytes == AtMost(at_most=1000, tolerance=0.001)
+    assert found.file_bytes == AtMost(at_most=1000, tolerance=0.002)
     assert found.shared_bytes == AtLeast(at_least=200, tolerance=0.0)
     write_export(tmp_path / "unshared", shared=0)
     green(tmp_path / "unshared", "--budgets", budgets, "--update")

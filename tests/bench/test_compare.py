@@ -151,10 +151,10 @@ def test_results_of_another_pte_are_refused(exports: tuple[Path, Path]) -> None:
 def test_a_pte_that_was_changed_is_refused(exports: tuple[Path, Path]) -> None:
     pte = exports[0] / "model.pte"
     pte.write_bytes(pte.read_bytes()[:-1] + b"?")
-    with pytest.raises(SharpError, match=r"model\.pte: is not the file that its manifest tells of.*export it again"):
+    with pytest.raises(SharpError, match=r"model\.pte: is not the file of its manifest.*export the model again"):
         read_columns(exports)
     pte.unlink()
-    with pytest.raises(SharpError, match=r"model\.pte: cannot be read"):
+    with pytest.raises(SharpError, match=r"model\.pte: is missing"):
         read_columns(exports)
 
 
@@ -193,7 +193,7 @@ def test_the_command_writes_what_it_shows(exports: tuple[Path, Path], tmp_path: 
 def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path, "--html", tmp_path / "page.html")
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: {tmp_path / 'manifest.json'}: cannot be read")
+    assert result.stderr.startswith(f"error: {tmp_path}: is not an export's directory")
     assert not (tmp_path / "page.html").exists()
     assert "none.json: cannot be read" in run(tmp_path / "none.json").stderr
 

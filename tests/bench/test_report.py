@@ -11,7 +11,7 @@ from sharp_mobile.bench.columns import Column
 from sharp_mobile.bench.compare import compare
 from sharp_mobile.bench.exports import identity
 from sharp_mobile.bench.report import page
-from sharp_mobile.bench.results import Samples, Sweep, SweepPoint
+from sharp_mobile.bench.results import Samples, Settings, Sweep, SweepCurve, SweepPoint
 
 
 class Elements(HTMLParser):
@@ -54,17 +54,23 @@ def columns(tmp_path: Path) -> list[Column]:
     ]
 
 
-def sweep(column: Column, starts_at: int) -> Sweep:
-    def forward(limit: int) -> Samples | None:
-        return None if limit < starts_at else Samples(seconds=(10 / limit, 11 / limit))
+def sweep(*started_at: tuple[Column, int]) -> Sweep:
+    """A sweep of exports that start in so many MB."""
 
-    points = (SweepPoint(memory_limit=limit * 1_000_000, forward=forward(limit)) for limit in (100, 200, 400))
-    assert column.results is not None
-    return Sweep(device=HOST, export=column.export, settings=column.results.settings, points=tuple(points))
+    def forward(limit: int, smallest: int) -> Samples | None:
+        return None if limit < smallest else Samples(seconds=(10 / limit, 11 / limit))
+
+    def curve(column: Column, smallest: int) -> SweepCurve:
+        limits = (100, 200, 400)
+        points = (SweepPoint(memory_limit=limit * 1_000_000, forward=forward(limit, smallest)) for limit in limits)
+        return SweepCurve(export=column.export, points=tuple(points))
+
+    settings = Settings(runtime="executorch 1.5.1", threads=1, weight_cache=True, packed_cache=True)
+    return Sweep(device=HOST, settings=settings, curves=tuple(curve(*one) for one in started_at))
 
 
 def test_nothing_in_the_page_is_fetched(columns: list[Column]) -> None:
-    html = page(columns, [sweep(columns[0], 200)])
+    html = page(columns, [sweep((columns[0], 200))])
     assert "//" not in html  # no http://, no https://, no //host
     assert "@import" not in html
     found = Elements(html)
@@ -109,7 +115,7 @@ def test_each_device_has_pictures_of_its_own(columns: list[Column]) -> None:
 
 
 def test_pictures_show_every_value_in_the_color_of_the_page(columns: list[Column]) -> None:
-    html = page(columns[:2], [sweep(columns[0], 200), sweep(columns[1], 100)])
+    html = page(columns[:2], [sweep((columns[0], 200), (columns[1], 100))])
     size, load, forward, memory, swept = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
     texts = [re.findall(r"<text[^>]*>([^<]*)</text>", svg) for svg in (size, load, forward, memory)]
     assert texts[0] == ["original", "shared", "1.2", "1.0"]
@@ -132,4 +138,4 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
 
 
 def test_the_same_results_make_the_same_page(columns: list[Column]) -> None:
-    assert page(columns, [sweep(columns[0], 200)]) == page(columns, [sweep(columns[0], 200)])
+    assert page(columns, [sweep((columns[0], 200))]) == page(columns, [sweep((columns[0], 200))])

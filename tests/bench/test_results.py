@@ -13,12 +13,12 @@ from sharp_mobile.bench.results import (
     Samples,
     Settings,
     Sweep,
+    SweepCurve,
     SweepPoint,
     TokenSamples,
     read_results,
-    read_sweeps,
+    read_sweep,
     write_results,
-    write_sweeps,
 )
 from sharp_mobile.errors import SharpError
 
@@ -44,17 +44,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_results(tmp_path / "results.json") == results()
 
 
-def test_sweeps_are_a_file_of_their_own(tmp_path: Path) -> None:
+def test_a_sweep_is_a_file_of_its_own(tmp_path: Path) -> None:
     points = (SweepPoint(memory_limit=100, forward=None), SweepPoint(memory_limit=200, forward=Samples(seconds=(0.5,))))
-    found = results()
-    sweep = Sweep(device=found.device, export=found.export, settings=found.settings, points=points)
-    write_sweeps(tmp_path / "sweep.json", [sweep, sweep])
-    assert read_sweeps(tmp_path / "sweep.json") == (sweep, sweep)
+    found, path = results(), tmp_path / "file.json"
+    curve = SweepCurve(export=found.export, points=points)
+    sweep = Sweep(device=found.device, settings=found.settings, curves=(curve, curve))
+    path.write_text(sweep.model_dump_json())
+    assert read_sweep(path) == sweep
     with pytest.raises(SharpError, match="run the benchmark again"):
-        read_results(tmp_path / "sweep.json")
-    write_results(tmp_path / "results.json", found)
-    with pytest.raises(SharpError, match="sweeps: Field required"):
-        read_sweeps(tmp_path / "results.json")
+        read_results(path)
+    write_results(path, found)
+    with pytest.raises(SharpError, match="curves: Field required"):
+        read_sweep(path)
 
 
 def test_statistics() -> None:

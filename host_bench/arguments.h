@@ -1,0 +1,140 @@
+// The runner's command line, and the files that it reads and writes beside the runtime's.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <vector>
+
+namespace sharp {
+
+[[noreturn]] inline void fail(const std::string& problem) {
+  std::cerr << "error: " << problem << std::endl;
+  std::exit(1);
+}
+
+inline constexpr char kUsage[] =
+    "usage: sharp-runner MODEL.pte [--threads N] [--no-weight-cache] [--packed-cache FILE] [--prompt 1,2,3]\n"
+    "         [--warmups 1] [--forwards 5] [--prefill TOKENS --prefill-runs K] [--decode TOKENS --decode-runs K]\n"
+    "         [--tokens N] [--logits FILE] [--etdump FILE] [--markers load|forward|prefill]";
+
+struct Arguments {
+  std::string model;
+  int64_t threads = 1;
+  bool weight_cache = true;
+  std::string packed_cache;          // where packed weights are kept between launches
+  std::vector<int64_t> prompt = {1};
+  int64_t warmups = 1, forwards = 5;
+  int64_t prefill = 0, prefill_runs = 0;
+  int64_t decode = 0, decode_runs = 0;
+  int64_t tokens = 0;                // how many to generate greedily
+  std::string logits;                // where float32 logits of the prompt's last position go
+  std::string etdump;                // where the trace of the forwards goes
+  std::string markers;               // which part is between the two marker instructions
+};
+
+inline int64_t number(const std::string& flag, const std::string& text, int64_t least) {
+  char* end = nullptr;
+  const long long value = std::strtoll(text.c_str(), &end, 10);
+  if (text.empty() || *end != '\0' || value < least || value > INT32_MAX) {
+    fail(flag + " " + text + ": write a whole number from " + std::to_string(least) + " on");
+  }
+  return value;
+}
+
+inline std::vector<int64_t> token_list(const std::string& flag, const std::string& text) {
+  std::vector<int64_t> tokens;
+  size_t start = 0;
+  while (true) {
+    const size_t comma = text.find(',', start);
+    tokens.push_back(number(flag, text.substr(start, comma == std::string::npos ? comma : comma - start), 0));
+    if (comma == std::string::npos) return tokens;
+    start = comma + 1;
+  }
+}
+
+inline Arguments parse(int argc, char** argv) {
+  Arguments a;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    const auto value = [&]() -> std::string {
+      if (i + 1 == argc) fail(flag + " needs a value\n" + kUsage);
+      return argv[++i];
+    };
+    if (flag == "--no-weight-cache") a.weight_cache = false;
+    else if (flag == "--threads") a.threads = number(flag, value(), 1);
+    else if (flag == "--packed-cache") a.packed_cache = value();
+    else if (flag == "--prompt") a.prompt = token_list(flag, value());
+    else if (flag == "--warmups") a.warmups = number(flag, value(), 0);
+    else if (flag == "--forwards") a.forwards = number(flag, value(), 0);
+    else if (flag == "--prefill") a.prefill = number(flag, value(), 1);
+    else if (flag == "--prefill-runs") a.prefill_runs = number(flag, value(), 0);
+    else if (flag == "--decode") a.decode = number(flag, value(), 1);
+    else if (flag == "--decode-runs") a.decode_runs = number(flag, value(), 0);
+    else if (flag == "--tokens") a.tokens = number(flag, value(), 0);
+    else if (flag == "--logits") a.logits = value();
+    else if (flag == "--etdump") a.etdump = value();
+    else if (flag == "--markers") a.markers = value();
+    else if (flag.rfind("--", 0) == 0) fail("unknown option " + flag + "\n" + kUsage);
+    else if (a.model.empty()) a.model = flag;
+    else fail("one model at a time, not " + a.model + " and " + flag);
+  }
+  if (a.model.empty()) fail(kUsage);
+  if (!a.weight_cache && !a.packed_cache.empty()) {
+    fail("--packed-cache is the weight cache on disk; drop --no-weight-cache");
+  }
+  if ((a.prefill == 0) != (a.prefill_runs == 0)) fail("--prefill and --prefill-runs go together");
+  if ((a.decode == 0) != (a.decode_runs == 0)) fail("--decode and --decode-runs go together");
+  if (!a.etdump.empty() && a.forwards == 0) fail("--etdump traces the forwards; ask for some");
+  if (!a.markers.empty()) {
+#if !defined(__aarch64__)
+    fail("--markers: only an aarch64 program has the marker instructions");
+#endif
+    if (a.markers != "load" && a.markers != "forward" && a.markers != "prefill") {
+      fail("--markers " + a.markers + ": choose load, forward or prefill");
+    }
+  }
+  return a;
+}
+
+inline void write_file(const std::string& path, const void* data, size_t bytes) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
+  file.close();
+  if (!file) fail(path + ": cannot be written; choose another place");
+}
+
+// The runtime maps the file and would die of SIGBUS at the first byte that is missing. The header of a program with
+// segments has, from byte 8 on, little-endian: "eh00", its own length (4 bytes), and 8 bytes each of the program's
+// size, where its segments begin, and the bytes of all segments (an older ExecuTorch did not write the last).
+inline void check_whole(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) fail(path + ": no such file, or it cannot be read");
+  const auto bytes = static_cast<uint64_t>(file.tellg());
+  char header[40] = {};
+  file.seekg(0).read(header, sizeof header);
+  if (!file || std::memcmp(header + 4, "ET12", 4) != 0) {
+    fail(path + ": is not an ExecuTorch program; name the .pte of an export");
+  }
+  if (std::memcmp(header + 8, "eh00", 4) != 0) {
+    fail(path + ": is no language model's program: it has no segments for weights; name the .pte of an export");
+  }
+  uint32_t length = 0;
+  uint64_t program = 0, first_segment = 0, segments = 0;
+  std::memcpy(&length, header + 12, sizeof length);
+  std::memcpy(&program, header + 16, sizeof program);
+  std::memcpy(&first_segment, header + 24, sizeof first_segment);
+  if (length >= 32) std::memcpy(&segments, header + 32, sizeof segments);
+  const uint64_t needed = std::max(program, first_segment + segments);
+  if (bytes < needed) {
+    fail(path + ": is cut short: has " + std::to_string(bytes) + " bytes, needs " + std::to_string(needed) +
+         "; export it again");
+  }
+}
+
+}  // namespace sharp

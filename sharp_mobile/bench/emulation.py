@@ -1,0 +1,208 @@
+"""What runs an ARM64 program here: a cross compiler, QEMU, and the runtime's ARM64 libraries.
+
+aarch64-linux-gnu-g++ ── runner.cpp, executorch's aarch64 wheel ──► build/host_bench/arm64/aarch64/sharp-runner
+cc ───────────────────── arm64/counter.c ─────────────────────────► build/host_bench/arm64/counter.so
+a phone's profile, the compiler's libraries, the wheel's ─────────► build/host_bench/arm64/sysroots/pixel-6-…
+
+qemu-aarch64 -L sysroots/pixel-6-… -plugin counter.so sharp-runner model.pte
+
+python -m sharp_mobile.bench.emulation     fetches the wheel, the only step with a network, and compiles
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sharp_mobile.bench.profiles import Profile
+from sharp_mobile.bench.runner import BUILD as HOST_BUILD
+from sharp_mobile.bench.runner import SOURCES, build_runner, executorch_package
+from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import replace_text
+
+BUILD = HOST_BUILD / "arm64"
+COUNTER = SOURCES / "arm64" / "counter.c"
+
+_QEMU, _CROSS_COMPILER, _C_COMPILER = "qemu-aarch64", "aarch64-linux-gnu-g++", "cc"
+_PACKAGES = {_QEMU: "qemu-user", _CROSS_COMPILER: "g++-aarch64-linux-gnu", _C_COMPILER: "gcc"}
+
+# Where the runtime lies in a sysroot, so that where this project lies changes nothing.
+_RUNTIME = Path("/executorch")
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """The tools, and where what they make is kept.
+
+    qemu, cross_compiler, c_compiler: programs. package: the executorch package of the aarch64 wheel.
+    """
+
+    qemu: str
+    cross_compiler: str
+    c_compiler: str
+    package: Path
+    build: Path
+
+    @cached_property
+    def qemu_version(self) -> tuple[int, int]:
+        """Of the installed QEMU, such as (7, 2)."""
+        match = re.search(r"version (\d+)\.(\d+)", _output(self.qemu, "--version"))
+        if match is None:
+            raise SharpError(f"{self.qemu}: does not say its version; install Debian's or Ubuntu's qemu-user")
+        return int(match[1]), int(match[2])
+
+    def runner(self) -> Path:
+        """The runner, an ARM64 program.
+
+        Raises:
+            SharpError: it does not compile.
+        """
+        _, runtime = executorch_package()
+        return build_runner(
+            self.package,
+            runtime,
+            compiler=self.cross_compiler,
+            architecture="aarch64",
+            run_path=_RUNTIME / "lib",
+            out=self.build,
+        )
+
+    def counter(self) -> Path:
+        """The plugin that makes QEMU count instructions.
+
+        Raises:
+            SharpError: it does not compile.
+        """
+        interface = 1 if self.qemu_version < (9, 0) else 2 if self.qemu_version < (9, 1) else 3
+        plugin, key = self.build / "counter.so", self.build / "counter.key"
+        flags = ["-std=c11", "-O2", "-shared", "-fPIC", f"-DQEMU_PLUGIN_VERSION={interface}"]
+        command = [self.c_compiler, *flags, str(COUNTER)]
+        made_of = hashlib.sha256("\0".join([*command, COUNTER.read_text(encoding="utf-8")]).encode()).hexdigest()
+        if plugin.is_file() and key.is_file() and key.read_text(encoding="utf-8") == made_of:
+            return plugin
+        self.build.mkdir(parents=True, exist_ok=True)
+        partial = plugin.with_name(f"{plugin.name}.partial-{os.getpid()}")
+        try:
+            done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
+            if done.returncode:
+                first = next((line for line in done.stderr.splitlines() if "error" in line), "it said nothing")
+                raise SharpError(f"{COUNTER}: {self.c_compiler} cannot compile it: {first}")
+            key.unlink(missing_ok=True)
+            partial.replace(plugin)
+        finally:
+            partial.unlink(missing_ok=True)
+        replace_text(key, made_of)
+        return plugin
+
+    def sysroot(self, profile: Profile) -> Path:
+        """The root directory that a program sees: the phone's processor, the ARM64 libraries and the runtime's.
+
+        Raises:
+            SharpError: it cannot be written.
+        """
+        libraries = Path(_output(self.cross_compiler, "-print-file-name=libc.so.6").strip()).resolve().parent
+        # The machine's own list of libraries is for another processor; an empty one is passed over.
+        files = {**profile.files(), "etc/ld.so.cache": ""}
+        links = {"lib": libraries, _RUNTIME.name: self.package}
+        key = hashlib.sha256(repr((files, links)).encode()).hexdigest()
+        root = self.build / "sysroots" / f"{profile.name}-{key[:16]}"
+        if not root.is_dir():
+            with _new_directory(root) as partial:
+                for name, content in files.items():
+                    path = partial / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(content, encoding="utf-8")
+                for name, target in links.items():
+                    (partial / name).symlink_to(target)
+        return root
+
+
+def find_emulator() -> Emulator:
+    """The emulator, from the tools that are installed and the wheel that set-up has fetched.
+
+    Raises:
+        SharpError: something is missing; it says what, and how to get it.
+    """
+    found = {tool: shutil.which(tool) for tool in _PACKAGES}
+    missing = [tool for tool, path in found.items() if path is None]
+    if missing:
+        packages = " ".join(_PACKAGES[tool] for tool in missing)
+        raise SharpError(f"{', '.join(missing)} not found; run make arm64-tools, or sudo apt-get install {packages}")
+    wheel = _wheel()
+    if not wheel.is_dir():
+        raise SharpError(f"{wheel}: the runtime's ARM64 libraries are not there; run make arm64-tools")
+    return Emulator(
+        qemu=str(found[_QEMU]),
+        cross_compiler=_CROSS_COMPILER,
+        c_compiler=_C_COMPILER,
+        package=wheel.resolve() / "executorch",
+        build=BUILD.resolve(),
+    )
+
+
+def fetch_wheel() -> Path:
+    """Download and unpack the aarch64 wheel of the installed ExecuTorch, unless it is there.
+
+    Its libraries are the same for all versions of Python; 3.11 is one that it is built for.
+
+    Raises:
+        SharpError: pip cannot get it, or it cannot be written.
+    """
+    wheel, (_, version) = _wheel(), executorch_package()
+    if wheel.is_dir():
+        return wheel
+    with _new_directory(wheel) as partial, tempfile.TemporaryDirectory(prefix="executorch-") as directory:
+        platform = ["--platform=manylinux_2_28_aarch64", "--python-version=3.11", "--only-binary=:all:", "--no-deps"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", *platform, f"--dest={directory}"]
+        done = subprocess.run([*command, f"executorch=={version}"], capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise SharpError(f"pip cannot download executorch {version} for aarch64: {last}")
+        (archive,) = Path(directory).glob("*.whl")
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(partial)
+    return wheel
+
+
+def _wheel() -> Path:
+    return BUILD / f"executorch-{executorch_package()[1]}-aarch64"
+
+
+@contextmanager
+def _new_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill, which becomes `target` when the block ends, unless another process has made it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.partial-") as directory:
+            partial = Path(directory, "whole")
+            partial.mkdir()
+            yield partial
+            try:
+                partial.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+    except OSError as error:
+        raise SharpError(f"{target}: cannot be written: {error.strerror}; make room, or see who owns build/") from error
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    try:
+        fetch_wheel()
+        emulator = find_emulator()
+        print(f"{emulator.runner()}\n{emulator.counter()}")
+    except SharpError as error:
+        sys.exit(f"error: {error}")

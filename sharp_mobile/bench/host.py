@@ -1,0 +1,281 @@
+"""Benchmark exports on this machine, in alternation.
+
+    repetition 1:   export A: first, later, cold   export B: first, later, cold
+    repetition 2:   export A: first, later, cold   export B: first, later, cold
+    …
+
+    first   load and init without packed weights on disk; leaves them there
+    later   load and init with them; then the forwards, prefill and decode, and the memory
+    cold    load and init after the pages of both files were dropped
+
+Every launch is a process of its own. Alternating means that what the machine does beside falls on all exports alike;
+read medians. Before the first repetition each export generates its manifest's tokens, so that what is timed is known
+to work.
+
+With a memory limit the page cache is dropped before every later launch, so that pages are on the process's own account:
+all of them are cold then. The first, which packs, runs without the limit.
+"""
+
+import os
+import platform
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from sharp_mobile.bench import page_cache
+from sharp_mobile.bench.exports import Export
+from sharp_mobile.bench.memory_limit import memory_limit
+from sharp_mobile.bench.packed_cache import PACKED_CACHES, PackedCache, cache_key, cpu_class, cpu_name
+from sharp_mobile.bench.results import Device, Load, Memory, Results, Samples, Settings, TokenSamples
+from sharp_mobile.bench.runner import Killed, Launch, Task, build_runner, executorch_package, launch
+from sharp_mobile.errors import SharpError
+
+Say = Callable[[str], None]
+
+_DEFAULT_PREFILL, _DEFAULT_DECODE = 128, 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    repetitions: launches of each kind. prefill, decode: tokens; None for 128 and 64, or what the export's cache has
+    room for. memory_limit: bytes, of the processes.
+    """
+
+    threads: int = 1
+    repetitions: int = 5
+    forwards: int = 5
+    prefill: int | None = None
+    decode: int | None = None
+    weight_cache: bool = True
+    memory_limit: int | None = None
+
+    def task(self, export: Export) -> Task:
+        """A whole launch of an export."""
+        room = export.length - len(export.prompt)
+        return Task(
+            prompt=export.prompt,
+            forwards=self.forwards,
+            prefill=self.prefill or min(_DEFAULT_PREFILL, export.length - 1),
+            prefill_runs=1,
+            decode=self.decode or min(_DEFAULT_DECODE, room),
+            decode_runs=1,
+        )
+
+
+@dataclass
+class Measured:
+    """The launches of one export, by kind."""
+
+    first: list[Launch] = field(default_factory=list)
+    later: list[Launch] = field(default_factory=list)
+    cold: list[Launch] = field(default_factory=list)
+
+
+class Bench:
+    """One export, its packed weights, and the ways to launch it."""
+
+    def __init__(self, export: Export, plan: Plan, runner: Path, cache: PackedCache | None) -> None:
+        self.export, self.plan, self.runner, self.cache = export, plan, runner, cache
+
+    def generate(self) -> tuple[int, ...]:
+        """Continue the manifest's prompt as the manifest does."""
+        prompt, count = self.export.prompt, len(self.export.tokens)
+        return self._launch(Task(prompt=prompt, forwards=0, warmups=0, tokens=count), None).tokens
+
+    def first(self) -> Launch:
+        """Load without packed weights on disk, and leave them there."""
+        if self.cache is None:
+            return self._load(None)
+        found: list[Launch] = []
+        self.cache.make(lambda path: found.append(self._load(path)))
+        return found[0]
+
+    def later(self) -> Launch:
+        """A whole launch with the packed weights of an earlier one, in the memory that the plan allows."""
+        return self.limited(self.plan.task(self.export), self.plan.memory_limit)
+
+    def cold(self) -> Launch:
+        """Load with packed weights, none of whose pages are in memory."""
+        return self._with_cache(lambda path: self._load(path, dropped=True))
+
+    def limited(self, task: Task, limit: int | None) -> Launch:
+        """A launch within a memory limit, from an empty page cache if there is one.
+
+        Raises:
+            Killed: it does not fit.
+        """
+        with memory_limit(limit) as prefix:
+            try:
+                return self._with_cache(lambda path: self._launch(task, path, prefix, dropped=limit is not None))
+            except Killed as error:
+                if limit is None:
+                    raise
+                raise Killed(
+                    f"{self.export.pte}: does not run within {limit:,} bytes of memory: the kernel killed it; "
+                    "allow it more, or share more layers"
+                ) from error
+
+    def _with_cache(self, launch: Callable[[Path | None], Launch]) -> Launch:
+        return launch(None) if self.cache is None else self.cache.used_by(launch, make=self._load)
+
+    def _load(self, path: Path | None, *, dropped: bool = False) -> Launch:
+        return self._launch(Task(forwards=0, warmups=0), path, dropped=dropped)
+
+    def _launch(self, task: Task, path: Path | None, prefix: Sequence[str] = (), *, dropped: bool = False) -> Launch:
+        """Start the runner; `dropped` drops the pages of the `.pte` and of the packed weights first."""
+        if dropped:
+            for file in (self.export.pte, path):
+                if file is not None:
+                    page_cache.drop(file)
+        plan = self.plan
+        task = replace(task, threads=plan.threads, weight_cache=plan.weight_cache, packed_cache=path)
+        return launch(self.runner, self.export.pte, task, prefix)
+
+
+@contextmanager
+def benches(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES) -> Iterator[list[Bench]]:
+    """A bench for every export, with the runner compiled and the packed weights kept from other benchmarks.
+
+    Raises:
+        SharpError: the runner cannot be compiled, or another benchmark uses the packed weights.
+    """
+    if twice := [sha for sha, count in Counter(e.identity.sha256 for e in exports).items() if count > 1]:
+        same = ", ".join(str(export.directory) for export in exports if export.identity.sha256 in twice)
+        raise SharpError(f"{same}: are the same export; name it once")
+    runner, (_, runtime) = build_runner(), executorch_package()
+    with ExitStack() as stack:
+        found = []
+        for export in exports:
+            cache = None
+            if plan.weight_cache:
+                key = cache_key(export.identity.sha256, runtime, cpu_class())
+                cache = stack.enter_context(PackedCache(key, caches).in_use())
+            found.append(Bench(export, plan, runner, cache))
+        yield found
+
+
+def run(exports: Sequence[Export], plan: Plan, say: Say = print, caches: Path = PACKED_CACHES) -> list[Results]:
+    """Measure exports in alternation; results in their order.
+
+    Raises:
+        SharpError: as `benches`; a launch fails; or one does not fit within the memory limit.
+    """
+    with benches(exports, plan, caches) as found:
+        spoken = [bench.generate() for bench in found]
+        measured = [Measured() for _ in found]
+        for repetition in range(plan.repetitions):
+            for bench, launches in zip(found, measured, strict=True):
+                say(f"repetition {repetition + 1} of {plan.repetitions}: {bench.export.identity.name}")
+                launches.first.append(bench.first())
+                launches.later.append(bench.later())
+                if bench.cache is not None and plan.memory_limit is None:
+                    launches.cold.append(bench.cold())
+    return [
+        _results(export, plan, launches, tokens)
+        for export, launches, tokens in zip(exports, measured, spoken, strict=True)
+    ]
+
+
+def divergence_warnings(export: Export, tokens: Sequence[int]) -> tuple[str, ...]:
+    """What is to be said if an export does not generate the tokens of its manifest."""
+    if tuple(tokens) == export.tokens:
+        return ()
+    pairs = zip(tokens, export.tokens, strict=False)
+    position = next(
+        (i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(tokens), len(export.tokens))
+    )
+    return (
+        f"greedy tokens part from the manifest's at position {position} of {len(export.tokens)}; kernels of another "
+        "CPU round differently, but tokens that differ from the first on mean another model",
+    )
+
+
+def _results(export: Export, plan: Plan, launches: Measured, tokens: tuple[int, ...]) -> Results:
+    later = launches.later
+    sample = later[0]
+    warm, cold = (later, launches.cold) if plan.memory_limit is None else ([], later)
+    if not plan.weight_cache:  # nothing is left on disk, so every launch is a first one
+        warm, cold = [], []
+    return Results(
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        device=this_device(),
+        export=export.identity,
+        settings=Settings(
+            runtime=sample.runtime,
+            threads=plan.threads,
+            weight_cache=plan.weight_cache,
+            packed_cache=plan.weight_cache,
+            memory_limit=plan.memory_limit,
+        ),
+        load=Load(first=_load_samples(launches.first), later=_load_samples(warm), cold=_load_samples(cold)),
+        forward=_samples([time for launch in later for time in launch.forward_ns]),
+        prefill=_token_samples(sample.prefill_tokens, [time for launch in later for time in launch.prefill_ns]),
+        decode=_token_samples(sample.decode_tokens, [time for launch in later for time in launch.decode_ns]),
+        memory=Memory(
+            anonymous=_median([launch.memory_after_forward.anonymous for launch in later]),
+            file=_median([launch.memory_after_forward.file for launch in later]),
+            peak=_median([launch.peak_bytes for launch in later]),
+        ),
+        tokens=tokens,
+        warnings=divergence_warnings(export, tokens),
+    )
+
+
+def _load_samples(launches: Sequence[Launch]) -> Samples | None:
+    return _samples([launch.load_ns for launch in launches]) if launches else None
+
+
+def _samples(nanoseconds: Sequence[int]) -> Samples:
+    return Samples(seconds=tuple(time / 1e9 for time in nanoseconds))
+
+
+def _token_samples(tokens: int, nanoseconds: Sequence[int]) -> TokenSamples:
+    return TokenSamples(seconds=tuple(time / 1e9 for time in nanoseconds), tokens=tokens)
+
+
+def _median(values: Sequence[int]) -> int:
+    return int(statistics.median(values))
+
+
+def this_device() -> Device:
+    """This machine."""
+    product = Path("/sys/class/dmi/id/product_name")
+    return Device(
+        kind="host",
+        model=product.read_text(encoding="utf-8").strip() if product.is_file() else platform.machine(),
+        os=f"{platform.system()} {platform.release()}",
+        cpu=cpu_name(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def summary(results: Results) -> list[str]:
+    """What the user is told of one export."""
+    load, memory = results.load, results.memory
+    lines = [f"{results.export.name}: {results.export.file_bytes:,} bytes, plan {results.export.plan}"]
+    for name, samples in (("first", load.first), ("later", load.later), ("cold", load.cold)):
+        if samples is not None:
+            lines.append(f"  load, {name:<8} {_milliseconds(samples)}")
+    if results.forward is not None:
+        lines.append(f"  forward        {_milliseconds(results.forward)}")
+    for name, tokens in (("prefill", results.prefill), ("decode", results.decode)):
+        if tokens is not None:
+            lines.append(f"  {name:<14} {tokens.per_second:.1f} tokens/s ({tokens.tokens} tokens)")
+    if memory is not None:
+        mega = 1e6
+        lines.append(
+            f"  memory         {memory.anonymous / mega:.1f} MB own + {memory.file / mega:.1f} MB of files, "
+            f"peak {memory.peak / mega:.1f} MB"
+        )
+    return lines + [f"  warning: {warning}" for warning in results.warnings]
+
+
+def _milliseconds(samples: Samples) -> str:
+    return f"{1e3 * samples.median:.2f} ms (mean {1e3 * samples.mean:.2f} ± {1e3 * samples.std:.2f})"

@@ -1,0 +1,161 @@
+"""Run a process with a limit on its memory, as a phone limits an app.
+
+    cgroup sharp-bench-1234, memory.max = 330 MB, no swap
+      └─ the process: its own memory and every page of a file that it was the first to read
+
+Beyond the limit the kernel takes clean pages of files back, to read them again when they are touched: what a model
+that does not fit costs. When that is not enough the process is killed.
+
+Pages that somebody else read before are on somebody else's account, so the page cache must be dropped first (see
+`page_cache`). Pages of the runtime's libraries, about 15 MB, stay in use and on nobody's account.
+
+Control groups of version 2 or 1 are used directly where they can be written, else through systemd-run.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sharp_mobile.errors import SharpError
+
+_ROOT = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+# The process puts itself into the group, so that it is there before it allocates anything.
+_JOIN = ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"')
+
+
+def parse_bytes(text: str) -> int:
+    """`330M`, `330MB`, `1G`, `1000000`: M is 2²⁰ as for docker and systemd, MB is 10⁶.
+
+    Raises:
+        SharpError: it is no size.
+    """
+    match = re.fullmatch(r"(\d+)([KMG]?B?)", text.strip().upper())
+    if match is None or match[2] not in _UNITS or int(match[1]) == 0:
+        raise SharpError(f"{text}: is no amount of memory; write one such as 330M (2²⁰ bytes) or 330MB (10⁶)")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def parse_sweep(text: str) -> tuple[int, ...]:
+    """`100M:400M:50M` (from, to, step, the end included) or `100M,250M,1G`, in ascending order.
+
+    Raises:
+        SharpError: it is neither.
+    """
+    parts = text.split(":")
+    if len(parts) == 1:
+        return tuple(sorted({parse_bytes(part) for part in text.split(",")}))
+    if len(parts) != 3:
+        raise SharpError(f"{text}: is no range of memory limits; write from:to:step, such as 100M:400M:50M")
+    start, stop, step = (parse_bytes(part) for part in parts)
+    if stop < start:
+        raise SharpError(f"{text}: ends before it begins; write the smaller limit first")
+    return tuple(range(start, stop + 1, step))
+
+
+@contextmanager
+def memory_limit(limit: int | None, root: Path = _ROOT, own: Path = _OWN) -> Iterator[Sequence[str]]:
+    """What a command must be started by to run within `limit` bytes, as a prefix; an empty one without a limit.
+
+    Raises:
+        SharpError: this system does not allow it.
+    """
+    if limit is None:
+        yield ()
+        return
+    group, reasons = _make_group(limit, root, own)
+    if group is None:
+        yield _systemd_run(limit, reasons)
+        return
+    try:
+        yield (*_JOIN, str(group / "cgroup.procs"))
+    finally:
+        _remove(group)
+
+
+def _make_group(limit: int, root: Path, own: Path) -> tuple[Path | None, list[str]]:
+    """A control group with this limit, or why there is none."""
+    reasons = []
+    for parent, memory, (swap, largest_swap) in _places(root, own):
+        group = parent / f"sharp-bench-{os.getpid()}"
+        try:
+            group.mkdir(exist_ok=True)
+            (group / memory).write_text(str(limit))
+            if (group / swap).exists():  # a kernel may be built without accounts of swap
+                (group / swap).write_text(largest_swap or str(limit))
+            return group, []
+        except OSError as error:
+            reasons.append(f"{group}: {error.strerror}")
+            if group.is_dir():
+                _remove(group)
+    return None, reasons or [f"{root}: has no memory controller"]
+
+
+def _places(root: Path, own: Path) -> Iterator[tuple[Path, str, tuple[str, str]]]:
+    """Where a group can be made: version 2 beside our own group, version 1 inside it.
+
+    Yields:
+        The directory, the file of the memory limit, and that of swap with its value; without one it is the limit,
+        because version 1 limits memory and swap together.
+    """
+    groups = {}
+    for line in own.read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        groups[controllers] = path.lstrip("/")
+    if "memory" in _words(root / "cgroup.controllers"):
+        parent = (root / groups[""]).parent if groups.get("") else root
+        if "memory" in _words(parent / "cgroup.subtree_control") or _enable_memory(parent):
+            yield parent, "memory.max", ("memory.swap.max", "0")
+    for controllers, path in groups.items():
+        if "memory" in controllers.split(",") and (root / "memory" / path).is_dir():
+            yield root / "memory" / path, "memory.limit_in_bytes", ("memory.memsw.limit_in_bytes", "")
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").split()
+    except OSError:
+        return []
+
+
+def _enable_memory(parent: Path) -> bool:
+    """Let groups in `parent` limit memory, if we may."""
+    try:
+        (parent / "cgroup.subtree_control").write_text("+memory")
+    except OSError:
+        return False
+    return True
+
+
+def _systemd_run(limit: int, reasons: Sequence[str]) -> Sequence[str]:
+    scope = ("--scope", "--quiet", "--collect", f"--property=MemoryMax={limit}", "--property=MemorySwapMax=0")
+    prefix = ("systemd-run", *(() if os.geteuid() == 0 else ("--user",)), *scope)
+    if shutil.which("systemd-run") is None:
+        reasons = [*reasons, "systemd-run: not installed"]
+    else:
+        done = subprocess.run([*prefix, "true"], capture_output=True, text=True)
+        if done.returncode == 0:
+            return prefix
+        reasons = [*reasons, f"systemd-run: {(done.stderr.strip().splitlines() or ['fails'])[-1]}"]
+    raise SharpError(
+        f"a memory limit needs a control group, and this system gives none ({'; '.join(reasons)}); "
+        "run as root, or in a systemd session"
+    )
+
+
+def _remove(group: Path) -> None:
+    """Remove an empty group; the kernel may take a moment to notice that it is empty."""
+    for _ in range(50):
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            time.sleep(0.02)

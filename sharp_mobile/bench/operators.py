@@ -1,0 +1,113 @@
+"""Where the time of a forward pass goes, operator by operator, from ExecuTorch's own trace (ETDump).
+
+    forward = delegate calls + operator calls
+              └ XNNPACK's nodes, and what it takes to enter and leave
+                                 └ kernels, and what it takes to call them
+
+The runner traces its timed forwards, and `executorch.devtools.Inspector` reads the trace. Tracing itself costs time,
+mostly of attention's many small operators, so the sum is more than an untraced forward takes.
+"""
+
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharp_mobile.bench.host import Bench
+from sharp_mobile.bench.runner import Task
+from sharp_mobile.errors import SharpError
+
+_DELEGATE, _OPERATOR, _KERNEL = "DELEGATE_CALL", "OPERATOR_CALL", "native_call_"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator in one forward pass: how often it is called, and milliseconds of all calls together."""
+
+    name: str
+    xnnpack: bool
+    calls: int
+    milliseconds: float
+
+
+def profile(bench: Bench, keep: Path | None = None) -> list[Operator]:
+    """Trace an export's forwards; the operators by falling time.
+
+    Args:
+        keep: where the trace is kept, for ExecuTorch's own tools.
+
+    Raises:
+        SharpError: the launch fails, or the trace cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        trace = keep or Path(directory, "trace.etdump")
+        bench.limited(Task(prompt=bench.export.prompt, forwards=bench.plan.forwards, etdump=trace), None)
+        return operators(read_trace(trace))
+
+
+def read_trace(trace: Path) -> list[Any]:
+    """The events of a trace, as `operators` takes them.
+
+    Raises:
+        SharpError: it is not one.
+    """
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are no tensors in the trace
+        from executorch.devtools import Inspector
+
+        try:
+            blocks = Inspector(etdump_path=str(trace)).event_blocks
+        except Exception as error:  # flatbuffers raises whatever wrong offsets lead to
+            raise SharpError(f"{trace}: is not a trace that this executorch reads: {error}") from error
+    return [event for block in blocks for event in block.events]
+
+
+def operators(events: Iterable[Any]) -> list[Operator]:
+    """Events of a trace by operator; what calls take beside their nodes and kernels is a row of its own.
+
+    Args:
+        events: each with `name`, `is_delegated_op`, and `perf_data.avg`, its mean milliseconds over all forwards.
+    """
+    calls: dict[tuple[str, bool], int] = {}
+    milliseconds: dict[tuple[str, bool], float] = {}
+    for event in events:
+        if event.perf_data is None:
+            continue
+        inside = bool(event.is_delegated_op)
+        if inside or event.name.startswith(_KERNEL) or event.name in (_DELEGATE, _OPERATOR):
+            # XNNPACK numbers the nodes of a kind: "Add (ND) #2".
+            key = (re.sub(r" #\d+$", "", event.name.removeprefix(_KERNEL)), inside)
+            calls[key] = calls.get(key, 0) + 1
+            milliseconds[key] = milliseconds.get(key, 0.0) + float(event.perf_data.avg)
+    found = []
+    for name, inside in ((_DELEGATE, True), (_OPERATOR, False)):
+        count = calls.pop((name, False), 0)
+        whole = milliseconds.pop((name, False), 0.0)
+        parts = sum(time for key, time in milliseconds.items() if key[1] == inside)
+        if count:
+            found.append(Operator(f"beside them in {name.lower().replace('_', ' ')}s", inside, count, whole - parts))
+    found += [Operator(name, inside, calls[name, inside], time) for (name, inside), time in milliseconds.items()]
+    return sorted(found, key=lambda operator: -operator.milliseconds)
+
+
+def table(found: Sequence[Operator], largest: int = 20) -> list[str]:
+    """The operators that take longest, in lines to read."""
+    total = sum(operator.milliseconds for operator in found) or 1.0
+    lines = [f"{'ms':>9} {'share':>6} {'calls':>6}  {'in':<8} operator"]
+    for operator in found[:largest]:
+        lines.append(
+            f"{operator.milliseconds:9.4f} {operator.milliseconds / total:6.1%} {operator.calls:6}  "
+            f"{'XNNPACK' if operator.xnnpack else 'outside':<8} {operator.name}"
+        )
+    rest = found[largest:]
+    if rest:
+        lines.append(
+            f"{sum(o.milliseconds for o in rest):9.4f} {sum(o.milliseconds for o in rest) / total:6.1%} "
+            f"{sum(o.calls for o in rest):6}  {'':<8} {len(rest)} others"
+        )
+    return [*lines, f"{total:9.4f} {'':6} {'':6}  {'':<8} one forward, traced"]

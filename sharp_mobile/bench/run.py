@@ -1,0 +1,117 @@
+"""The verb `bench`, on this host and on emulated phones: measure, write, tell."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sharp_mobile.bench import arm64
+from sharp_mobile.bench.emulation import find_emulator
+from sharp_mobile.bench.exports import Export, read_export
+from sharp_mobile.bench.host import Plan, Say, benches, run, summary
+from sharp_mobile.bench.memory_limit import parse_bytes, parse_sweep
+from sharp_mobile.bench.profiles import read_profile
+from sharp_mobile.bench.results import write_results
+from sharp_mobile.bench.sweep import sweep, write_sweep
+from sharp_mobile.errors import SharpError
+
+RESULTS_HOST = "results-host.json"
+SWEEP = Path("build/bench/sweep.json")
+
+# Options that mean something in one place alone.
+_HOST_ALONE = ("--threads", "--repetitions", "--decode", "--memory-limit", "--sweep", "--no-weight-cache", "--etdump")
+_ARM64_ALONE = ("--profile",)
+
+
+def bench_host(
+    directories: Sequence[Path],
+    plan: Plan,
+    *,
+    memory_limit: str | None = None,
+    limits: str | None = None,
+    etdump: bool = False,
+    out: Path | None = None,
+    say: Say = print,
+) -> None:
+    """Benchmark exports on this machine; or, with `limits`, their latency against memory.
+
+    Args:
+        memory_limit, limits: as the user writes them; see `parse_bytes` and `parse_sweep`.
+        etdump: show where the time of a forward goes as well.
+        out: the results' file; a directory of one file an export if there are several; a sweep's file.
+
+    Raises:
+        SharpError: a wrong option, not an export, or a launch that fails.
+    """
+    if memory_limit is not None and limits is not None:
+        raise SharpError("--memory-limit and --sweep: choose one limit or many")
+    within = parse_sweep(limits) if limits is not None else ()
+    if memory_limit is not None:
+        plan = replace(plan, memory_limit=parse_bytes(memory_limit))
+    exports = [read_export(directory) for directory in directories]
+    places = _places(exports, RESULTS_HOST, out)
+    if within:
+        path = out or SWEEP
+        picture = write_sweep(path, sweep(exports, within, plan, say))
+        say(f"{path}, {picture}")
+    else:
+        for path, results in zip(places, run(exports, plan, say), strict=True):
+            write_results(path, results)
+            say("\n".join([*summary(results), f"  {path}"]))
+    if etdump:
+        _show_operators(exports, plan, say)
+
+
+def check_options(place: str, given: Sequence[str]) -> None:
+    """Refuse options, as the user writes them, that are of no use in a place.
+
+    Raises:
+        SharpError: there are some.
+    """
+    elsewhere = _HOST_ALONE if place == "arm64" else _ARM64_ALONE
+    if wrong := [option for option in given if option in elsewhere]:
+        raise SharpError(f"{', '.join(wrong)}: of no use with --on {place}; leave out")
+
+
+def bench_arm64(
+    directories: Sequence[Path], phone: str, prefill: int | None = None, out: Path | None = None, say: Say = print
+) -> None:
+    """Count instructions of exports on an emulated phone.
+
+    Args:
+        phone: the name of its profile. prefill: tokens. out: as for `bench_host`.
+
+    Raises:
+        SharpError: no such phone, tools that are not installed, not an export, or a launch that fails.
+    """
+    profile, emulator = read_profile(phone), find_emulator()
+    exports = [read_export(directory) for directory in directories]
+    places = _places(exports, f"results-arm64-{profile.name}.json", out)
+    for export, path in zip(exports, places, strict=True):
+        results = arm64.measure(export, profile, emulator, prefill)
+        write_results(path, results)
+        say("\n".join([*arm64.summary(results), f"  {path}"]))
+
+
+def _places(exports: Sequence[Export], name: str, out: Path | None) -> list[Path]:
+    """Where the results of each export go: by default in its directory, under this name."""
+    if out is None:
+        return [export.directory / name for export in exports]
+    if len(exports) == 1:
+        return [out]
+    if out.is_file():
+        raise SharpError(f"{out}: is a file; results of several exports go to a directory of one file each")
+    names = [export.directory.resolve().name for export in exports]
+    if len(set(names)) < len(names):
+        raise SharpError(
+            f"{', '.join(names)}: two exports have one name, and so would their files in {out}; rename one"
+        )
+    return [out / f"{name}.json" for name in names]
+
+
+def _show_operators(exports: Sequence[Export], plan: Plan, say: Say) -> None:
+    from sharp_mobile.bench.operators import profile, table
+
+    with benches(exports, plan) as found:
+        for bench in found:
+            trace = bench.export.directory / "forward.etdump"
+            say("\n".join(["", f"{bench.export.identity.name} ({trace}):", *table(profile(bench, trace))]))

@@ -1,0 +1,249 @@
+"""The host runner: compile it against the installed ExecuTorch, and start it once a launch.
+
+    host_bench/runner.cpp ─ g++, executorch's own libraries ─► build/host_bench/<architecture>/sharp-runner
+                                                                     │ one process, one launch
+                                                                     ▼
+                                                            JSON on standard output ─► Launch
+
+The executorch wheel ships headers and libraries (`executorch/include`, `executorch/lib`), so nothing else is needed.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import replace_text
+
+SOURCES = Path(__file__).parents[2] / "host_bench"
+BUILD = Path("build/host_bench")
+
+_LIBRARIES = ("", "_kernels_optimized", "_kernels_quantized", "_backend_xnnpack", "_threadpool", "_etdump")
+# Nothing that a limit lets through needs longer for one step; a launch that does is stuck.
+_LONGEST_LAUNCH = 3600
+
+Marked = Literal["load", "forward", "prefill"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one launch does; the runner's options.
+
+    prompt: token ids. forwards: of one token after the prompt, after as many warmups. tokens: to continue the prompt
+    with. packed_cache: the file in which XNNPACK keeps packed weights. markers: the part that is put between marker
+    instructions.
+    """
+
+    threads: int = 1
+    weight_cache: bool = True
+    packed_cache: Path | None = None
+    prompt: tuple[int, ...] = (1,)
+    warmups: int = 1
+    forwards: int = 5
+    prefill: int = 0
+    prefill_runs: int = 0
+    decode: int = 0
+    decode_runs: int = 0
+    tokens: int = 0
+    logits: Path | None = None
+    etdump: Path | None = None
+    markers: Marked | None = None
+
+    def arguments(self) -> list[str]:
+        """The command line's options."""
+        options: dict[str, Any] = {
+            "threads": self.threads,
+            "prompt": ",".join(str(token) for token in self.prompt),
+            "warmups": self.warmups,
+            "forwards": self.forwards,
+            "tokens": self.tokens,
+            "packed-cache": self.packed_cache,
+            "logits": self.logits,
+            "etdump": self.etdump,
+            "markers": self.markers,
+        }
+        for name, tokens, runs in (
+            ("prefill", self.prefill, self.prefill_runs),
+            ("decode", self.decode, self.decode_runs),
+        ):
+            if tokens and runs:
+                options |= {name: tokens, f"{name}-runs": runs}
+        arguments = [] if self.weight_cache else ["--no-weight-cache"]
+        for name, value in options.items():
+            if value is not None:
+                arguments += [f"--{name}", str(value)]
+        return arguments
+
+
+class Resident(BaseModel):
+    """Resident bytes of the process: its own, and pages of files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    anonymous: int
+    file: int
+
+
+class Launch(BaseModel):
+    """What the runner prints of one launch; times in nanoseconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    runtime: str
+    threads: int
+    weight_cache: bool
+    packed_cache: str | None
+    metadata: dict[str, Any]
+    load_ns: int
+    forward_ns: tuple[int, ...]
+    prefill_tokens: int
+    prefill_ns: tuple[int, ...]
+    decode_tokens: int
+    decode_ns: tuple[int, ...]
+    memory_after_load: Resident
+    memory_after_forward: Resident
+    peak_bytes: int
+    tokens: tuple[int, ...]
+
+
+class Killed(SharpError):
+    """The kernel killed a launch: its memory limit is too small for it."""
+
+
+def executorch_package() -> tuple[Path, str]:
+    """Where the installed executorch is, and its version.
+
+    Raises:
+        SharpError: it is not installed, or without its C++ libraries.
+    """
+    try:
+        spec, installed = find_spec("executorch"), version("executorch")
+    except PackageNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise SharpError("executorch is not installed; run make setup, or pip install executorch")
+    return Path(next(iter(spec.submodule_search_locations))), installed
+
+
+def build_runner(
+    package: Path | None = None,
+    runtime: str | None = None,
+    *,
+    compiler: str | None = None,
+    architecture: str = platform.machine(),
+    run_path: Path | None = None,
+    out: Path = BUILD,
+) -> Path:
+    """Compile the runner, unless it is there and made of these sources, libraries and options.
+
+    Args:
+        package: a directory of an `executorch` package for the architecture, and `runtime` its version; by default
+            the installed one.
+        compiler: a GCC or Clang; by default the environment's CXX, or g++.
+        run_path: where the program finds the libraries when it runs; by default where they are now.
+
+    Returns:
+        The program, in `out`/architecture.
+
+    Raises:
+        SharpError: no compiler, no libraries, no sources, or they do not compile.
+    """
+    if package is None or runtime is None:
+        package, runtime = executorch_package()
+    compiler = compiler or os.environ.get("CXX", "g++")
+    libraries = [package / "lib" / f"libexecutorch{name}.so" for name in _LIBRARIES]
+    for library in libraries:
+        if not library.is_file():
+            raise SharpError(f"{library}: is missing; install executorch {runtime} again, from its wheel")
+    sources = sorted(SOURCES.glob("*.[ch]*"))
+    if not (SOURCES / "runner.cpp").is_file():
+        raise SharpError(f"{SOURCES}: the runner's source is not there; run from a checkout of sharp_mobile")
+    program = out / architecture / "sharp-runner"
+    partial = program.with_name(f"sharp-runner.partial-{os.getpid()}")
+    command = _command(compiler, package, libraries, runtime, run_path or package / "lib", partial)
+    made_of = _fingerprint([*sources, *libraries], [*command[:-1], str(program)])
+    key = program.with_name("sharp-runner.key")
+    if program.is_file() and key.is_file() and key.read_text(encoding="utf-8") == made_of:
+        return program
+    if shutil.which(compiler) is None:
+        raise SharpError(f"{compiler}: no such C++ compiler; install one (apt install g++) or name yours in CXX")
+    program.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            first = next((line for line in done.stderr.splitlines() if "error" in line), "it said nothing")
+            raise SharpError(f"{SOURCES / 'runner.cpp'}: {compiler} cannot compile it: {first}")
+        key.unlink(missing_ok=True)
+        partial.replace(program)
+    finally:
+        partial.unlink(missing_ok=True)
+    replace_text(key, made_of)
+    return program
+
+
+def _command(
+    compiler: str, package: Path, libraries: Sequence[Path], runtime: str, run_path: Path, out: Path
+) -> list[str]:
+    include = package / "include"
+    return [
+        *(compiler, "-std=c++17", "-O2", "-Wall", "-Wextra"),
+        *("-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"),
+        f'-DSHARP_RUNTIME="executorch {runtime}"',
+        *("-isystem", str(include), "-isystem", str(include / "executorch/runtime/core/portable_type/c10")),
+        str(SOURCES / "runner.cpp"),
+        # Kernels and the backend register themselves when they are loaded, though nothing names them.
+        *("-Wl,--no-as-needed", *(str(library) for library in libraries), f"-Wl,-rpath,{run_path}"),
+        *("-o", str(out)),
+    ]
+
+
+def _fingerprint(files: Sequence[Path], command: Sequence[str]) -> str:
+    """Changes with any of the files and with the command. Libraries are not read: size and time tell them apart."""
+    digest = hashlib.sha256("\0".join(command).encode())
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest() + "\n"
+
+
+def launch(runner: Path, pte: Path, task: Task, prefix: Sequence[str] = ()) -> Launch:
+    """Start the runner once; `prefix` is what it is started by, such as an emulator or a memory limit.
+
+    Raises:
+        Killed: the process was killed.
+        SharpError: it failed otherwise.
+    """
+    # The log of cpuinfo and of the runtime is of use only when something goes wrong.
+    command = [*prefix, str(runner), str(pte), *task.arguments()]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_LONGEST_LAUNCH)
+    except subprocess.TimeoutExpired as error:
+        raise SharpError(f"{pte}: a launch took more than {_LONGEST_LAUNCH} s and was stopped") from error
+    except OSError as error:
+        raise SharpError(f"{command[0]}: cannot be started: {error.strerror}; run make host-bench") from error
+    if done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        raise Killed(f"{pte}: the process was killed; it needs more memory")
+    if done.returncode < 0 or done.returncode > 128:
+        number = -done.returncode if done.returncode < 0 else done.returncode - 128
+        raise SharpError(
+            f"{pte}: crashed by signal {number} ({signal.strsignal(number)}); try sharp-mobile inspect {pte}"
+        )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        told = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[-1])
+        raise SharpError(told)
+    try:
+        return Launch.model_validate_json(done.stdout)
+    except ValidationError as error:
+        raise SharpError(f"{runner}: is not of this sharp-mobile: {error.errors()[0]['msg']}; delete it") from error

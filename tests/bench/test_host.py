@@ -1,0 +1,129 @@
+"""Exports are measured in alternation, a process a launch, and what they say is held against their manifests."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sharp_mobile.bench import host
+from sharp_mobile.bench.exports import Export, read_export
+from sharp_mobile.bench.host import Plan, divergence_warnings, run, summary
+from sharp_mobile.bench.results import ExportIdentity
+from sharp_mobile.bench.runner import Launch, Task, launch
+from sharp_mobile.errors import SharpError
+
+Seen = list[tuple[str, str]]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Which export was launched, and what for."""
+    launches: Seen = []
+
+    def record(runner: Path, pte: Path, task: Task, prefix: tuple[str, ...]) -> Launch:
+        kept = task.packed_cache is not None and task.packed_cache.is_file()
+        kind = "generate" if task.tokens else "whole" if task.forwards else "load"
+        launches.append((pte.parent.name, f"{kind} with packed weights" if kept else kind))
+        return launch(runner, pte, task, prefix)
+
+    monkeypatch.setattr(host, "launch", record)
+    return launches
+
+
+@pytest.mark.slow
+def test_exports_are_launched_in_alternation(shared: Export, unshared: Export, seen: Seen, tmp_path: Path) -> None:
+    lines: list[str] = []
+    plan = Plan(repetitions=2, forwards=3, prefill=20)
+    found = run([shared, unshared], plan, lines.append, tmp_path)
+    names = [shared.directory.name, unshared.directory.name]
+    repetition = [
+        (name, kind) for name in names for kind in ("load", "whole with packed weights", "load with packed weights")
+    ]
+    assert seen == [(name, "generate") for name in names] + 2 * repetition
+    assert len(lines) == 4
+    for results, export in zip(found, (shared, unshared), strict=True):
+        assert results.export == export.identity
+        assert results.tokens == export.tokens
+        assert results.warnings == ()
+        load = results.load
+        assert load.first is not None
+        assert load.later is not None
+        assert load.cold is not None
+        assert len(load.first.seconds) == len(load.later.seconds) == len(load.cold.seconds) == 2
+        assert results.forward is not None
+        assert results.prefill is not None
+        assert results.decode is not None
+        assert len(results.forward.seconds) == 6
+        assert (results.prefill.tokens, results.decode.tokens) == (20, 64)
+        assert results.memory is not None
+        assert results.settings.packed_cache
+        assert any("tokens/s (20 tokens)" in line for line in summary(results))
+
+
+@pytest.mark.slow
+def test_without_the_weight_cache_every_launch_is_a_first_one(shared: Export, seen: Seen, tmp_path: Path) -> None:
+    (results,) = run([shared], Plan(repetitions=1, weight_cache=False), print, tmp_path / "packed")
+    name = shared.directory.name
+    assert seen == [(name, "generate"), (name, "load"), (name, "whole")]
+    assert (results.load.later, results.load.cold) == (None, None)
+    assert not results.settings.weight_cache
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.slow
+def test_within_a_limit_launches_are_cold_or_killed(
+    limits_allowed: None, shared: Export, seen: Seen, tmp_path: Path
+) -> None:
+    plan = Plan(repetitions=1, memory_limit=60 << 20)
+    (results,) = run([shared], plan, print, tmp_path)
+    assert results.load.later is None
+    assert results.load.cold is not None
+    assert results.settings.memory_limit == 60 << 20
+    assert results.tokens == shared.tokens
+    with pytest.raises(SharpError, match=r"does not run within 3,145,728 bytes of memory: the kernel killed it"):
+        run([shared], replace(plan, memory_limit=3 << 20), print, tmp_path)
+
+
+def stand_in(tokens: tuple[int, ...], directory: Path = Path("an-export")) -> Export:
+    """An export as far as its tokens go."""
+    identity = ExportIdentity(name="a", plan="none", sha256="ab" * 32, file_bytes=1, tensor_bytes=1, unshared_bytes=1)
+    return Export(directory, directory / "model.pte", identity, 96, (1, 2), tokens)
+
+
+def test_tokens_that_part_from_the_manifests_are_told_with_their_place() -> None:
+    export = stand_in((5, 6, 7))
+    assert divergence_warnings(export, (5, 6, 7)) == ()
+    for tokens, position in (((5, 9, 7), 1), ((4, 6, 7), 0), ((5, 6), 2), ((5, 6, 7, 8), 3)):
+        (warning,) = divergence_warnings(export, tokens)
+        assert f"part from the manifest's at position {position} of 3" in warning
+
+
+def test_an_export_named_twice_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match="one, other: are the same export; name it once"):
+        run([stand_in((5,), Path("one")), stand_in((5,), Path("other"))], Plan(), print, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_export_is_held_against_its_manifest(shared: Export, tmp_path: Path) -> None:
+    directory = tmp_path / "copy"
+    shutil.copytree(shared.directory, directory)
+    assert read_export(directory).identity == shared.identity
+    manifest = directory / "manifest.json"
+    content = manifest.read_text()
+    with (directory / "model.pte").open("r+b") as file:
+        file.seek(100_000)
+        file.write(b"\xa5\x5a")
+    with pytest.raises(SharpError, match=r"model\.pte: is not the file of its manifest.*export the model again"):
+        read_export(directory)
+    (directory / "model.pte").unlink()
+    manifest.write_text(json.dumps({**json.loads(content), "sizes": {"file": 1}}))
+    with pytest.raises(SharpError, match=r"manifest\.json: sizes\.tensors: Field required"):
+        read_export(directory)
+    manifest.write_text(content)
+    with pytest.raises(SharpError, match=r"model\.pte: is missing"):
+        read_export(directory)
+    manifest.unlink()
+    with pytest.raises(SharpError, match="copy: is not an export's directory"):
+        read_export(directory)

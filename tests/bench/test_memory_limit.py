@@ -1,0 +1,72 @@
+"""A limit on memory is one that the kernel holds; where there is none, that is said."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sharp_mobile.bench import page_cache
+from sharp_mobile.bench.memory_limit import memory_limit, parse_bytes, parse_sweep
+from sharp_mobile.errors import SharpError
+
+
+def test_sizes_are_read_as_docker_and_systemd_read_them() -> None:
+    assert parse_bytes("330M") == 330 * 2**20
+    assert parse_bytes("330mb") == 330 * 10**6
+    assert [parse_bytes(text) for text in ("5", "1K", "2G", "1GB")] == [5, 1024, 2**31, 10**9]
+    assert parse_sweep("100M:200M:50M") == (100 << 20, 150 << 20, 200 << 20)
+    assert parse_sweep("100M:190M:50M") == (100 << 20, 150 << 20)
+    assert parse_sweep("2G,100M,100M") == (100 << 20, 2 << 30)
+
+
+@pytest.mark.parametrize("text", ["", "M", "0M", "-1M", "1.5G", "100MiB", "100M:200M", "200M:100M:50M", "1M:2M:0M"])
+def test_what_is_no_size_is_told(text: str) -> None:
+    with pytest.raises(SharpError, match=r"memory|ends before it begins"):
+        parse_sweep(text)
+
+
+def holds(megabytes: int, prefix: tuple[str, ...] | list[str]) -> bool:
+    """Whether a process started by `prefix` can have that much memory."""
+    fill = f"block = bytearray({megabytes} << 20); print(len(block))"
+    return subprocess.run([*prefix, sys.executable, "-S", "-c", fill], capture_output=True).returncode == 0
+
+
+def test_the_kernel_holds_the_limit(limits_allowed: None) -> None:
+    with memory_limit(60 << 20) as prefix:
+        assert holds(20, list(prefix))
+        assert not holds(100, list(prefix))
+    if "/cgroup.procs" in prefix[-1]:
+        assert not Path(prefix[-1]).parent.exists()
+    with memory_limit(None) as prefix:
+        assert prefix == ()
+
+
+def test_a_group_of_version_2_lies_beside_our_own_and_forbids_swap(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    (root / "app.slice/ours.scope").mkdir(parents=True)
+    (root / "cgroup.controllers").write_text("cpu memory pids\n")
+    (root / "app.slice/cgroup.subtree_control").write_text("memory pids\n")
+    own.write_text("0::/app.slice/ours.scope\n")
+    with memory_limit(1 << 20, root, own) as prefix:
+        group = Path(prefix[-1]).parent
+        assert group.parent == root / "app.slice"
+        assert (group / "memory.max").read_text() == str(1 << 20)
+
+
+def test_a_system_without_control_groups_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").write_text("0::/\n")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no systemd-run
+    told = r"this system gives none \(.*has no memory controller; systemd-run: not installed\)"
+    with pytest.raises(SharpError, match=told), memory_limit(1 << 20, tmp_path, tmp_path / "own"):
+        pass
+
+
+def test_pages_of_a_file_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    assert page_cache.resident_bytes(path) == 1 << 20
+    page_cache.drop(path)
+    assert page_cache.resident_bytes(path) == 0
+    path.read_bytes()
+    assert page_cache.resident_bytes(path) == 1 << 20

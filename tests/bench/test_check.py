@@ -6,13 +6,15 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_exports import EMULATED, count, results, write_export
 
-from sharp_mobile.bench.budgets import AtLeast, AtMost, read_budgets
+from sharp_mobile.bench.budgets import AtLeast, AtMost, budgets_file, read_budgets
 from sharp_mobile.bench.exports import identity
 from sharp_mobile.bench.results import Counts, Memory, write_results
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pipeline import ExportResult, export
+from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import Recipe
+from sharp_mobile.recipes import load_recipe
 
 
 def run(*arguments: object) -> Result:
@@ -56,6 +58,17 @@ def test_a_real_export_is_red_when_it_grows_and_when_its_sharing_is_lost(
     grown = (wider / "model.pte").stat().st_size / tiny_export.manifest.sizes.file
     assert 1.02 < grown < 1.1
     assert red(wider, "--budgets", budgets) == ["file_bytes"]
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "smollm2-135m-t_next", "smollm2-135m-unshared"])
+def test_shipped_recipes_have_budgets_and_all_targets_save(name: str) -> None:
+    found = read_budgets(budgets_file(), name)
+    assert found.file_bytes is not None
+    mlp = (
+        3 * 576 * 1536 * (4 + 16 / 32) / 8
+    )  # three projections: 4 bits a weight, and a scale of 16 bits for 32 of them
+    targets = len(SharePlan.parse(load_recipe(name).plan, 30).targets)
+    assert (found.shared_bytes.at_least if found.shared_bytes else 0) == targets * mlp
 
 
 @pytest.fixture

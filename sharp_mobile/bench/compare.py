@@ -2,7 +2,7 @@
 
                             original, host    shared, host
     size
-      .pte           bytes     106,422,144      97,879,424 ×0.920
+      .pte           bytes     106,410,624      97,863,296 ×0.920
     one token
       forward, median   ms           11.90           12.10 ×1.017
 

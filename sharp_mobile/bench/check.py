@@ -55,7 +55,7 @@ class Verdict:
     def told(self) -> str:
         """What a broken budget asks for and what there is, in one clause."""
         value = "was not measured" if self.value is None else f"is {self.value:,}"
-        return f"{' '.join(self.key)} {value}, {self.budget} is allowed"
+        return f"{' '.join(self.key)} {value}, the budget is {self.budget}"
 
     def __str__(self) -> str:
         state = "RED" if self.red else "–" if self.value is None else "ok"

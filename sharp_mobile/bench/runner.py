@@ -11,7 +11,6 @@ The executorch wheel ships headers and libraries (`executorch/include`, `executo
 import hashlib
 import os
 import platform
-import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -23,8 +22,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sharp_mobile.bench.compiling import compiled
 from sharp_mobile.errors import SharpError
-from sharp_mobile.outputs import replace_text
 
 SOURCES = Path(__file__).parents[2] / "host_bench"
 BUILD = Path("build/host_bench")
@@ -170,31 +169,12 @@ def build_runner(
     if not (SOURCES / "runner.cpp").is_file():
         raise SharpError(f"{SOURCES}: the runner's source is not there; run from a checkout of sharp_mobile")
     program = out / architecture / "sharp-runner"
-    partial = program.with_name(f"sharp-runner.partial-{os.getpid()}")
-    command = _command(compiler, package, libraries, runtime, run_path or package / "lib", partial)
-    made_of = _fingerprint([*sources, *libraries], [*command[:-1], str(program)])
-    key = program.with_name("sharp-runner.key")
-    if program.is_file() and key.is_file() and key.read_text(encoding="utf-8") == made_of:
-        return program
-    if shutil.which(compiler) is None:
-        raise SharpError(f"{compiler}: no such C++ compiler; install one (apt install g++) or name yours in CXX")
-    program.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), "it said nothing")
-            raise SharpError(f"{SOURCES / 'runner.cpp'}: {compiler} cannot compile it: {first}")
-        key.unlink(missing_ok=True)
-        partial.replace(program)
-    finally:
-        partial.unlink(missing_ok=True)
-    replace_text(key, made_of)
-    return program
+    command = _command(compiler, package, libraries, runtime, run_path or package / "lib")
+    made_of = _fingerprint([*sources, *libraries], [*command, str(program)])
+    return compiled(program, command, SOURCES / "runner.cpp", made_of)
 
 
-def _command(
-    compiler: str, package: Path, libraries: Sequence[Path], runtime: str, run_path: Path, out: Path
-) -> list[str]:
+def _command(compiler: str, package: Path, libraries: Sequence[Path], runtime: str, run_path: Path) -> list[str]:
     include = package / "include"
     return [
         *(compiler, "-std=c++17", "-O2", "-Wall", "-Wextra"),
@@ -204,7 +184,6 @@ def _command(
         str(SOURCES / "runner.cpp"),
         # Kernels and the backend register themselves when they are loaded, though nothing names them.
         *("-Wl,--no-as-needed", *(str(library) for library in libraries), f"-Wl,-rpath,{run_path}"),
-        *("-o", str(out)),
     ]
 
 

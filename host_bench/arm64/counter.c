@@ -13,8 +13,8 @@
  *
  * An atomic read-modify-write is a load and a store; a prefetch and a barrier are neither. SVE is not decoded.
  *
- * The functions of QEMU's plugin interface are declared here, so nothing but a C compiler is needed. Compile with
- * -DQEMU_PLUGIN_VERSION=N for the interface of the installed QEMU: 1 up to 8.2, 2 for 9.0, 3 and more from 9.1 on.
+ * The functions of QEMU's plugin interface, as it is up to QEMU 8.2, are declared here, so nothing but a C compiler is
+ * needed.
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -39,14 +39,10 @@ void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, qemu_plug
 void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, qemu_plugin_udata_cb_t, void *userdata);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t index);
-#if QEMU_PLUGIN_VERSION >= 3
-size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *, void *destination, size_t length);
-#else
 const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
-#endif
 
 #define EXPORTED __attribute__((visibility("default")))
-EXPORTED int qemu_plugin_version = QEMU_PLUGIN_VERSION;
+EXPORTED int qemu_plugin_version = 1;
 
 /* An instruction is one of a form if its fixed bits, those under the mask, are the form's. */
 struct form {
@@ -174,12 +170,8 @@ static void add(unsigned int vcpu, void *piece) {
 }
 
 static uint32_t word_of(const struct qemu_plugin_insn *insn) {
-    uint32_t word = 0;
-#if QEMU_PLUGIN_VERSION >= 3
-    qemu_plugin_insn_data(insn, &word, sizeof(word));
-#else
+    uint32_t word;
     memcpy(&word, qemu_plugin_insn_data(insn), sizeof(word));
-#endif
     return word;
 }
 

@@ -35,6 +35,8 @@ COUNTER = SOURCES / "arm64" / "counter.c"
 _QEMU, _CROSS_COMPILER, _C_COMPILER = "qemu-aarch64", "aarch64-linux-gnu-g++", "cc"
 _PACKAGES = {_QEMU: "qemu-user", _CROSS_COMPILER: "g++-aarch64-linux-gnu", _C_COMPILER: "gcc"}
 
+# QEMU 9 has another plugin interface.
+_NEWEST_QEMU = (8, 2)
 # Where the runtime lies in a sysroot, so that where this project lies changes nothing.
 _RUNTIME = Path("/executorch")
 
@@ -82,10 +84,8 @@ class Emulator:
         Raises:
             SharpError: it does not compile.
         """
-        interface = 1 if self.qemu_version < (9, 0) else 2 if self.qemu_version < (9, 1) else 3
         plugin, key = self.build / "counter.so", self.build / "counter.key"
-        flags = ["-std=c11", "-O2", "-shared", "-fPIC", f"-DQEMU_PLUGIN_VERSION={interface}"]
-        command = [self.c_compiler, *flags, str(COUNTER)]
+        command = [self.c_compiler, "-std=c11", "-O2", "-shared", "-fPIC", str(COUNTER)]
         made_of = hashlib.sha256("\0".join([*command, COUNTER.read_text(encoding="utf-8")]).encode()).hexdigest()
         if plugin.is_file() and key.is_file() and key.read_text(encoding="utf-8") == made_of:
             return plugin
@@ -140,13 +140,16 @@ def find_emulator() -> Emulator:
     wheel = _wheel()
     if not wheel.is_dir():
         raise SharpError(f"{wheel}: the runtime's ARM64 libraries are not there; run make arm64-tools")
-    return Emulator(
-        qemu=str(found[_QEMU]),
-        cross_compiler=_CROSS_COMPILER,
-        c_compiler=_C_COMPILER,
-        package=wheel.resolve() / "executorch",
-        build=BUILD.resolve(),
-    )
+    package, build = wheel.resolve() / "executorch", BUILD.resolve()
+    emulator = Emulator(str(found[_QEMU]), _CROSS_COMPILER, _C_COMPILER, package, build)
+    # Debian 13's qemu-user is linked statically, which leaves plugins out.
+    if emulator.qemu_version > _NEWEST_QEMU or "-plugin" not in _output(emulator.qemu, "-h"):
+        major, minor = emulator.qemu_version
+        raise SharpError(
+            f"{emulator.qemu}: is QEMU {major}.{minor}; counting needs one with plugins and not newer than "
+            f"{_NEWEST_QEMU[0]}.{_NEWEST_QEMU[1]}, such as Debian 12's"
+        )
+    return emulator
 
 
 def fetch_wheel() -> Path:

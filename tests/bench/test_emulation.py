@@ -28,6 +28,18 @@ def test_a_missing_wheel_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         find_emulator()
 
 
+@pytest.mark.parametrize(("version", "options"), [("10.0.13", "-plugin"), ("7.2.22", "-strace")])
+def test_a_qemu_that_cannot_count_is_told(
+    version: str, options: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    qemu = tmp_path / "qemu-aarch64"
+    qemu.write_text(f"#!/bin/sh\necho qemu-aarch64 version {version} {options}\n")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(SharpError, match=r"counting needs one with plugins and not newer than 8\.2"):
+        find_emulator()
+
+
 def test_a_wheel_that_cannot_be_had_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(emulation, "BUILD", tmp_path / "build")
     monkeypatch.setenv("PIP_NO_INDEX", "1")

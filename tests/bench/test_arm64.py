@@ -56,8 +56,8 @@ def test_phones_run_the_kernels_of_their_class(
 def test_the_results_say_what_ran_where(pixel: Results, shared: Export, tmp_path: Path) -> None:
     assert (pixel.device.kind, pixel.device.model, pixel.device.cpu) == ("arm64", "pixel-6", "Cortex-X1")
     assert pixel.export == shared.identity
-    assert len(pixel.tokens) == len(shared.tokens)
-    assert pixel.warnings == divergence_warnings(shared, pixel.tokens)
+    assert len(pixel.tokens) == 8
+    assert pixel.warnings == divergence_warnings(dataclasses.replace(shared, tokens=shared.tokens[:8]), pixel.tokens)
     assert pixel.forward is None
     assert pixel.load.first is None
     write_results(tmp_path / "results.json", pixel)

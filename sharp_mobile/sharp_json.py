@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sharp_mobile import __version__
-from sharp_mobile.errors import SharpError
+from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.plan import layer_ranges, parse_layers
 from sharp_mobile.share import Recoveries, Recovery
 from sharp_mobile.weight_files import read_json
@@ -48,9 +48,7 @@ class SharpDescription(BaseModel):
         try:
             return cls(**content)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise SharpError(f"{path}: {where}: {first['msg']}; write the checkpoint again") from error
+            raise SharpError(f"{path}: {first_problem(error)}; write the checkpoint again") from error
 
 
 def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, Any]]:
@@ -72,9 +70,7 @@ def read_recoveries(described: Mapping[str, Any], layers: int) -> dict[int, Reco
         try:
             recovery = _RECOVERY.validate_python(fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in (names, *first["loc"]))
-            raise SharpError(f"recovery of layers {where}: {first['msg']}") from error
+            raise SharpError(f"recovery of layers {first_problem(error, names)}") from error
         for layer in parse_layers(names, layers):
             if layer in found:
                 raise SharpError(f"recovery: layer {layer + 1} is named twice")

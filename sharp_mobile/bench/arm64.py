@@ -11,7 +11,6 @@ caches, memory or other threads, so they are never a time; they compare exports,
 
 import shutil
 from dataclasses import replace
-from datetime import datetime, timezone
 
 from sharp_mobile.bench.emulation import Emulator
 from sharp_mobile.bench.exports import Export
@@ -19,7 +18,7 @@ from sharp_mobile.bench.host import divergence_warnings
 from sharp_mobile.bench.phone import Phone, emulated_phone
 from sharp_mobile.bench.prepack import packed_for
 from sharp_mobile.bench.profiles import Profile
-from sharp_mobile.bench.results import Counts, Device, InstructionCount, Results, Settings
+from sharp_mobile.bench.results import Counts, Device, InstructionCount, Results, Settings, now
 from sharp_mobile.bench.runner import Task
 from sharp_mobile.errors import SharpError
 
@@ -50,7 +49,7 @@ def measure(export: Export, profile: Profile, emulator: Emulator, prefill: int |
         _, passage = phone.count(task)
     major, minor = emulator.qemu_version
     return Results(
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=now(),
         device=Device(
             kind="arm64",
             model=profile.name,

@@ -18,7 +18,7 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
-from sharp_mobile.errors import SharpError
+from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.outputs import replace_text
 
 BUDGETS_TOML = Path("export/budgets.toml")
@@ -121,9 +121,7 @@ def read_budgets(path: Path, name: str) -> ExportBudgets:
     try:
         budgets = _BudgetsFile.model_validate(content).root
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SharpError(f"{path}: {where}: {first['msg']}; {_way_out(first['type'])}") from error
+        raise SharpError(f"{path}: {first_problem(error)}; {_way_out(error.errors()[0]['type'])}") from error
     if name not in budgets:
         raise SharpError(f"{path}: has no budgets for {name}, only for {', '.join(budgets)}; write them by --update")
     return budgets[name]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, read_manifest
-from sharp_mobile.lower.packed_weights import PackedWeights
+from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, PackedWeights, read_manifest
 
 _BLOCK = 1 << 22
 

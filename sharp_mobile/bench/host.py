@@ -23,14 +23,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from sharp_mobile.bench import page_cache
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.memory_limit import memory_limit
 from sharp_mobile.bench.packed_cache import PACKED_CACHES, PackedCache, cache_key, cpu_class, cpu_name
-from sharp_mobile.bench.results import Device, Load, Memory, Results, Samples, Settings, TokenSamples
+from sharp_mobile.bench.results import Device, Load, Memory, Results, Samples, Settings, TokenSamples, now
 from sharp_mobile.bench.runner import Killed, Launch, Task, build_runner, executorch_package, launch
 from sharp_mobile.errors import SharpError
 
@@ -203,7 +202,7 @@ def _results(export: Export, plan: Plan, launches: Measured, tokens: tuple[int, 
     if not plan.weight_cache:  # nothing is left on disk, so every launch is a first one
         warm, cold = [], []
     return Results(
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=now(),
         device=this_device(),
         export=export.identity,
         settings=Settings(

@@ -22,7 +22,7 @@ from sharp_mobile.bench.phone import Phone, emulated_phone
 from sharp_mobile.bench.profiles import Profile
 from sharp_mobile.bench.runner import Task, executorch_package
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.packed_weights import PackedWeights
+from sharp_mobile.lower.manifest import MANIFEST_JSON, PackedWeights
 from sharp_mobile.outputs import replace_text
 
 _DIRECTORY = "packed"
@@ -48,7 +48,7 @@ def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeigh
             bytes=phone.packed_bytes,
         )
         _copy_whole(phone.packed, export.directory / packed.file)
-    _note(export.directory / "manifest.json", packed)
+    _note(export.directory / MANIFEST_JSON, packed)
     return packed
 
 

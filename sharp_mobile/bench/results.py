@@ -17,12 +17,13 @@ A `Sweep` is another file: the forward pass of each export within one memory lim
 
 import json
 import statistics
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sharp_mobile.errors import SharpError
+from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.outputs import replace_text
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -210,6 +211,11 @@ class Sweep(_Data):
     curves: tuple[SweepCurve, ...] = Field(min_length=1)
 
 
+def now() -> str:
+    """The time as `Results.created` has it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def write_results(path: Path, results: Results) -> None:
     """Write a results file, whole or not at all.
 
@@ -254,6 +260,4 @@ def _read(path: str | Path, schema: type[_File]) -> _File:
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SharpError(f"{path}: {where}: {first['msg']}; run the benchmark again") from error
+        raise SharpError(f"{path}: {first_problem(error)}; run the benchmark again") from error

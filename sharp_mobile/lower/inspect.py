@@ -38,6 +38,8 @@ LARGEST_OVERHEAD = 1.01
 
 # Operators that multiply matrices. Attention is meant to run outside XNNPACK, as these; a linear is not.
 _LINEAR_OPERATORS = ("aten::linear", "aten::addmm", "aten::mm", "quantized_decomposed::mixed_linear")
+# XNNPACK's nodes that pack weights and biases.
+_PACKING = ("XNNFullyConnected", "XNNConv2d", "XNNDepthwiseConv2d", "XNNConvTranspose2d")
 
 
 class Inspection(BaseModel):
@@ -360,9 +362,6 @@ def _freed_while_in_use(graphs: list[dict[str, Any]]) -> list[str]:
         f"delegates read constants of their own at every step ({len(read)}, the first {read[0]}); XNNPACK's weight "
         "cache, on on phones, frees them after loading, and the program crashes; export it again with this sharp-mobile"
     ]
-
-
-_PACKING = ("XNNFullyConnected", "XNNConv2d", "XNNDepthwiseConv2d", "XNNConvTranspose2d")
 
 
 def _operators(program: Program) -> Counter[str]:

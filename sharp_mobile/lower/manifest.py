@@ -10,8 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharp_mobile import __version__
-from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.packed_weights import PackedWeights
+from sharp_mobile.errors import SharpError, first_problem
 
 MANIFEST_JSON, MODEL_PTE = "manifest.json", "model.pte"
 FORMAT_VERSION = 1
@@ -65,6 +64,25 @@ class Stage(BaseModel):
     peak_bytes: int
 
 
+class PackedWeights(BaseModel):
+    """Weights that lie in the export as XNNPACK packs them, and what they are good for.
+
+    file: where they are, from the export's directory. profile: the phone that they were packed on. cpu_class: what a
+    processor must have in common with that one. runtime: the version of ExecuTorch that reads them. pte_sha256: of the
+    `.pte` that they belong to. sha256, bytes: of the file itself; it is not to be believed without.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    profile: str
+    cpu_class: str
+    runtime: str
+    pte_sha256: str
+    sha256: str
+    bytes: int
+
+
 class Manifest(BaseModel):
     """`manifest.json`."""
 
@@ -104,9 +122,7 @@ def read_manifest(directory: str | Path) -> Manifest:
     except OSError as error:
         raise SharpError(f"{directory}: is not an export's directory: it has no {MANIFEST_JSON}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise SharpError(f"{path}: {where}: {first['msg']}; export the model again") from error
+        raise SharpError(f"{path}: {first_problem(error)}; export the model again") from error
     if manifest.format_version != FORMAT_VERSION:
         raise SharpError(
             f"{path}: is of format {manifest.format_version}, this sharp-mobile reads {FORMAT_VERSION}; "

@@ -152,7 +152,7 @@ def fit_hybrid(
     """The better fit with as many own neurons as `recovery` says, chosen by one order or the other.
 
     Args:
-        moments: over [H_s | H_o | X] with all own neurons, of which no more are needed than are here.
+        moments: over [H_s | H_o | X], all own neurons among them.
         orders: of `neuron_orders`; the second needs a bypass.
 
     Returns:

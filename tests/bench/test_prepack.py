@@ -14,8 +14,7 @@ from sharp_mobile.bench.profiles import Profile, read_profile
 from sharp_mobile.bench.runner import Launch, Task
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.inspect import inspect_export
-from sharp_mobile.lower.manifest import Manifest
-from sharp_mobile.lower.packed_weights import PackedWeights
+from sharp_mobile.lower.manifest import Manifest, PackedWeights
 
 pytestmark = pytest.mark.slow
 

@@ -60,6 +60,7 @@ def measure(export: Export, profile: Profile, emulator: Emulator, prefill: int |
         export=export.identity,
         settings=Settings(runtime=launched.runtime, threads=1, weight_cache=True, packed_cache=True),
         counts=Counts(load_first=first, load_later=later, forward=forward, prefill=passage, prefill_tokens=prefill),
+        likeliest=launched.likeliest,
         tokens=launched.tokens,
         warnings=(*repacked, *divergence_warnings(wanted, launched.tokens)),
     )

@@ -130,12 +130,15 @@ def _described(results: Results | None) -> dict[str, str]:
     if results is None:
         return {}
     device = results.device
+    token, logit = next(iter(results.likeliest), (None, math.nan))
     return {
         "device": f"{device.model}{' (emulated)' if device.kind == 'arm64' else ''}",
         "CPU": f"{device.cores} × {device.cpu}",
         "system": device.os,
+        "harness": results.settings.harness,
         **_settings(results.settings),
         "measured": results.created,
+        "predicts": f"token {token}, logit {logit:.5f}" if results.likeliest else MISSING,
     }
 
 
@@ -175,6 +178,8 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
         base = baseline(column, columns)
         if column.results is None or base.results is None:
             continue
+        if column.results.error:
+            yield f"{column.name} failed: {column.results.error}"
         mine, its = _conditions(column.results), _conditions(base.results)
         differences = [
             f"{name} {mine[name]}, there {its[name]}" for name in mine if mine[name] != its.get(name, mine[name])

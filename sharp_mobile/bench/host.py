@@ -221,6 +221,7 @@ def _results(export: Export, plan: Plan, launches: Measured, tokens: tuple[int, 
             file=_median([launch.memory_after_forward.file for launch in later]),
             peak=_median([launch.peak_bytes for launch in later]),
         ),
+        likeliest=sample.likeliest,
         tokens=tokens,
         warnings=divergence_warnings(export, tokens),
     )

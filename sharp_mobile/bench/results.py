@@ -10,7 +10,11 @@
       memory     resident bytes after load and init, split into what is the process's own and what is pages of files
       counts     instructions by kind, where emulated; such a run has no seconds
 
-What was not measured is null, never zero. `read_results` refuses what another version of the schema wrote.
+      likeliest  the tokens that the model predicts after the manifest's prompt, to tell that places answer alike
+
+What was not measured is null, never zero. A benchmark that failed says why (`status`, `error`) and keeps what it had
+measured. `read_results` refuses what another version of the schema wrote. `results.schema.json` is this schema for
+those who read or write results in other languages.
 
 A `Sweep` is another file: the forward pass of each export within one memory limit after the other.
 """
@@ -21,7 +25,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.outputs import replace_text
@@ -103,10 +107,12 @@ class ExportIdentity(_Data):
 class Settings(_Data):
     """How it ran.
 
-    runtime: the ExecuTorch that ran it. weight_cache: XNNPACK packs a shared weight once. packed_cache: packed weights
-    are kept on disk between launches. memory_limit: of the cgroup that the process ran in.
+    harness: the program that measured. runtime: the ExecuTorch that ran it. weight_cache: XNNPACK packs a shared weight
+    once. packed_cache: packed weights are kept on disk between launches. memory_limit: of the cgroup that the process
+    ran in.
     """
 
+    harness: str = "sharp-runner"
     runtime: str
     threads: Annotated[int, Field(gt=0)]
     weight_cache: bool
@@ -170,11 +176,15 @@ class Counts(_Data):
 class Results(_Data):
     """A benchmark of one export in one place; see the module.
 
-    created: UTC, ISO 8601. tokens: what greedy decoding gave, to be held against the manifest's expectation.
+    created: UTC, ISO 8601. status, error: whether it came to its end, and if not, why. likeliest: pairs of a token and
+    its logit after the manifest's prompt, five, in descending order. tokens: what greedy decoding gave, to be held
+    against the manifest's expectation.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     created: str
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
     device: Device
     export: ExportIdentity
     settings: Settings
@@ -184,8 +194,15 @@ class Results(_Data):
     decode: TokenSamples | None = None
     memory: Memory | None = None
     counts: Counts | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
     tokens: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _failures_say_why(self) -> "Results":
+        if (self.status == "failed") != bool(self.error):
+            raise ValueError("a benchmark that failed, and no other, has an error")
+        return self
 
 
 class SweepPoint(_Data):
@@ -214,6 +231,11 @@ class Sweep(_Data):
 def now() -> str:
     """The time as `Results.created` has it."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def json_schema() -> str:
+    """The text of `results.schema.json`."""
+    return json.dumps(Results.model_json_schema(), indent=1) + "\n"
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -261,3 +283,7 @@ def _read(path: str | Path, schema: type[_File]) -> _File:
         return schema.model_validate(content)
     except ValidationError as error:
         raise SharpError(f"{path}: {first_problem(error)}; run the benchmark again") from error
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

@@ -113,6 +113,7 @@ class Launch(BaseModel):
     memory_after_load: Resident
     memory_after_forward: Resident
     peak_bytes: int
+    likeliest: tuple[tuple[int, float], ...]
     tokens: tuple[int, ...]
 
 
@@ -161,30 +162,52 @@ def build_runner(
     if package is None or runtime is None:
         package, runtime = executorch_package()
     compiler = compiler or os.environ.get("CXX", "g++")
+    libraries = _libraries(package, runtime)
+    options = _options(package, libraries, runtime, run_path or package / "lib")
+    program = out / architecture / "sharp-runner"
+    return _compiled(program, [compiler, str(SOURCES / "runner.cpp"), *options], libraries)
+
+
+def build_engine(*, out: Path = BUILD) -> Path:
+    """Compile the engine that other languages call (`host_bench/engine.h`), as `build_runner` does the runner.
+
+    Returns:
+        A shared library for this machine.
+    """
+    package, runtime = executorch_package()
+    libraries = _libraries(package, runtime)
+    options = _options(package, libraries, runtime, package / "lib")
+    library = out / platform.machine() / "libsharp_engine.so"
+    command = [os.environ.get("CXX", "g++"), "-shared", "-fPIC", str(SOURCES / "engine.cpp"), *options]
+    return _compiled(library, command, libraries)
+
+
+def _libraries(package: Path, runtime: str) -> list[Path]:
     libraries = [package / "lib" / f"libexecutorch{name}.so" for name in _LIBRARIES]
     for library in libraries:
         if not library.is_file():
             raise SharpError(f"{library}: is missing; install executorch {runtime} again, from its wheel")
-    sources = sorted(SOURCES.glob("*.[ch]*"))
-    if not (SOURCES / "runner.cpp").is_file():
-        raise SharpError(f"{SOURCES}: the runner's source is not there; run from a checkout of sharp_mobile")
-    program = out / architecture / "sharp-runner"
-    command = _command(compiler, package, libraries, runtime, run_path or package / "lib")
-    made_of = _fingerprint([*sources, *libraries], [*command, str(program)])
-    return compiled(program, command, SOURCES / "runner.cpp", made_of)
+    return libraries
 
 
-def _command(compiler: str, package: Path, libraries: Sequence[Path], runtime: str, run_path: Path) -> list[str]:
+def _options(package: Path, libraries: Sequence[Path], runtime: str, run_path: Path) -> list[str]:
     include = package / "include"
     return [
-        *(compiler, "-std=c++17", "-O2", "-Wall", "-Wextra"),
+        *("-std=c++17", "-O2", "-Wall", "-Wextra"),
         *("-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"),
         f'-DSHARP_RUNTIME="executorch {runtime}"',
         *("-isystem", str(include), "-isystem", str(include / "executorch/runtime/core/portable_type/c10")),
-        str(SOURCES / "runner.cpp"),
         # Kernels and the backend register themselves when they are loaded, though nothing names them.
         *("-Wl,--no-as-needed", *(str(library) for library in libraries), f"-Wl,-rpath,{run_path}"),
     ]
+
+
+def _compiled(program: Path, command: Sequence[str], libraries: Sequence[Path]) -> Path:
+    if not (SOURCES / "runner.cpp").is_file():
+        raise SharpError(f"{SOURCES}: the runner's source is not there; run from a checkout of sharp_mobile")
+    sources = sorted(SOURCES.glob("*.[ch]*"))
+    source = next(Path(part) for part in command if part.endswith(".cpp"))
+    return compiled(program, command, source, _fingerprint([*sources, *libraries], [*command, str(program)]))
 
 
 def _fingerprint(files: Sequence[Path], command: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The results file: what is written can be read, and nothing else can."""
 
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sharp_mobile.bench.results import (
     SweepCurve,
     SweepPoint,
     TokenSamples,
+    json_schema,
     read_results,
     read_sweep,
     write_results,
@@ -99,3 +101,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_time_that_nobody_measured_is_refused(seconds: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="seconds"):
         Samples(seconds=seconds)
+
+
+def test_the_schema_that_other_languages_hold_to_is_this_one() -> None:
+    """Written by: python -m sharp_mobile.bench.results > sharp_mobile/bench/results.schema.json"""
+    assert (files("sharp_mobile.bench") / "results.schema.json").read_text(encoding="utf-8") == json_schema()
+
+
+def test_a_failed_benchmark_says_why(tmp_path: Path) -> None:
+    failed = results().model_copy(update={"status": "failed", "error": "the system took the memory away"})
+    write_results(tmp_path / "results.json", failed)
+    assert read_results(tmp_path / "results.json") == failed
+    for status, error in (("failed", None), ("ok", "something")):
+        write_results(tmp_path / "results.json", results().model_copy(update={"status": status, "error": error}))
+        with pytest.raises(SharpError, match="has an error"):
+            read_results(tmp_path / "results.json")

@@ -20,6 +20,7 @@ from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder, p
 from sharp_mobile.lower.inspect import Inspection, inspect_pte
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, measure, versions
 from sharp_mobile.lower.program import assemble, lower_segments
+from sharp_mobile.lower.pte_file import write_pte_file
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
 from sharp_mobile.lower.report import write_report
 from sharp_mobile.lower.runtime import Step, load_pte
@@ -32,6 +33,8 @@ from sharp_mobile.stages import Stages
 PROMPT = "What is the capital of France?"
 # Compared with the eager model token by token, and printed.
 GENERATED_TOKENS = 64
+# What two programs for the same floats differ by, relatively.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, prog
         lowered, keys = lower_segments(decoder, progress=progress)
     with stages.stage("assemble"):
         program = assemble(lowered, _metadata(decoder.options, shared.checkpoint))
-    with stages.stage("write"), path.open("wb") as file:
-        program.write_to_file(file)
+    with stages.stage("write"):
+        write_pte_file(program, path)
     return keys
 
 
@@ -174,12 +177,21 @@ def _metadata(options: DecoderOptions, checkpoint: Checkpoint) -> dict[str, Any]
     return metadata
 
 
-def eager_step(decoder: Decoder) -> Step:
-    """An eager decoder as a step function that gives all logits."""
+def eager_step(decoder: Decoder, jitter: float = 0.0) -> Step:
+    """An eager decoder as a step function that gives all logits; `jitter` changes what is embedded by that fraction."""
+
+    def shaken(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(0))
+        return embedded * (1 + jitter * noise)
 
     def step(tokens: torch.Tensor, position: int) -> torch.Tensor:
-        with torch.no_grad():
-            return decoder(tokens, torch.tensor([position]))
+        hook = decoder.embedding.register_forward_hook(shaken) if jitter else None
+        try:
+            with torch.no_grad():
+                return decoder(tokens, torch.tensor([position]))
+        finally:
+            if hook is not None:
+                hook.remove()
 
     return step
 
@@ -194,7 +206,8 @@ def check_against_eager(
         integer = "float" not in (recipe.quantize.linear, recipe.quantize.lm_head)
         tolerance = TOLERANCE_INTEGER if integer else TOLERANCE_FLOAT
         count = min(GENERATED_TOKENS, options.max_length - len(prompt))
-        return compare(load_pte(pte), eager_step(decoder), prompt, count, checkpoint.eos_token_ids, tolerance)
+        step, jittered = eager_step(decoder), eager_step(decoder, _ROUNDING) if integer else None
+        return compare(load_pte(pte), step, prompt, count, checkpoint.eos_token_ids, tolerance, jittered)
     finally:
         decoder.options = options
 

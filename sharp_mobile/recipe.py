@@ -222,12 +222,13 @@ class QuantizeSection(_Section):
 
     4 bits are in groups of `group_size` inputs, 8 bits per output channel. `scales` says how 4-bit scales are chosen.
     On SmolLM2-135M, 4 bits raise the perplexity of 24.3 to 26.4 in the LM head alone, and to 24.4 in the embedding
-    alone: hence their defaults.
+    alone: hence 8 for the LM head. `embedding: auto` is 8 bits where it is tied to an LM head of 8, since both are
+    stored once then, and 4 where it is a table of its own.
     """
 
     linear: Bits = 4
     group_size: GroupSize = 32
-    embedding: Bits = 4
+    embedding: Bits | Literal["auto"] = "auto"
     lm_head: Bits = 8
     recovery: Bits = 8
     scales: Literal["hqq", "minmax"] = "hqq"
@@ -298,7 +299,9 @@ class Recipe(_Section):
         quantize = self.quantize
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         widths = {}
-        if 4 in (quantize.linear, quantize.lm_head, quantize.embedding):
+        shared = config.tie_word_embeddings and quantize.lm_head == 8
+        own_table = quantize.embedding == 4 or (quantize.embedding == "auto" and not shared)
+        if own_table or 4 in (quantize.linear, quantize.lm_head):
             widths["hidden width"] = config.hidden_size
         if quantize.linear == 4:
             widths |= {"MLP width": config.intermediate_size, "attention width": config.num_attention_heads * head_dim}

@@ -160,3 +160,18 @@ def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.pte").write_bytes(b"no program" * 100)
     with pytest.raises(SharpError, match=r"model\.pte: this ExecuTorch cannot load it"):
         load_pte(tmp_path / "model.pte")
+
+
+def test_a_model_near_noise_is_held_against_itself() -> None:
+    """A step that parts from another by as much as that parts from itself is the same model, and no more than that."""
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(40, 16, generator=generator)
+
+    def noisy(scale: float) -> Step:
+        noise = scale * torch.randn(exact.shape, generator=generator)
+        return lambda tokens, position: (exact + noise)[None, position : position + tokens.shape[1]]
+
+    eager, pte, jittered, other = noisy(0.0), noisy(0.5), noisy(0.4), noisy(2.0)
+    assert compare(pte, eager, [1, 2], 8, [], 0.05).problems()
+    assert not compare(pte, eager, [1, 2], 8, [], 0.05, jittered).problems()
+    assert compare(other, eager, [1, 2], 8, [], 0.05, jittered).problems()

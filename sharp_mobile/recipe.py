@@ -223,7 +223,8 @@ class QuantizeSection(_Section):
     4 bits are in groups of `group_size` inputs, 8 bits per output channel. `scales` says how 4-bit scales are chosen.
     On SmolLM2-135M, 4 bits raise the perplexity of 24.3 to 26.4 in the LM head alone, and to 24.4 in the embedding
     alone: hence 8 for the LM head. `embedding: auto` is 8 bits where it is tied to an LM head of 8, since both are
-    stored once then, and 4 where it is a table of its own.
+    stored once then, and 4 where it is a table of its own. `rounding: gptq` rounds the 4-bit linears by the warm-up's
+    text, so that their products stay what they were; recovery that is quantization-aware simulates `nearest` alone.
     """
 
     linear: Bits = 4
@@ -232,6 +233,7 @@ class QuantizeSection(_Section):
     lm_head: Bits = 8
     recovery: Bits = 8
     scales: Literal["hqq", "minmax"] = "hqq"
+    rounding: Literal["nearest", "gptq"] = "nearest"
 
 
 class LowerSection(_Section):
@@ -267,6 +269,10 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _rank_fits_its_bits(self) -> "Recipe":
+        if self.quantize.rounding == "gptq" and self.recovery.quantization_aware:
+            raise ValueError(
+                "quantize.rounding: gptq and recovery.quantization_aware exclude each other; leave one out"
+            )
         # A rank is the input width of LoRA's B, and XNNPACK's 4-bit groups are multiples of 32 that divide the width.
         for rank in sorted(self.recovery.all_ranks()):
             if self.quantize.recovery == 4 and rank % 32:

@@ -159,7 +159,7 @@ def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
     yield Form("float, eager", ModelStep(shared.checkpoint.model))
     if not (wanted.quantized or wanted.pte):
         return
-    decoder = make_decoder(recipe, shared, stages)
+    decoder = make_decoder(recipe, shared, stages, progress=wanted.progress)
     if wanted.quantized:
         yield Form("quantized, eager", eager_step(decoder))
     if wanted.pte:

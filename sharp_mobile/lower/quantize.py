@@ -22,6 +22,7 @@ from torchao.quantization.quant_primitives import (
 )
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.recipe import QuantizeSection
 
 Bits = Literal[4, 8, "float"]
 INT4_GROUPS = (128, 64, 32)
@@ -196,6 +197,11 @@ class QuantizeOptions(NamedTuple):
     lm_head: Bits = 4
     recovery: Bits = 4
     scales: Literal["hqq", "minmax"] = "hqq"
+
+    @classmethod
+    def of(cls, section: QuantizeSection) -> "QuantizeOptions":
+        """The options of a recipe; how codes are rounded is `rounding`'s."""
+        return cls(**section.model_dump(exclude={"rounding"}))
 
 
 @torch.no_grad()

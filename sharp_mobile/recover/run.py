@@ -204,7 +204,7 @@ def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
 
 def quantization_of(recipe: Recipe) -> QuantizeOptions | None:
     """What quantization-aware recovery simulates; None where recovery is to the float model."""
-    return QuantizeOptions(**recipe.quantize.model_dump()) if recipe.recovery.quantization_aware else None
+    return QuantizeOptions.of(recipe.quantize) if recipe.recovery.quantization_aware else None
 
 
 def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:

@@ -3,13 +3,14 @@
 import Foundation
 
 /// `harness`, `runtime`: as `Settings` has them. `weightCache`, `packedCache`: what the engine can set. `cpuClass`: what
-/// two CPUs have in common if XNNPACK packs alike for them.
+/// two CPUs have in common if XNNPACK packs alike for them. `limits`: what it cannot set or tell, in sentences.
 public protocol Engine {
   var harness: String { get }
   var runtime: String { get }
   var weightCache: Bool { get }
   var packedCache: Bool { get }
   var cpuClass: String { get }
+  var limits: [String] { get }
 
   /// Load and init: after this every delegate has its packed weights.
   func load(_ pte: URL, threads: Int, packedCache: URL?) throws -> any LoadedModel

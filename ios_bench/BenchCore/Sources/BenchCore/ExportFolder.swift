@@ -28,13 +28,13 @@ public struct FoundExports: Sendable {
   public var broken: [(name: String, reason: String)] = []
 }
 
-/// `length`: positions in its KV cache. `prompt`: token ids, and `expectedTokens` what greedy decoding gave after them
-/// when it was exported. `stop`: tokens that end a text.
+/// `length`: positions in its KV cache. `longestStep`: tokens that one forward takes. `prompt`: token ids, and
+/// `expectedTokens` what greedy decoding gave after them when it was exported. `stop`: tokens that end a text.
 public struct ExportFolder: Sendable {
   public let directory: URL
   public let identity: ExportIdentity
   public let prompt, expectedTokens, stop: [Int64]
-  public let length: Int
+  public let length, longestStep: Int
   public let packed: [PackedWeights]
   let executorch: String?
 
@@ -51,6 +51,8 @@ public struct ExportFolder: Sendable {
       expectedTokens: manifest.expected.tokens,
       stop: manifest.metadata.get_eos_ids ?? [],
       length: manifest.metadata.get_max_context_len,
+      longestStep: min(
+        manifest.metadata.get_max_context_len - 1, manifest.metadata.get_max_seq_len ?? manifest.metadata.get_max_context_len),
       packed: manifest.packed ?? [],
       executorch: manifest.versions?["executorch"]
     )
@@ -60,7 +62,7 @@ public struct ExportFolder: Sendable {
     if bytes != manifest.sizes.file {
       throw Failure("\(export.pte.path): has \(bytes) bytes, its manifest says \(manifest.sizes.file); copy it again")
     }
-    if export.prompt.isEmpty || export.prompt.count >= export.length {
+    if export.prompt.isEmpty || export.prompt.count >= export.length || export.longestStep < 1 {
       throw Failure("\(directory.path): its prompt of \(export.prompt.count) tokens does not fit; export it again")
     }
     return export
@@ -79,6 +81,13 @@ public struct ExportFolder: Sendable {
       }
     }
     return found
+  }
+
+  /// What can be said of a directory that cannot be opened.
+  public static func unreadable(_ directory: URL) -> ExportIdentity {
+    let bytes = fileBytes(directory.appendingPathComponent(modelPte)) ?? 0
+    return ExportIdentity(
+      name: directory.lastPathComponent, plan: "unknown", sha256: "", fileBytes: bytes, tensorBytes: 0, unsharedBytes: 0)
   }
 
   /// Hold the .pte against the SHA-256 in its manifest.
@@ -105,6 +114,7 @@ private struct Manifest: Decodable {
   struct Sizes: Decodable { var file, tensors, shared, recovery: Int64 }
   struct Metadata: Decodable {
     var get_max_context_len: Int
+    var get_max_seq_len: Int?
     var get_eos_ids: [Int64]?
   }
   struct Expected: Decodable { var prompt_tokens, tokens: [Int64] }

@@ -44,7 +44,7 @@ public enum BenchProtocol {
     progress: (Progress) -> Void, cancelled: () -> Bool
   ) -> [Results] {
     let benches = exports.map { Bench($0, plan.fitted($0), engine, place) }
-    for bench in benches { bench.wait() }
+    for bench in benches { bench.waits() }
     for (index, bench) in benches.enumerated() where !cancelled() {
       let same = benches[..<index].first { $0.export.identity.sha256 == bench.export.identity.sha256 }
       bench.attempt("the check") { try bench.check(same?.export) }
@@ -63,7 +63,8 @@ public enum BenchProtocol {
   /// What is to be said if an export does not generate the tokens of its manifest.
   public static func divergenceWarnings(_ tokens: [Int64], _ expected: [Int64]) -> [String] {
     if tokens == expected { return [] }
-    let position = zip(tokens, expected).enumerated().first { $1.0 != $1.1 }?.offset ?? min(tokens.count, expected.count)
+    let pairs = Array(zip(tokens, expected))
+    let position = pairs.firstIndex { $0 != $1 } ?? pairs.count
     return [
       "greedy tokens part from the manifest's at position \(position) of \(expected.count); kernels of another "
         + "CPU round differently, but tokens that differ from the first on mean another model"
@@ -74,9 +75,8 @@ public enum BenchProtocol {
 /// What one later launch took.
 private struct Launch {
   var load: Double
-  var forwards: [Double] = []
-  var prefill: Double?
-  var decode: Double?
+  var forwards: [Double]
+  var prefill, decode: Double
   var memory: Memory
   var likeliest: [Likely]
 }
@@ -88,24 +88,26 @@ private final class Bench {
   private let plan: Plan
   private let engine: any Engine
   private let place: Place
+  private let version: String
   private let cache: PackedCache?
   private let journal: Journal?
   private let device: Device
   private var firsts: [Double] = []
   private var laters: [Launch] = []
-  private var tokens: [Int64]?
+  private var tokens: [Int64] = []
   private var warnings: [String] = []
 
   init(_ export: ExportFolder, _ plan: Plan, _ engine: any Engine, _ place: Place) {
     (self.export, self.plan, self.engine, self.place) = (export, plan, engine, place)
-    let key = PackedCache.key(pteSha256: export.identity.sha256, runtime: engine.runtime, cpu: engine.cpuClass)
+    version = engine.runtime.replacingOccurrences(of: "executorch ", with: "")
+    let key = PackedCache.key(pteSha256: export.identity.sha256, runtime: version, cpu: engine.cpuClass)
     cache = engine.packedCache ? place.caches.map { PackedCache(directory: $0, key: key) } : nil
     journal = place.journal(export)
     device = place.device()
   }
 
   /// Nothing is measured yet, and the results file says so.
-  func wait() {
+  func waits() {
     do { try journal?.pause(results()) } catch { self.error = told(error) }
   }
 
@@ -120,6 +122,7 @@ private final class Bench {
       try journal?.pause(results())
     } catch {
       self.error = told(error)
+      _ = finish()  // the others may go on for long
     }
   }
 
@@ -133,13 +136,13 @@ private final class Bench {
 
   /// Continue the manifest's prompt as the manifest does.
   func generate() throws {
-    let model = try engine.load(export.pte, threads: plan.threads, packedCache: nil)
+    engine.limits.forEach(warn)
+    let model = steps(try engine.load(export.pte, threads: plan.threads, packedCache: nil))
     defer { model.close() }
     let logits = try model.step(export.prompt, position: 0)
-    let found = try Greedy.continuation(
-      model, logits, position: Int64(export.prompt.count), count: export.expectedTokens.count, stop: export.stop)
-    tokens = found
-    warnings += BenchProtocol.divergenceWarnings(found, export.expectedTokens)
+    tokens = try Greedy.continuation(
+      model, logits, position: position, count: export.expectedTokens.count, stop: export.stop)
+    BenchProtocol.divergenceWarnings(tokens, export.expectedTokens).forEach(warn)
   }
 
   /// Load without packed weights on disk, and leave them there.
@@ -149,7 +152,7 @@ private final class Bench {
       return
     }
     cache.delete()
-    let brought = try export.packed.contains { try cache.bring($0, export, engine.runtime, engine.cpuClass) }
+    let brought = try export.packed.contains { try cache.bring($0, export, version, engine.cpuClass) }
     if brought { warn("the first launch had the packed weights that the export brings") }
     firsts.append(brought ? try cache.usedBy(load, pack: pack) : try cache.make(load))
   }
@@ -182,36 +185,31 @@ private final class Bench {
   }
 
   private func launch(_ path: URL?) throws -> Launch {
-    let (load, model) = try timed { try engine.load(export.pte, threads: plan.threads, packedCache: path) }
-    defer { model.close() }
+    let (load, loaded) = try timed { try engine.load(export.pte, threads: plan.threads, packedCache: path) }
+    defer { loaded.close() }
+    let model = steps(loaded)
     var seen = [engine.memory()]
-    let prompt = export.prompt
-    let position = Int64(prompt.count)
-    let logits = try model.step(prompt, position: 0)
+    let logits = try model.step(export.prompt, position: 0)
     let afterForward = engine.memory()
     seen.append(afterForward)
-    var launch = Launch(load: load, memory: afterForward, likeliest: Greedy.likeliest(logits, 5))
-    let next = Greedy.argmax(logits)
-    for _ in 0..<plan.warmups { _ = try model.step([next], position: position) }
-    for _ in 0..<plan.forwards {
-      launch.forwards.append(try timed { try model.step([next], position: position) }.seconds)
-    }
+    let next = [Greedy.argmax(logits)]
+    for _ in 0..<plan.warmups { _ = try model.step(next, position: position) }
+    let forwards = try (0..<plan.forwards).map { _ in try timed { try model.step(next, position: position) }.seconds }
     seen.append(engine.memory())
-    if plan.prefill > 0 {
-      let passage = repeated(prompt, plan.prefill)
-      launch.prefill = try timed { try model.step(passage, position: 0) }.seconds
-      seen.append(engine.memory())
-    }
-    if plan.decode > 0 {
-      let start = try model.step(prompt, position: 0)
-      // One more than is fed, since the prompt's own step gave the first.
-      launch.decode = try timed {
-        try Greedy.continuation(model, start, position: position, count: plan.decode + 1, stop: [])
-      }.seconds
-      seen.append(engine.memory())
-    }
-    launch.memory.peak = seen.map { $0.anonymous + $0.file }.max()!
-    return launch
+    let passage = repeated(export.prompt, plan.prefill)
+    let prefill = try timed { try model.step(passage, position: 0) }.seconds
+    seen.append(engine.memory())
+    let start = try model.step(export.prompt, position: 0)
+    // One more than is fed, since the prompt's own step gave the first.
+    let decode = try timed {
+      try Greedy.continuation(model, start, position: position, count: plan.decode + 1, stop: [])
+    }.seconds
+    seen.append(engine.memory())
+    var memory = afterForward
+    memory.peak = seen.map { $0.anonymous + $0.file }.max()!
+    return Launch(
+      load: load, forwards: forwards, prefill: prefill, decode: decode, memory: memory,
+      likeliest: Greedy.likeliest(logits, 5))
   }
 
   private func results() -> Results {
@@ -224,10 +222,10 @@ private final class Bench {
         packedCache: cache != nil))
     results.load = Load(first: samples(firsts), later: cache == nil ? nil : samples(laters.map(\.load)))
     results.forward = samples(laters.flatMap(\.forwards))
-    results.prefill = samples(laters.compactMap(\.prefill)).map { TokenSamples(seconds: $0.seconds, tokens: plan.prefill) }
-    results.decode = samples(laters.compactMap(\.decode)).map { TokenSamples(seconds: $0.seconds, tokens: plan.decode) }
+    results.prefill = samples(laters.map(\.prefill)).map { TokenSamples(seconds: $0.seconds, tokens: plan.prefill) }
+    results.decode = samples(laters.map(\.decode)).map { TokenSamples(seconds: $0.seconds, tokens: plan.decode) }
     results.memory = memory()
-    results.likeliest = laters.first?.likeliest
+    results.likeliest = laters.first?.likeliest ?? []
     results.tokens = tokens
     results.warnings = warnings
     return results
@@ -248,6 +246,29 @@ private final class Bench {
   private func warn(_ warning: String) {
     if !warnings.contains(warning) { warnings.append(warning) }
   }
+
+  /// The model, but an input that is longer than one forward takes is fed in parts.
+  private func steps(_ loaded: any LoadedModel) -> any LoadedModel {
+    SteppedModel(loaded: loaded, longestStep: export.longestStep)
+  }
+
+  private var position: Int64 { Int64(export.prompt.count) }
+}
+
+private struct SteppedModel: LoadedModel {
+  let loaded: any LoadedModel
+  let longestStep: Int
+
+  func step(_ tokens: [Int64], position: Int64) throws -> [Float] {
+    var logits: [Float] = []
+    for start in stride(from: 0, to: tokens.count, by: longestStep) {
+      let end = min(start + longestStep, tokens.count)
+      logits = try loaded.step(Array(tokens[start..<end]), position: position + Int64(start))
+    }
+    return logits
+  }
+
+  func close() { loaded.close() }
 }
 
 private func samples(_ seconds: [Double]) -> Samples? { seconds.isEmpty ? nil : Samples(seconds: seconds) }

@@ -10,6 +10,7 @@ final class FakeEngine: Engine {
   var weightCache = true
   var packedCache = true
   var cpuClass = "a CPU"
+  var limits: [String] = []
   var calls: [String] = []
   var failsAt: String?
   var appends = false

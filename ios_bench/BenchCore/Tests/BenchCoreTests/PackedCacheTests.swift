@@ -83,12 +83,12 @@ final class PackedCacheTests: XCTestCase {
       file: "phone.cache", profile: "phone", cpuClass: "arm64", runtime: "1.5.1", pteSha256: export.identity.sha256,
       sha256: try sha256Of(file), bytes: 7)
     let cache = cache(in: parent)
-    XCTAssertFalse(try cache.bring(packed, export, "executorch 1.5.1", "another"))
-    XCTAssertFalse(try cache.bring(packed, export, "executorch 1.6.0", "arm64"))
-    XCTAssertTrue(try cache.bring(packed, export, "executorch 1.5.1", "arm64"))
+    XCTAssertFalse(try cache.bring(packed, export, "1.5.1", "another"))
+    XCTAssertFalse(try cache.bring(packed, export, "1.6.0", "arm64"))
+    XCTAssertTrue(try cache.bring(packed, export, "1.5.1", "arm64"))
     XCTAssertTrue(cache.believed())
     try Data("brOught".utf8).write(to: file)
-    XCTAssertThrowsError(try cache.bring(packed, export, "executorch 1.5.1", "arm64")) {
+    XCTAssertThrowsError(try cache.bring(packed, export, "1.5.1", "arm64")) {
       XCTAssertTrue(told($0).contains("phone.cache: is damaged or gone"))
     }
   }

@@ -123,6 +123,21 @@ final class ProtocolTests: XCTestCase {
     XCTAssertEqual(try written("a").status, "ok")
   }
 
+  func testALongInputIsFedInParts() throws {
+    let metadata: [String: Any] = ["get_max_context_len": 16, "get_max_seq_len": 2]
+    _ = try run(makeExport(in: directory, with: ["metadata": metadata]))
+    XCTAssertEqual(
+      Array(engine.calls[..<3]), ["shared load without", "shared step 2 at 0", "shared step 1 at 2"])
+    let prefill = engine.calls.firstIndex(of: "shared step 2 at 2")!
+    XCTAssertEqual(
+      Array(engine.calls[prefill - 1...prefill + 1]), ["shared step 2 at 0", "shared step 2 at 2", "shared step 1 at 4"])
+  }
+
+  func testWhatAnEngineCannotSetIsTold() throws {
+    engine.limits = ["it cannot fly"]
+    XCTAssertEqual(try run(makeExport(in: directory))[0].warnings, ["it cannot fly"])
+  }
+
   func testAHotDeviceIsTold() throws {
     device.thermal = "serious"
     XCTAssertEqual(
@@ -166,6 +181,7 @@ private final class WatchingEngine: Engine {
   var weightCache: Bool { engine.weightCache }
   var packedCache: Bool { engine.packedCache }
   var cpuClass: String { engine.cpuClass }
+  var limits: [String] { engine.limits }
   func memory() -> Memory { engine.memory() }
 
   func load(_ pte: URL, threads: Int, packedCache: URL?) throws -> any LoadedModel {

@@ -2,14 +2,15 @@
 
 import BenchCore
 import Foundation
+import Glibc
 
 enum ThisMachine {
   static func device() -> Device {
     let product = text("/sys/class/dmi/id/product_name").trimmingCharacters(in: .whitespacesAndNewlines)
-    let release = text("/proc/sys/kernel/osrelease").trimmingCharacters(in: .whitespacesAndNewlines)
+    let system = uname()
     return Device(
-      kind: "host", model: product.isEmpty ? "a computer" : product, os: "Linux \(release)",
-      cpu: cpuFields()["model name"] ?? "unknown", cores: ProcessInfo.processInfo.processorCount,
+      kind: "host", model: product.isEmpty ? system.machine : product, os: "\(system.name) \(system.release)",
+      cpu: cpuFields()["model name"] ?? system.machine, cores: ProcessInfo.processInfo.processorCount,
       memoryBytes: Int64(ProcessInfo.processInfo.physicalMemory))
   }
 
@@ -30,6 +31,15 @@ enum ThisMachine {
     let lines = text("/proc/cpuinfo").split(separator: "\n", omittingEmptySubsequences: false).prefix { !$0.isEmpty }
     let pairs = lines.map { $0.split(separator: ":", maxSplits: 1).map { $0.trimmingCharacters(in: .whitespaces) } }
     return Dictionary(pairs.filter { $0.count == 2 }.map { ($0[0], $0[1]) }) { first, _ in first }
+  }
+
+  private static func uname() -> (name: String, release: String, machine: String) {
+    var system = utsname()
+    Glibc.uname(&system)
+    func field<Characters>(_ characters: Characters) -> String {
+      withUnsafeBytes(of: characters) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+    }
+    return (field(system.sysname), field(system.release), field(system.machine))
   }
 
   private static func text(_ path: String) -> String {

@@ -60,15 +60,24 @@ public enum BenchProtocol {
     return benches.map { $0.finish() }
   }
 
-  /// What is to be said if an export does not generate the tokens of its manifest.
-  public static func divergenceWarnings(_ tokens: [Int64], _ expected: [Int64]) -> [String] {
+  /// What is to be said if an export does not generate the tokens of its manifest. `likeliest`: after the prompt, which
+  /// tells how near a first token that differs is.
+  public static func divergenceWarnings(_ tokens: [Int64], _ expected: [Int64], _ likeliest: [Likely]) -> [String] {
     if tokens == expected { return [] }
     let pairs = Array(zip(tokens, expected))
     let position = pairs.firstIndex { $0 != $1 } ?? pairs.count
-    return [
-      "greedy tokens part from the manifest's at position \(position) of \(expected.count); kernels of another "
-        + "CPU round differently, but tokens that differ from the first on mean another model"
-    ]
+    let ours = likeliest.first { $0.token == tokens.first }
+    let theirs = likeliest.first { $0.token == expected.first }
+    let why: String
+    if position > 0 {
+      why = "kernels of another CPU round differently"
+    } else if let ours, let theirs {
+      why = "kernels of another CPU round differently, and here the manifest's token is "
+        + String(format: "%.2f behind in logits", ours.logit - theirs.logit)
+    } else {
+      why = "a first token that is not even among the likeliest means another model"
+    }
+    return ["greedy tokens part from the manifest's at position \(position) of \(expected.count); \(why)"]
   }
 }
 
@@ -142,7 +151,8 @@ private final class Bench {
     let logits = try model.step(export.prompt, position: 0)
     tokens = try Greedy.continuation(
       model, logits, position: position, count: export.expectedTokens.count, stop: export.stop)
-    BenchProtocol.divergenceWarnings(tokens, export.expectedTokens).forEach(warn)
+    let likeliest = Greedy.likeliest(logits, 5)
+    BenchProtocol.divergenceWarnings(tokens, export.expectedTokens, likeliest).forEach(warn)
   }
 
   /// Load without packed weights on disk, and leave them there.

@@ -56,7 +56,8 @@ private final class ExecuTorchModel: LoadedModel {
         let logits: Tensor<Float> = try module.forward(input, start)
         return logits.withUnsafeBytes { Array($0.suffix(logits.shape.last ?? 0)) }
       } catch {
-        throw Failure("\(pte.path): a step of \(tokens.count) tokens at \(position) fails: \(told(error)); export it again")
+        throw Failure(
+          "\(pte.path): a step of \(tokens.count) tokens at \(position) fails: \(told(error)); export it again")
       }
     }
   }

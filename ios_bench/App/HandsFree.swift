@@ -30,7 +30,8 @@ struct HandsFree: Equatable {
   }
 
   private static let numbers: KeyValuePairs<String, WritableKeyPath<Plan, Int>> = [
-    "SHARP_REPETITIONS": \.repetitions, "SHARP_THREADS": \.threads, "SHARP_PREFILL": \.prefill, "SHARP_DECODE": \.decode,
+    "SHARP_REPETITIONS": \.repetitions, "SHARP_THREADS": \.threads, "SHARP_PREFILL": \.prefill,
+    "SHARP_DECODE": \.decode,
   ]
 
   /// A path below Documents or Documents/exports, or the name of a model of the app's own.

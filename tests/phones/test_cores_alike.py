@@ -12,8 +12,10 @@ ROOT = Path(__file__).parents[2]
 SWIFT = ROOT / "ios_bench" / "BenchCore" / "Sources" / "BenchCore"
 KOTLIN = ROOT / "android_bench" / "core" / "src" / "main" / "kotlin" / "dev" / "sharpmobile" / "bench"
 
-# SHA-256 is in the JVM and not in Foundation on Linux; a JSON reader is in Foundation and not in the JVM.
-SWIFT_ALONE, KOTLIN_ALONE = {"SHA256"}, {"Json", "Fields"}
+# SHA-256 is in the JVM and not in Foundation on Linux; JSON is in Foundation, lenient, and not in the JVM at all.
+SWIFT_ALONE, KOTLIN_ALONE = {"SHA256", "Decoding"}, {"Json", "Fields"}
+# Kotlin hands it on by delegation where Swift writes it out.
+DELEGATED = {"close"}
 
 _SWIFT_FUNCTION = re.compile(r"^(?P<indent> *)(?P<words>[a-z() ]*)\bfunc (?P<name>\w+)", re.MULTILINE)
 _KOTLIN_FUNCTION = re.compile(r"^(?P<indent> *)(?P<words>[a-z ]*)\bfun (?:<[^>]*> )?(?P<name>\w+)", re.MULTILINE)
@@ -21,7 +23,8 @@ _KOTLIN_FUNCTION = re.compile(r"^(?P<indent> *)(?P<words>[a-z ]*)\bfun (?:<[^>]*
 
 def functions(text: str, pattern: re.Pattern[str]) -> list[str]:
     """Names of the functions that are not private, in their order."""
-    return [match["name"] for match in pattern.finditer(text) if "private" not in match["words"].split()]
+    found = (match["name"] for match in pattern.finditer(text) if "private" not in match["words"].split())
+    return [name for name in found if name not in DELEGATED]
 
 
 def sources(directory: Path, suffix: str, but: set[str]) -> dict[str, str]:

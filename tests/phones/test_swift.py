@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,3 +132,46 @@ def test_a_wrong_command_is_told(sharp_bench: Path, arguments: tuple[str, ...], 
     done = run(sharp_bench, *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {told}")
+
+
+@pytest.fixture(scope="session")
+def core_module() -> Path:
+    """Where BenchCore is to be imported from."""
+    package = IOS_BENCH / "BenchCore"
+    swift(package, "swift", "build", "-j", "1")
+    return package / ".build" / "debug" / "Modules"
+
+
+def test_the_app_calls_executorch_as_its_interface_is(core_module: Path, tmp_path: Path) -> None:
+    stubs, module = IOS_BENCH / "typecheck", str(tmp_path / "ExecuTorch.swiftmodule")
+    library = ["swiftc", "-emit-module", "-module-name", "ExecuTorch", "-parse-as-library", "-o", module]
+    swift(stubs, *library, "ExecuTorch.swift")
+    app = [str(IOS_BENCH / "App" / f"{name}.swift") for name in ("ExecuTorchEngine", "Figure", "HandsFree", "Places")]
+    imports = ["-I", str(core_module), "-I", str(tmp_path)]
+    swift(stubs, "swiftc", "-typecheck", "-swift-version", "5", "-parse-as-library", *imports, *app, "Apple.swift")
+
+
+def test_all_of_the_app_parses() -> None:
+    files = sorted(str(path) for directory in ("App", "AppTests") for path in (IOS_BENCH / directory).glob("*.swift"))
+    swift(IOS_BENCH, "swiftc", "-parse", *files)
+
+
+def test_threads_compile() -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++")
+    command = [
+        compiler,
+        "-std=c++17",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsyntax-only",
+        str(IOS_BENCH / "App/Threads.cpp"),
+    ]
+    assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+
+
+def test_every_file_is_formatted() -> None:
+    directories = ["App", "AppTests", "BenchCore", "HostBench", "typecheck"]
+    swift(IOS_BENCH, "swift", "format", "lint", "--strict", "--recursive", *directories)

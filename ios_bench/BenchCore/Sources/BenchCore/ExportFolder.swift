@@ -52,7 +52,8 @@ public struct ExportFolder: Sendable {
       stop: manifest.metadata.get_eos_ids ?? [],
       length: manifest.metadata.get_max_context_len,
       longestStep: min(
-        manifest.metadata.get_max_context_len - 1, manifest.metadata.get_max_seq_len ?? manifest.metadata.get_max_context_len),
+        manifest.metadata.get_max_context_len - 1,
+        manifest.metadata.get_max_seq_len ?? manifest.metadata.get_max_context_len),
       packed: manifest.packed ?? [],
       executorch: manifest.versions?["executorch"]
     )
@@ -87,7 +88,8 @@ public struct ExportFolder: Sendable {
   public static func unreadable(_ directory: URL) -> ExportIdentity {
     let bytes = fileBytes(directory.appendingPathComponent(modelPte)) ?? 0
     return ExportIdentity(
-      name: directory.lastPathComponent, plan: "unknown", sha256: "", fileBytes: bytes, tensorBytes: 0, unsharedBytes: 0)
+      name: directory.lastPathComponent, plan: "unknown", sha256: "", fileBytes: bytes, tensorBytes: 0, unsharedBytes: 0
+    )
   }
 
   /// Hold the .pte against the SHA-256 in its manifest.

@@ -85,9 +85,13 @@ public struct PackedCache: Sendable {
   }
 
   /// Take the packed weights that an export brings, if they are for this program, runtime and CPU, and whole.
-  public func bring(_ packed: PackedWeights, _ export: ExportFolder, _ runtime: String, _ cpuClass: String) throws -> Bool {
+  public func bring(_ packed: PackedWeights, _ export: ExportFolder, _ runtime: String, _ cpuClass: String) throws
+    -> Bool
+  {
     let source = export.directory.appendingPathComponent(packed.file)
-    if (packed.runtime, packed.cpuClass, packed.pteSha256) != (runtime, cpuClass, export.identity.sha256) { return false }
+    if (packed.runtime, packed.cpuClass, packed.pteSha256) != (runtime, cpuClass, export.identity.sha256) {
+      return false
+    }
     guard fileBytes(source) == packed.bytes, try sha256Of(source) == packed.sha256 else {
       throw Failure("\(source.path): is damaged or gone, and was not used; copy the export again")
     }

@@ -72,7 +72,8 @@ public enum BenchProtocol {
     if position > 0 {
       why = "kernels of another CPU round differently"
     } else if let ours, let theirs {
-      why = "kernels of another CPU round differently, and here the manifest's token is "
+      why =
+        "kernels of another CPU round differently, and here the manifest's token is "
         + String(format: "%.2f behind in logits", ours.logit - theirs.logit)
     } else {
       why = "a first token that is not even among the likeliest means another model"
@@ -250,7 +251,9 @@ private final class Bench {
   /// Notice a device that is too hot to be measured.
   private func feel() {
     let felt = place.device()
-    if felt.throttled { warn("throttled: the device was \(felt.thermal!), so it was slowed down; let it cool, run it again") }
+    if felt.throttled {
+      warn("throttled: the device was \(felt.thermal!), so it was slowed down; let it cool, run it again")
+    }
   }
 
   private func warn(_ warning: String) {

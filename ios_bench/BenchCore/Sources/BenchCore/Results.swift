@@ -123,23 +123,11 @@ public struct Memory: Codable, Equatable, Sendable {
 }
 
 /// A token and its logit; in JSON a pair.
-public struct Likely: Codable, Equatable, Sendable {
+public struct Likely: Equatable, Sendable {
   public var token: Int64
   public var logit: Double
 
   public init(token: Int64, logit: Double) { (self.token, self.logit) = (token, logit) }
-
-  public init(from decoder: any Decoder) throws {
-    var pair = try decoder.unkeyedContainer()
-    token = try pair.decode(Int64.self)
-    logit = try pair.decode(Double.self)
-  }
-
-  public func encode(to encoder: any Encoder) throws {
-    var pair = encoder.unkeyedContainer()
-    try pair.encode(token)
-    try pair.encode(logit)
-  }
 }
 
 public struct Results: Codable, Equatable, Sendable {
@@ -216,7 +204,8 @@ public struct Results: Codable, Equatable, Sendable {
 
   /// What types cannot say: times are above zero, and a benchmark that failed, and no other, has an error.
   private func check() throws {
-    let all = [load?.first, load?.later, load?.cold, forward].compactMap { $0?.seconds }
+    let all =
+      [load?.first, load?.later, load?.cold, forward].compactMap { $0?.seconds }
       + [prefill, decode].compactMap { $0?.seconds }
     if all.contains(where: { $0.isEmpty || !$0.allSatisfy { $0 > 0 && $0.isFinite } }) {
       throw Failure("seconds: must be above zero, and at least one; run the benchmark again")
@@ -232,34 +221,4 @@ public func now() -> String {
   let formatter = ISO8601DateFormatter()
   formatter.formatOptions = [.withInternetDateTime]
   return formatter.string(from: Date())
-}
-
-/// The first of the decoder's complaints as `field: what is wrong`.
-func problem(_ error: any Error) -> String {
-  func path(_ keys: [any CodingKey]) -> String {
-    keys.isEmpty ? "the file" : keys.map { $0.intValue.map(String.init) ?? $0.stringValue }.joined(separator: ".")
-  }
-  switch error {
-  case DecodingError.keyNotFound(let key, let context): return "\(path(context.codingPath + [key])): is missing"
-  case DecodingError.valueNotFound(_, let context): return "\(path(context.codingPath)): is missing"
-  case DecodingError.typeMismatch(_, let context): return "\(path(context.codingPath)): is of another type"
-  case DecodingError.dataCorrupted(let context): return "\(path(context.codingPath)): \(context.debugDescription)"
-  default: return error.localizedDescription
-  }
-}
-
-/// The path of the first value that was given and is not kept; nil if all is.
-private func lost(_ given: Any, in kept: Any?, at path: String = "") -> String? {
-  if given is NSNull { return nil }
-  guard let kept else { return path }
-  if let given = given as? [String: Any], let kept = kept as? [String: Any] {
-    return given.keys.sorted().lazy.compactMap {
-      lost(given[$0]!, in: kept[$0], at: path.isEmpty ? $0 : "\(path).\($0)")
-    }.first
-  }
-  if let given = given as? [Any], let kept = kept as? [Any] {
-    if given.count != kept.count { return path }
-    return zip(given, kept).lazy.compactMap { lost($0, in: $1, at: path) }.first
-  }
-  return nil
 }

@@ -26,7 +26,8 @@ struct SHA256 {
     var padded = self
     let zeros = (119 - waiting.count) % 64
     let bits = length * 8
-    padded.update([0x80] + [UInt8](repeating: 0, count: zeros) + (0..<8).map { UInt8(truncatingIfNeeded: bits >> (56 - 8 * $0)) })
+    padded.update(
+      [0x80] + [UInt8](repeating: 0, count: zeros) + (0..<8).map { UInt8(truncatingIfNeeded: bits >> (56 - 8 * $0)) })
     let digits = Array("0123456789abcdef")
     return String(padded.state.flatMap { word in (0..<8).map { digits[Int(word >> (28 - 4 * UInt32($0)) & 15)] } })
   }

@@ -21,7 +21,8 @@ final class ExportFolderTests: XCTestCase {
     XCTAssertEqual(export.name, "shared")
     try export.checkHash()
     try export.checkRuntime("executorch 1.5.1")
-    refused("was exported for executorch 1.5.1, this app has executorch 1.6.0", try export.checkRuntime("executorch 1.6.0"))
+    refused(
+      "was exported for executorch 1.5.1, this app has executorch 1.6.0", try export.checkRuntime("executorch 1.6.0"))
   }
 
   func testWhatIsBrokenIsToldWithItsReason() throws {

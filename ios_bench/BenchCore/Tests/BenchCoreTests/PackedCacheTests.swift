@@ -41,7 +41,8 @@ final class PackedCacheTests: XCTestCase {
       XCTAssertNil(fileBytes(cache.path))
     }
     try cache.make(write("packed"))
-    XCTAssertFalse(PackedCache(directory: cache.path.deletingLastPathComponent(), key: "0123456789abcdef-other").believed())
+    XCTAssertFalse(
+      PackedCache(directory: cache.path.deletingLastPathComponent(), key: "0123456789abcdef-other").believed())
   }
 
   func testALaunchThatFailsLeavesNothing() throws {
@@ -68,7 +69,9 @@ final class PackedCacheTests: XCTestCase {
       }, pack: write("of this CPU"))
     XCTAssertEqual(used, "of this CPU")
     XCTAssertEqual(launches, 2)
-    XCTAssertThrowsError(try cache.usedBy({ path in try Data("\(launches)\(UUID())".utf8).write(to: path) }, pack: write("x"))) {
+    XCTAssertThrowsError(
+      try cache.usedBy({ path in try Data("\(launches)\(UUID())".utf8).write(to: path) }, pack: write("x"))
+    ) {
       XCTAssertTrue(told($0).contains("refuses what it has packed itself"))
     }
   }

@@ -31,7 +31,9 @@ final class ProtocolTests: XCTestCase {
 
   func testTheOrderOfALaunch() throws {
     let found = try run(makeExport(in: directory))
-    let generate = ["shared load without", "shared step 3 at 0", "shared step 1 at 3", "shared step 1 at 4", "shared close"]
+    let generate = [
+      "shared load without", "shared step 3 at 0", "shared step 1 at 3", "shared step 1 at 4", "shared close",
+    ]
     let first = ["shared load unpacked", "shared close"]
     let later =
       ["shared load packed", "shared step 3 at 0"]  // the prompt
@@ -130,7 +132,8 @@ final class ProtocolTests: XCTestCase {
       Array(engine.calls[..<3]), ["shared load without", "shared step 2 at 0", "shared step 1 at 2"])
     let prefill = engine.calls.firstIndex(of: "shared step 2 at 2")!
     XCTAssertEqual(
-      Array(engine.calls[prefill - 1...prefill + 1]), ["shared step 2 at 0", "shared step 2 at 2", "shared step 1 at 4"])
+      Array(engine.calls[prefill - 1...prefill + 1]),
+      ["shared step 2 at 0", "shared step 2 at 2", "shared step 1 at 4"])
   }
 
   func testWhatAnEngineCannotSetIsTold() throws {
@@ -155,7 +158,10 @@ final class ProtocolTests: XCTestCase {
   func testOtherTokensThanTheManifests() throws {
     for (tokens, said) in [
       ([4, 6, 6], "1 of 3; kernels of another CPU round differently"),
-      ([5, 5, 6], "0 of 3; kernels of another CPU round differently, and here the manifest's token is 1.38 behind in logits"),
+      (
+        [5, 5, 6],
+        "0 of 3; kernels of another CPU round differently, and here the manifest's token is 1.38 behind in logits"
+      ),
       ([1, 5, 6], "0 of 3; a first token that is not even among the likeliest means another model"),
     ] as [([Int64], String)] {
       let warnings = try run(makeExport(in: temporaryDirectory(), tokens: tokens))[0].warnings

@@ -13,6 +13,7 @@ from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError, first_problem
 
 MANIFEST_JSON, MODEL_PTE = "manifest.json", "model.pte"
+PACKED = "packed"  # the directory of packed weights
 FORMAT_VERSION = 1
 FIRST_LAYER = "1"
 

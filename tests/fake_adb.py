@@ -5,9 +5,9 @@
                                     └─ a cable: pulled after so many bytes of input, or at once
 
 Requests are four hexadecimal digits of length and a name; answers OKAY or FAIL. Of the services those are here that the
-driver uses: `host:version`, `host:devices`, `host:tport:serial:` and `shell,v2`. Paths below /sdcard and /data/local/tmp
-become paths below the phone's directory. A pulled cable closes the connections and takes the phone off the list for a
-while; of the input that had arrived, some is written late, as by a phone that is slow to notice.
+driver uses: `host:version`, `host:devices`, `host:tport:serial:` and `shell,v2`. Paths below /sdcard and
+/data/local/tmp become paths below the phone's directory. A pulled cable closes the connections and takes the phone off
+the list for a while; of the input that had arrived, some is written late, as by a phone that is slow to notice.
 """
 
 import json
@@ -25,7 +25,8 @@ from pathlib import Path
 PROGRAMS, APP = Path(__file__).parent / "fake_android", Path(__file__).parent / "fake_app.py"
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 FILES = "sdcard/Android/data/dev.sharpmobile.bench/files"
-THERMAL, BATTERY = "IsStatusOverride: false\nThermal Status: {}\n", "Current Battery Service state:\n  status: 2\n  level: 87\n  temperature: 315\n"  # fmt: skip
+THERMAL = "IsStatusOverride: false\nThermal Status: {}\n"
+BATTERY = "Current Battery Service state:\n  status: 2\n  level: 87\n  temperature: 315\n"
 
 
 class FakePhone:

@@ -32,7 +32,7 @@ def write_export(
     tokens: tuple[int, ...] = (),
     versions: dict[str, str] | None = None,
 ) -> Manifest:
-    """Write a directory with a `.pte` of so many bytes, or of this content, and its manifest; named as the directory."""
+    """Write a directory with a `.pte` of so many bytes, or this content, and its manifest; named as the directory."""
     directory.mkdir(parents=True)
     content = content or f"{directory.name} {plan} ".encode().ljust(file_bytes, b"x")
     file_bytes = len(content)

@@ -26,7 +26,6 @@ from sharp_mobile.lower.manifest import MANIFEST_JSON, PACKED, PackedWeights
 from sharp_mobile.outputs import replace_text
 
 
-
 def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeights:
     """Pack the weights of an export for a phone's class of processor, and put them into the export.
 

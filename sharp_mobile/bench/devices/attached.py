@@ -21,9 +21,6 @@ APP = "dev.sharpmobile.bench"
 
 # As the systems call the states in which they slow the processor down.
 _THROTTLED = ("moderate", "severe", "critical", "emergency", "shutdown", "serious")
-# A cable that breaks more often than this in one piece of work is broken.
-_CUTS = 100
-
 Say = Callable[[str], None]
 Answer = TypeVar("Answer")
 
@@ -34,16 +31,17 @@ class Disconnected(SharpError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds.
+    """How long to wait, in seconds, and how often to begin again.
 
     poll: between two looks at the app's status or at who is attached. away: for a phone that was attached. silent: for
-    the app's first word. stuck: for its next one.
+    the app's first word. stuck: for its next one. cuts: of the connection, in one piece of work.
     """
 
     poll: float = 1.0
     away: float = 300.0
     silent: float = 60.0
     stuck: float = 3600.0
+    cuts: int = 100
 
 
 class AttachedPhone(ABC):
@@ -137,20 +135,22 @@ def patiently(phone: AttachedPhone, work: Callable[[], Answer], patience: Patien
     Raises:
         SharpError: the work fails otherwise; the phone stays away; or the connection breaks again and again.
     """
-    for _ in range(_CUTS):
+    for _ in range(patience.cuts):
         try:
             return work()
         except Disconnected as error:
             say(f"{error}; waiting for it")
             _await(phone, patience)
-    raise SharpError(f"{phone.name}: the connection broke {_CUTS} times; try another cable or port")
+    raise SharpError(f"{phone.name}: the connection broke {patience.cuts} times; try another cable or port")
 
 
 def _await(phone: AttachedPhone, patience: Patience) -> None:
     deadline = time.monotonic() + patience.away
     while not phone.attached():
         if time.monotonic() > deadline:
-            raise SharpError(f"{phone.name}: did not come back within {patience.away:.0f} s; plug it in and start again")
+            raise SharpError(
+                f"{phone.name}: did not come back within {patience.away:.0f} s; plug it in and start again"
+            )
         time.sleep(patience.poll)
 
 

@@ -47,7 +47,9 @@ def follow(phone: AttachedPhone, patience: Patience, say: Say) -> str | None:
             return None
         progress = None if status is None else status.progress
         if not lives:
-            return f"the system ended the app{f' during {progress}' if progress else ''}, most likely for lack of memory"
+            return (
+                f"the system ended the app{f' during {progress}' if progress else ''}, most likely for lack of memory"
+            )
         if progress is not None and progress != told:
             say(progress)
             told, since = progress, time.monotonic()
@@ -56,7 +58,7 @@ def follow(phone: AttachedPhone, patience: Patience, say: Say) -> str | None:
 
 
 def _look(phone: AttachedPhone) -> tuple[Status | None, bool]:
-    """The status, and whether the process lives; in this order an app that just ended would seem to have been killed."""
+    """The status, and whether the process lives: asked before, for an app may say that it is done and end at once."""
     lives = phone.running()
     return _status(phone), lives
 
@@ -77,4 +79,6 @@ def _check_silence(phone: AttachedPhone, seconds: float, patience: Patience, *, 
     if not spoken and seconds > patience.silent:
         raise SharpError(f"{phone.name}: the app says nothing; unlock the phone and see what is on its screen")
     if seconds > patience.stuck:
-        raise SharpError(f"{phone.name}: the app has said nothing new for {patience.stuck:.0f} s; end it and start again")
+        raise SharpError(
+            f"{phone.name}: the app has said nothing new for {patience.stuck:.0f} s; end it and start again"
+        )

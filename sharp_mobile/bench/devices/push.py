@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sharp_mobile.bench.devices.attached import Patience, AttachedPhone, Say, patiently
+from sharp_mobile.bench.devices.attached import AttachedPhone, Patience, Say, patiently
 from sharp_mobile.bench.exports import Export, sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PACKED

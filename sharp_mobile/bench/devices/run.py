@@ -97,9 +97,13 @@ def _names(exports: Sequence[Export]) -> list[str]:
     names = [export.directory.resolve().name for export in exports]
     for name in names:
         if not _NAME.fullmatch(name):
-            raise SharpError(f"{name}: the directory's name is to be used on the phone; rename it to letters, digits, -_.")
+            raise SharpError(
+                f"{name}: the directory's name is to be used on the phone; rename it to letters, digits, -_."
+            )
         if names.count(name) > 1:
-            raise SharpError(f"{name}: two exports have this directory's name and would be one on the phone; rename one")
+            raise SharpError(
+                f"{name}: two exports have this directory's name and would be one on the phone; rename one"
+            )
     return names
 
 

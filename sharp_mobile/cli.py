@@ -147,6 +147,12 @@ def recover(
 @_recipe_options
 @click.option("--out", type=Path, help="Directory of the export; build/exports/<name> by default.")
 @click.option("--profile", is_flag=True, help="Show seconds and peak memory by stage.")
+@click.option(
+    "--random-weights",
+    type=Path,
+    metavar="CONFIG",
+    help="An architecture without weights, by its config.json, as MODEL.",
+)
 def export(
     model: str,
     plan: str | None,
@@ -154,6 +160,7 @@ def export(
     settings: tuple[str, ...],
     out: Path | None,
     profile: bool,
+    random_weights: Path | None,
     **options: Any,
 ) -> None:
     """Export MODEL as a .pte for ExecuTorch, shared and recovered as its recipe says, and check it.
@@ -163,11 +170,15 @@ def export(
     sharp-mobile export smollm2-135m --plan none         the same model, nothing shared
     sharp-mobile export ./Llama-3.2-1B --plan t_back --rank 128 --out build/llama
     sharp-mobile export model.gguf --set group_size=64 --set max_length=4096
+    sharp-mobile export --random-weights export/shapes/llama-3.2-1b.json --plan t_back
     """
+    from sharp_mobile.checkpoint import RANDOM
     from sharp_mobile.pipeline import export as run
     from sharp_mobile.pipeline import summary
     from sharp_mobile.recipes import recipe_name
 
+    if random_weights is not None:
+        model = f"{RANDOM}{random_weights}"
     recipe = _recipe(model, plan, rank, settings)
     directory = out or Path("build/exports", recipe_name(model))
     result = run(

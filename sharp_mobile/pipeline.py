@@ -133,7 +133,8 @@ def _decoder_options(recipe: Recipe, checkpoint: Checkpoint) -> DecoderOptions:
     attention = recipe.lower.attention
     if attention == "auto":
         attention = preferred_attention(checkpoint.config)
-    return DecoderOptions(recipe.lower.max_length, attention, recipe.lower.logits == "all")
+    lower = recipe.lower
+    return DecoderOptions(lower.max_length, attention, lower.logits == "all", lower.prefill_chunk)
 
 
 def make_decoder(recipe: Recipe, shared: Shared, stages: Stages) -> Decoder:
@@ -159,7 +160,7 @@ def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, prog
 def _metadata(options: DecoderOptions, checkpoint: Checkpoint) -> dict[str, Any]:
     """The constant methods that ExecuTorch's LLM runner reads."""
     metadata: dict[str, Any] = {
-        "get_max_seq_len": options.max_length,
+        "get_max_seq_len": options.max_length if options.chunk == options.max_length - 1 else options.chunk,
         "get_max_context_len": options.max_length,
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": options.attention == "custom_sdpa",

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sharp_mobile.checkpoint import HUB_ID, checkpoint_name
+from sharp_mobile.checkpoint import HUB_ID, RANDOM, checkpoint_name
 from sharp_mobile.errors import SharpError
 from sharp_mobile.packaged import PACKAGED_MODELS
 from sharp_mobile.recipe import Recipe
@@ -80,7 +80,12 @@ def _recipe_file(argument: str) -> Path | None:
 
 
 def _looks_like_model(argument: str) -> bool:
-    return argument in PACKAGED_MODELS or Path(argument).expanduser().exists() or HUB_ID.fullmatch(argument) is not None
+    return (
+        argument in PACKAGED_MODELS
+        or argument.startswith(RANDOM)
+        or Path(argument).expanduser().exists()
+        or HUB_ID.fullmatch(argument) is not None
+    )
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -1,6 +1,7 @@
 """The benchmark app of a fake phone: keeps what the driver and the real apps have agreed on, and measures nothing.
 
     python fake_app.py PHONE start -S -W -n ACTIVITY --es export_dir A,B --es out DIRECTORY --ei repetitions 3
+    SHARP_EXPORT_DIRS=A,B SHARP_OUT=DIRECTORY SHARP_REPETITIONS=3 python fake_app.py PHONE ios   (in its Documents)
 
 Without an export it only makes its directory. What goes wrong is in PHONE/behaviour.json: `die` (killed in this
 repetition), `silent` (no journal before that), `fail` (the run as a whole), `results` (changes of what is measured).
@@ -98,6 +99,9 @@ def main() -> None:
     if "export_dir" in given:
         directories = [Path(directory) for directory in given["export_dir"].split(",")]
         Run(Path(given["out"]), behaviour, "android")(directories, int(given.get("repetitions", 3)))
+    elif sys.argv[2] == "ios":
+        directories = [Path("exports", name) for name in os.environ["SHARP_EXPORT_DIRS"].split(",")]
+        Run(Path(os.environ["SHARP_OUT"]), behaviour, "ios")(directories, int(os.environ.get("SHARP_REPETITIONS", 3)))
     elif not behaviour.get("locked"):
         (phone / "sdcard/Android/data/dev.sharpmobile.bench/files/exports").mkdir(parents=True)
 

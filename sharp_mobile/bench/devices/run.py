@@ -179,7 +179,9 @@ def _results(
 
 
 def _divergence(export: Export, results: Results) -> tuple[str, ...]:
-    return divergence_warnings(export, results.tokens) if results.tokens or results.status == "ok" else ()
+    if not results.tokens and results.status == "failed":
+        return ()
+    return divergence_warnings(export, results.tokens, results.likeliest)
 
 
 def _unfinished(export: Export, device: Device, settings: Mapping[str, int], error: str) -> Results:

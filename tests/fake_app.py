@@ -4,7 +4,8 @@
     SHARP_EXPORT_DIRS=A,B SHARP_OUT=DIRECTORY SHARP_REPETITIONS=3 python fake_app.py PHONE ios   (in its Documents)
 
 Without an export it only makes its directory. What goes wrong is in PHONE/behaviour.json: `die` (killed in this
-repetition), `silent` (no journal before that), `fail` (the run as a whole), `results` (changes of what is measured).
+repetition), `silent` (no journal before that), `mute` (no status either), `state` (what it says instead of
+its state), `fail` (the run as a whole), `results` (changes of what is measured).
 """
 
 import json
@@ -49,6 +50,7 @@ class Run:
         self.out, self.behaviour, self.kind = out, behaviour, kind
 
     def status(self, state: str, progress: str | None = None, error: str | None = None) -> None:
+        state = self.behaviour.get("state", state)
         partial = self.out / "status.partial"
         partial.write_text(json.dumps({"state": state, "progress": progress, "error": error}))
         partial.replace(self.out / "status.json")
@@ -58,6 +60,8 @@ class Run:
 
     def __call__(self, directories: list[Path], repetitions: int) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
+        if self.behaviour.get("mute"):
+            time.sleep(60)
         if error := self.behaviour.get("fail"):
             self.status("failed", error=error)
             return

@@ -1,5 +1,6 @@
 """`bench --on android` from the export to the results, on a fake phone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,25 @@ def test_an_export_of_another_runtime_is_told_and_the_others_go_on(
 def test_a_run_that_cannot_be_done_is_told(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
     on_phone.behave(fail="no memory is left")
     with pytest.raises(SharpError, match="A1B2: no memory is left"):
+        bench(adb, another)
+
+
+def test_an_app_that_says_nothing_is_told(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
+    on_phone.behave(mute=True)
+    with pytest.raises(SharpError, match="A1B2: the app says nothing; unlock the phone"):
+        bench(adb, another, patience=replace(PATIENCE, silent=0.3))
+
+
+def test_an_app_that_says_nothing_new_is_told(adb: FakeAdb, another: Export) -> None:
+    with pytest.raises(SharpError, match="A1B2: the app has said nothing new for 0 s; end it and start again"):
+        bench(adb, another, patience=replace(PATIENCE, stuck=0.0))
+
+
+def test_a_status_of_another_kind_of_app_is_told(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
+    on_phone.behave(state="dreaming")
+    with pytest.raises(
+        SharpError, match=r"status\.json is not of this sharp-mobile; install the app that belongs to it"
+    ):
         bench(adb, another)
 
 

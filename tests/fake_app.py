@@ -24,7 +24,7 @@ RUNTIME = "1.5.1"
 STEP = 0.05
 
 
-def measured(export: Export, **changes: Any) -> Results:
+def measured(export: Export, /, **changes: Any) -> Results:
     """What this app would have measured."""
     common = {
         "created": "2026-01-02T03:04:05Z",

@@ -59,8 +59,8 @@ class IosServices:
     async def afc(self) -> AfcService:
         """The app's Documents, below /Documents."""
         if self._afc is None:
-            service = await HouseArrestService.create(await self._lock(), APP, documents_only=True)
-            self._afc = await self._open.enter_async_context(service)
+            self._afc = await HouseArrestService.create(await self._lock(), APP, documents_only=True)
+            await self._open.enter_async_context(self._afc)
         return self._afc
 
     async def installed(self) -> bool:

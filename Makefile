@@ -30,7 +30,8 @@ ARM64_TOOLS := qemu-aarch64 aarch64-linux-gnu-g++ cc
 ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup export profile-export inspect check compare-stock host-bench bench arm64-tools ios phone-tools-swift test test-fast lint clean
+.PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios arm64-tools ios \
+	phone-tools-swift test test-fast lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -67,6 +68,13 @@ host-bench: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/sharp-mobile bench $(BENCH) $(ARGS)
+
+# On the phone that is attached, with the app of android_bench/ or ios_bench/ on it.
+bench-android: $(INSTALLED)
+	$(BIN)/sharp-mobile bench $(BENCH) --on android $(ARGS)
+
+bench-ios: $(INSTALLED)
+	$(BIN)/sharp-mobile bench $(BENCH) --on ios $(ARGS)
 
 # Then the runtime's ARM64 libraries are fetched, and the runner and the counter compiled.
 arm64-tools: $(INSTALLED)

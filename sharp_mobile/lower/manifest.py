@@ -14,6 +14,7 @@ from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError, first_problem
 
 MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON = "manifest.json", "model.pte", "perplexity.json"
+PACKED = "packed"  # the directory of packed weights
 FORMAT_VERSION = 1
 FIRST_LAYER = "1"
 _BLOCK = 1 << 22

@@ -134,7 +134,7 @@ def check_lowerable(opened: Opened) -> None:
             text to round by.
     """
     opened.recipe.check_fits(opened.checkpoint.config)
-    if opened.recipe.quantize.rounding == "gptq":
+    if _rounds_to_text(opened.recipe, opened.checkpoint):
         _rounding_windows(opened.recipe, opened.checkpoint)
     build_decoder(opened.checkpoint.model, _decoder_options(opened.recipe, opened.checkpoint))
 
@@ -145,6 +145,12 @@ def _decoder_options(recipe: Recipe, checkpoint: Checkpoint) -> DecoderOptions:
         attention = preferred_attention(checkpoint.config)
     lower = recipe.lower
     return DecoderOptions(lower.max_length, attention, lower.logits == "all", lower.prefill_chunk)
+
+
+def _rounds_to_text(recipe: Recipe, checkpoint: Checkpoint) -> bool:
+    rounding = recipe.quantize.rounding
+    possible = checkpoint.tokenizer() is not None and not recipe.recovery.quantization_aware
+    return rounding == "gptq" or (rounding == "auto" and possible)
 
 
 def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
@@ -159,7 +165,7 @@ def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bo
     with stages.stage("build decoder"):
         decoder = build_decoder(shared.checkpoint.model, _decoder_options(recipe, shared.checkpoint))
     options = QuantizeOptions.of(recipe.quantize)
-    if recipe.quantize.rounding == "gptq":
+    if _rounds_to_text(recipe, shared.checkpoint):
         with stages.stage("round"):
             windows = _rounding_windows(recipe, shared.checkpoint)
             round_to_text(decoder, windows, options, progress=progress)

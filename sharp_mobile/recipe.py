@@ -225,6 +225,7 @@ class QuantizeSection(_Section):
     alone: hence 8 for the LM head. `embedding: auto` is 8 bits where it is tied to an LM head of 8, since both are
     stored once then, and 4 where it is a table of its own. `rounding: gptq` rounds the 4-bit linears by the warm-up's
     text, so that their products stay what they were; recovery that is quantization-aware simulates `nearest` alone.
+    `auto` is gptq where that is possible.
     """
 
     linear: Bits = 4
@@ -233,7 +234,7 @@ class QuantizeSection(_Section):
     lm_head: Bits = 8
     recovery: Bits = 8
     scales: Literal["hqq", "minmax"] = "hqq"
-    rounding: Literal["nearest", "gptq"] = "nearest"
+    rounding: Literal["nearest", "gptq", "auto"] = "nearest"
 
 
 class LowerSection(_Section):

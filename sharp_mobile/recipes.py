@@ -49,7 +49,8 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
             f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
             "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
         )
-    return _validated({"model": argument, **_sharing_of(Path(argument).expanduser())}, overrides, argument)
+    content = {"model": argument, "quantize": {"rounding": "auto"}, **_sharing_of(Path(argument).expanduser())}
+    return _validated(content, overrides, argument)
 
 
 def _sharing_of(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, quanti
 from sharp_mobile.lower.rounding import round_to_text, round_weight
 from sharp_mobile.pipeline import check_lowerable
 from sharp_mobile.plan import SharePlan
-from sharp_mobile.recipe import Recipe
+from sharp_mobile.recipe import QuantizeSection, Recipe
 from sharp_mobile.recover.run import open_recipe
 from sharp_mobile.share import Recovery, recovery_parameters, share_layers
 
@@ -97,5 +97,8 @@ def test_it_needs_a_text_and_no_quantization_aware_recovery(tmp_path: Path) -> N
     recipe = Recipe(model=str(tmp_path / "model"), quantize={"rounding": "gptq"}, lower={"max_length": 64})
     with pytest.raises(SharpError, match=r"rounding: gptq reads text, and there is no tokenizer"):
         check_lowerable(open_recipe(recipe, progress=False))
+    check_lowerable(
+        open_recipe(recipe.model_copy(update={"quantize": QuantizeSection(rounding="auto")}), progress=False)
+    )
     with pytest.raises(ValueError, match="exclude each other"):
         Recipe(model="a", quantize={"rounding": "gptq"}, recovery={"quantization_aware": True})

@@ -76,7 +76,7 @@ def test_results_of_another_pte_are_refused(adb: FakeAdb, on_phone: FakePhone, e
 
 
 def test_a_cable_that_is_pulled_in_the_middle_of_a_run_stops_nothing(adb: FakeAdb, another: Export) -> None:
-    adb.away = 0.2
+    adb.away = 1.0
 
     def pull(line: str) -> None:
         if line.startswith("repetition 2"):

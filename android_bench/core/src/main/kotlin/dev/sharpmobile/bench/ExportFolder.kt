@@ -21,49 +21,32 @@ data class PackedWeights(
     val bytes: Long,
 )
 
-/** The export folders below a directory, and those that are broken with the reason. */
-class Found(val folders: List<ExportFolder>, val broken: List<Pair<File, String>>)
+/** Exports below a directory, by name; and those that are broken, with the reason. */
+class FoundExports(val exports: List<ExportFolder>, val broken: List<Pair<String, String>>)
 
 /**
  * An opened export.
  *
- * executorch: the version that made it. length: positions in its KV cache. prompt: token ids, and expectedTokens what
- * greedy decoding gave after them when it was exported.
+ * executorch: the version that made it. length: positions in its KV cache. longestStep: tokens that one forward takes.
+ * prompt: token ids, and expectedTokens what greedy decoding gave after them when it was exported. stop: tokens that
+ * end a text.
  */
 class ExportFolder private constructor(
     val directory: File,
     val identity: ExportIdentity,
-    val executorch: String,
+    val executorch: String?,
     val length: Int,
+    val longestStep: Int,
     val prompt: List<Long>,
     val expectedTokens: List<Long>,
+    val stop: List<Long>,
     val packed: List<PackedWeights>,
 ) {
+    val name: String get() = directory.name
     val pte: File get() = pteOf(directory)
 
-    /** Hold the .pte against the SHA-256 in the manifest. */
-    fun checkHash() {
-        val found = sha256Of(pte)
-        if (found != identity.sha256) {
-            throw Failure(
-                "$pte: is not the file of its manifest: its SHA-256 is ${found.take(16)}…, not " +
-                    "${identity.sha256.take(16)}…; copy it again, or export the model again",
-            )
-        }
-    }
-
-    /** Refuse an export of another runtime than this one, such as "executorch 1.5.1". */
-    fun checkRuntime(runtime: String) {
-        if (runtime != "executorch $executorch") {
-            throw Failure(
-                "$directory: is of executorch $executorch, and this program has $runtime, which may not read it; " +
-                    "export the model again with that version, or build this program with the export's",
-            )
-        }
-    }
-
     companion object {
-        /** Open an export; reads the manifest and looks at the .pte's size, not at its bytes. */
+        /** Open an export; its .pte must have the bytes that the manifest says. The hash is checked by `checkHash`. */
         fun open(directory: File): ExportFolder {
             val path = File(directory, "manifest.json")
             if (!path.isFile) throw Failure("$directory: is not an export's directory: it has no manifest.json")
@@ -74,22 +57,22 @@ class ExportFolder private constructor(
             } catch (error: IOException) {
                 throw Failure("$path: cannot be read: ${told(error)}")
             }
-            checkSize(folder)
+            check(folder)
             return folder
         }
 
-        /** All export folders below a directory, by their names. */
-        fun find(directory: File): Found {
-            val folders = mutableListOf<ExportFolder>()
-            val broken = mutableListOf<Pair<File, String>>()
+        /** All exports below a directory; none where there is no directory. */
+        fun find(directory: File): FoundExports {
+            val exports = mutableListOf<ExportFolder>()
+            val broken = mutableListOf<Pair<String, String>>()
             for (child in directory.listFiles().orEmpty().filter { it.isDirectory }.sortedBy { it.name }) {
                 try {
-                    folders.add(open(child))
+                    exports.add(open(child))
                 } catch (failure: Failure) {
-                    broken.add(child to told(failure))
+                    broken.add(child.name to told(failure))
                 }
             }
-            return Found(folders, broken)
+            return FoundExports(exports, broken)
         }
 
         /** What can be said of a directory that cannot be opened. */
@@ -107,15 +90,17 @@ class ExportFolder private constructor(
                 )
             }
             val expected = fields.fields("expected")
-            val prompt = expected.wholes("prompt_tokens")
-            if (prompt.isEmpty()) throw Failure("$directory: its manifest has no prompt; export the model again")
+            val metadata = fields.fields("metadata")
+            val length = metadata.whole("get_max_context_len").toInt()
             return ExportFolder(
                 directory = directory,
                 identity = identity(fields, fields.fields("sizes")),
-                executorch = fields.fieldsOrNull("versions")?.textOrNull("executorch") ?: "unknown",
-                length = fields.fields("metadata").whole("get_max_context_len").toInt(),
-                prompt = prompt,
+                executorch = fields.fieldsOrNull("versions")?.textOrNull("executorch"),
+                length = length,
+                longestStep = minOf(length - 1, metadata.wholeOrNull("get_max_seq_len")?.toInt() ?: length),
+                prompt = expected.wholes("prompt_tokens"),
                 expectedTokens = expected.wholes("tokens"),
+                stop = metadata.wholes("get_eos_ids"),
                 packed = fields.list("packed").map { packedWeights(Fields(it, "$directory: packed")) },
             )
         }
@@ -139,13 +124,35 @@ class ExportFolder private constructor(
             bytes = fields.whole("bytes"),
         )
 
-        private fun checkSize(folder: ExportFolder) {
+        private fun check(folder: ExportFolder) {
             val bytes = fileBytes(folder.pte) ?: throw Failure("${folder.pte}: is missing; copy the export again")
-            if (bytes != folder.identity.fileBytes) {
-                throw Failure(
-                    "${folder.pte}: has $bytes bytes and should have ${folder.identity.fileBytes}; copy the export again",
-                )
+            val needed = folder.identity.fileBytes
+            if (bytes != needed) {
+                throw Failure("${folder.pte}: has $bytes bytes, its manifest says $needed; copy it again")
             }
+            val prompt = folder.prompt.size
+            if (prompt == 0 || prompt >= folder.length || folder.longestStep < 1) {
+                throw Failure("${folder.directory}: its prompt of $prompt tokens does not fit; export it again")
+            }
+        }
+    }
+
+    /** Hold the .pte against the SHA-256 in its manifest. */
+    fun checkHash() {
+        val found = sha256Of(pte)
+        if (found != identity.sha256) {
+            throw Failure(
+                "$pte: is not the file of its manifest: its SHA-256 is ${found.take(16)}…, not " +
+                    "${identity.sha256.take(16)}…; copy the export again",
+            )
+        }
+    }
+
+    /** A program is read by the runtime that it was made for; `runtime` is such as "executorch 1.5.1". */
+    fun checkRuntime(runtime: String) {
+        val needed = executorch?.let { "executorch $it" } ?: "an unknown runtime"
+        if (needed != runtime) {
+            throw Failure("$name: was exported for $needed, this app has $runtime; export it again with $runtime")
         }
     }
 }

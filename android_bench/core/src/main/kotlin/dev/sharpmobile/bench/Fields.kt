@@ -8,6 +8,7 @@ class Fields(value: Any?, private val path: String) {
     private val map = value as? Map<String, Any?> ?: throw Failure("$path: is no object")
     private val read = mutableSetOf<String>()
 
+    // Absent and null are the same to the functions that end in OrNull, and to lists.
     fun text(key: String): String = take(key) as? String ?: wrong(key, "text")
     fun textOrNull(key: String): String? = if (absent(key)) null else text(key)
     fun whole(key: String): Long = take(key) as? Long ?: wrong(key, "a whole number")

@@ -1,24 +1,46 @@
-// What is left if the system ends the app in the middle: results that say so.
+// A run that the system ends in the middle leaves a results file that says so.
 //
-// While a launch runs the results' file holds a failure of that launch, and between launches one that says that the
-// benchmark did not come to its end, both with what was measured before; results take its place in the end. So on the
-// next start nothing has to be guessed, and a reader always finds a file.
+//     begin ──► the file says: the system ended the app during <stage>      while a launch runs
+//     pause ──► the file says: the app was ended before it was measured     while other exports' launches run
+//     finish ─► the file has the results
+//
+// So on the next start nothing has to be guessed: the file is there, with what had been measured until then.
 
 package dev.sharpmobile.bench
 
 import java.io.File
 
-object Journal {
-    /** Note at a results file's place that a stage begins; soFar: what has been measured. */
-    fun begin(path: File, soFar: Results, stage: String) {
-        val error = "the system ended the app during $stage of ${soFar.export.name}, most likely for lack of memory; " +
-            "free some or share more layers"
-        soFar.copy(status = "failed", error = error).write(path)
-    }
+class Journal(private val path: File) {
+    fun begin(measured: Results, stage: String) = measured.failed(
+        "the system ended the app during $stage of ${measured.export.name}, most likely for lack of memory; " +
+            "free some or share more layers",
+    ).write(path)
 
-    /** Note that a stage has ended, and others are to come; what has failed already stays as it is. */
-    fun end(path: File, soFar: Results) {
-        val error = "the app ended before the benchmark of ${soFar.export.name} came to its end; run it again"
-        soFar.copy(status = "failed", error = soFar.error ?: error).write(path)
+    fun pause(measured: Results) =
+        measured.failed("the app was ended before ${measured.export.name} was measured to its end; run it again")
+            .write(path)
+
+    fun finish(results: Results) = results.write(path)
+}
+
+/** What is free on the device: bytes on disk, and of memory that the app may take, where the system tells. */
+class Room(val freeBytes: Long, val availableMemory: Long? = null)
+
+object Requirements {
+    /** Packed weights take about as many bytes as the .pte: on disk where the engine keeps them there, else in memory. */
+    fun check(room: Room, packedOnDisk: Boolean, export: ExportFolder) {
+        val needed = export.identity.fileBytes
+        if (packedOnDisk && room.freeBytes < needed) {
+            throw Failure(
+                "${export.name}: needs about $needed bytes of disk for packed weights, ${room.freeBytes} are free; " +
+                    "delete something",
+            )
+        }
+        if (!packedOnDisk && room.availableMemory != null && room.availableMemory < needed) {
+            throw Failure(
+                "${export.name}: needs about $needed bytes of memory for packed weights, the system gives " +
+                    "${room.availableMemory}; close other apps or share more layers",
+            )
+        }
     }
 }

@@ -14,19 +14,23 @@ package dev.sharpmobile.bench
 
 import java.io.File
 import java.io.IOException
+import java.security.MessageDigest
 
-class PackedCache(directory: File, private val key: String) {
+class PackedCache(private val directory: File, private val key: String) {
     // Shortened, because XNNPACK takes paths of 255 bytes at most; the seal holds the whole key.
     val path = File(directory, "${key.take(16)}.packed")
-    private val seal = File(directory, "${key.take(16)}.json")
+    private val sealPath = File(directory, "${key.take(16)}.json")
 
-    init {
-        directory.mkdirs()
+    companion object {
+        /** The name under which packed weights of a program, a runtime's version and a CPU are kept. */
+        fun key(pteSha256: String, runtime: String, cpu: String): String =
+            MessageDigest.getInstance("SHA-256").digest("$pteSha256\u0000$runtime\u0000$cpu".toByteArray())
+                .joinToString("") { "%02x".format(it) }
     }
 
     /** Have the next launch pack anew. */
     fun delete() {
-        seal.delete()
+        sealPath.delete()
         path.delete()
     }
 
@@ -40,52 +44,55 @@ class PackedCache(directory: File, private val key: String) {
     /** Vouch for what a launch has just written. */
     fun seal() {
         if (!path.isFile) throw Failure("$path: XNNPACK wrote no packed weights there; is the disk full?")
-        replaceText(seal, Json.write(measured()))
+        replaceText(sealPath, Json.write(measured()))
     }
 
     /** Make the file anew by a launch that is given its path; a launch that fails leaves none. */
     fun <T> make(launch: (File) -> T): T {
         delete()
         try {
-            return launch(path).also { seal() }
+            directory.mkdirs()
+            val launched = launch(path)
+            seal()
+            return launched
         } catch (error: Throwable) {
             delete()
             throw error
         }
     }
 
-    /** Run a launch with the file as it was sealed, having `make` pack first where that is needed. */
-    fun <T> usedBy(launch: (File) -> T, make: (File) -> Unit): T {
+    /** Run a launch with the file as it was sealed, having `pack` pack first where that is needed. */
+    fun <T> usedBy(launch: (File) -> T, pack: (File) -> Unit): T {
         repeat(2) {
-            if (!believed()) make(make)
+            if (!believed()) make(pack)
             val before = changes()
-            val result = launch(path)
-            if (changes() == before) return result
+            val launched = launch(path)
+            if (changes() == before) return launched
             delete()
         }
-        throw Failure("$path: XNNPACK refuses what it has packed itself; run without packed weights")
+        throw Failure("$path: XNNPACK refuses what it has packed itself; run without packed weights on disk")
     }
 
-    /** Put packed weights that an export brings in the file's place; whether they are whole and there now. */
-    fun bring(packed: PackedWeights, export: ExportFolder): Boolean {
+    /** Take the packed weights that an export brings, if they are for this program, runtime and CPU, and whole. */
+    fun bring(packed: PackedWeights, export: ExportFolder, runtime: String, cpuClass: String): Boolean {
         val source = File(export.directory, packed.file)
-        if (fileBytes(source) != packed.bytes || sha256Of(source) != packed.sha256) return false
-        delete()
-        val partial = File("$path.partial")
-        try {
-            source.copyTo(partial, overwrite = true)
-            if (!partial.renameTo(path)) return false
-        } catch (error: IOException) {
-            throw Failure("$path: cannot be written: ${told(error)}; make room for it")
-        } finally {
-            partial.delete()
+        val key = Triple(packed.runtime, packed.cpuClass, packed.pteSha256)
+        if (key != Triple(runtime, cpuClass, export.identity.sha256)) return false
+        if (fileBytes(source) != packed.bytes || sha256Of(source) != packed.sha256) {
+            throw Failure("$source: is damaged or gone, and was not used; copy the export again")
         }
-        seal()
+        make { path ->
+            try {
+                source.copyTo(path)
+            } catch (error: IOException) {
+                throw Failure("$path: cannot be written: ${told(error)}; make room for it")
+            }
+        }
         return true
     }
 
     private fun sealed(): Any? = try {
-        Json.parse(seal.readText())
+        Json.parse(sealPath.readText())
     } catch (_: IOException) {
         null
     } catch (_: IllegalArgumentException) {
@@ -96,10 +103,4 @@ class PackedCache(directory: File, private val key: String) {
         linkedMapOf("key" to key, "bytes" to path.length(), "sha256" to sha256Of(path))
 
     private fun changes() = path.length() to path.lastModified()
-
-    companion object {
-        /** The name under which packed weights of a program, a runtime and a CPU are kept. */
-        fun key(pteSha256: String, runtime: String, cpu: String): String =
-            sha256Of(listOf(pteSha256, runtime, cpu).joinToString("\u0000"))
-    }
 }

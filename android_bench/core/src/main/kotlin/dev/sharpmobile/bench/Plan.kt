@@ -1,10 +1,10 @@
-// What to measure, and how much of it an export has room for.
+// What to measure.
 
 package dev.sharpmobile.bench
 
 import kotlin.math.min
 
-/** repetitions: launches of each kind. warmups, forwards: of one token each. prefill, decode: tokens. */
+/** repetitions: launches of each kind. warmups, forwards: of one token, in a launch. prefill, decode: tokens. */
 data class Plan(
     val threads: Int = 1,
     val repetitions: Int = 5,
@@ -14,24 +14,13 @@ data class Plan(
     val decode: Int = 64,
 ) {
     init {
-        val least = mapOf(
-            "threads" to threads, "repetitions" to repetitions, "forwards" to forwards, "prefill" to prefill,
-            "decode" to decode,
-        )
-        for ((name, value) in least) {
-            if (value < 1) throw Failure("$name $value: write a whole number from 1 on")
+        val counts = listOf("threads" to threads, "repetitions" to repetitions, "forwards" to forwards)
+        for ((name, count) in counts + listOf("prefill" to prefill, "decode" to decode)) {
+            if (count < 1) throw Failure("$name $count: write a whole number from 1 on")
         }
     }
 
-    /** No more tokens than the export's cache has positions for. */
-    fun fitted(export: ExportFolder): Plan {
-        val room = export.length - export.prompt.size
-        if (room < 1) {
-            throw Failure(
-                "${export.directory}: its prompt of ${export.prompt.size} tokens does not fit in its cache of " +
-                    "${export.length}; export the model again with a larger max_length",
-            )
-        }
-        return copy(prefill = min(prefill, export.length - 1), decode = min(decode, room))
-    }
+    /** No more tokens than the export's cache has room for; one step takes one less than the cache. */
+    fun fitted(export: ExportFolder): Plan =
+        copy(prefill = min(prefill, export.length - 1), decode = min(decode, export.length - export.prompt.size))
 }

@@ -15,7 +15,6 @@
 package dev.sharpmobile.bench
 
 import java.io.File
-import java.io.IOException
 import java.text.SimpleDateFormat
 import java.util.Date
 import java.util.Locale
@@ -39,7 +38,10 @@ data class Device(
     val memoryBytes: Long? = null,
     val thermal: String? = null,
     val battery: String? = null,
-)
+) {
+    /** Whether it slows itself down; by the words of iOS and Android. */
+    val throttled: Boolean get() = thermal in setOf("serious", "severe", "critical", "emergency", "shutdown")
+}
 
 /** What ran, from the export's manifest. */
 data class ExportIdentity(
@@ -88,65 +90,63 @@ data class Results(
     val tokens: List<Long> = listOf(),
     val warnings: List<String> = listOf(),
 ) {
-    fun toJson(): String = Json.write(
-        linkedMapOf(
-            "schema_version" to SCHEMA_VERSION,
-            "created" to created,
-            "status" to status,
-            "error" to error,
-            "device" to json(device),
-            "export" to json(export),
-            "settings" to json(settings),
-            "load" to linkedMapOf("first" to json(load.first), "later" to json(load.later), "cold" to json(load.cold)),
-            "forward" to json(forward),
-            "prefill" to json(prefill),
-            "decode" to json(decode),
-            "memory" to json(memory),
-            "counts" to null,
-            "likeliest" to likeliest.map { listOf(it.token, it.logit) },
-            "tokens" to tokens,
-            "warnings" to warnings,
-        ),
-    )
+    /** The same, with why it failed. */
+    fun failed(error: String): Results = copy(status = "failed", error = error)
 
-    /** Write the results file, whole or not at all. */
-    fun write(path: File) = replaceText(path, toJson())
+    /** Its file's text. Throws where a number is none, such as an infinite logit. */
+    fun toJson(): String = try {
+        Json.write(json(this))
+    } catch (error: IllegalArgumentException) {
+        throw Failure("${export.name}: has results that no JSON can hold (${error.message}); export it again")
+    }
 
     companion object {
-        /** Read a results file's text; `path` is what errors name. */
-        fun parse(json: String, path: String = "results"): Results {
+        /** Results from their file's text; what is not of this schema is refused. */
+        fun parse(json: String): Results {
             val value = try {
                 Json.parse(json)
             } catch (error: IllegalArgumentException) {
-                throw Failure("$path: is not a whole results file (${error.message}); run the benchmark again")
+                throw Failure("is not a whole results file (${error.message}); run the benchmark again")
             }
-            val fields = Fields(value, path)
+            val fields = Fields(value, "results")
             val version = fields.wholeOrNull("schema_version")
             if (version != SCHEMA_VERSION) {
                 val of = if (version == null) "has no schema version" else "is of schema version $version"
-                throw Failure("$path: $of, this app reads version $SCHEMA_VERSION; run the benchmark again")
+                throw Failure("$of, this program reads version $SCHEMA_VERSION; run the benchmark again")
             }
             return results(fields)
         }
-
-        /** Read a results file. */
-        fun read(path: File): Results {
-            val text = try {
-                path.readText()
-            } catch (error: IOException) {
-                throw Failure("$path: cannot be read: ${told(error)}")
-            }
-            return parse(text, path.toString())
-        }
-
-        /** The time as `created` has it. */
-        fun now(): String {
-            val format = SimpleDateFormat("yyyy-MM-dd'T'HH:mm:ss'Z'", Locale.ROOT)
-            format.timeZone = TimeZone.getTimeZone("UTC")
-            return format.format(Date())
-        }
     }
+
+    /** Write the file, whole or not at all. */
+    fun write(file: File) = replaceText(file, toJson())
 }
+
+/** The time as `Results.created` has it: UTC, ISO 8601. */
+fun now(): String {
+    val format = SimpleDateFormat("yyyy-MM-dd'T'HH:mm:ss'Z'", Locale.ROOT)
+    format.timeZone = TimeZone.getTimeZone("UTC")
+    return format.format(Date())
+}
+
+private fun json(results: Results) = linkedMapOf(
+    "schema_version" to SCHEMA_VERSION,
+    "created" to results.created,
+    "status" to results.status,
+    "error" to results.error,
+    "device" to json(results.device),
+    "export" to json(results.export),
+    "settings" to json(results.settings),
+    "load" to json(results.load),
+    "forward" to json(results.forward),
+    "prefill" to json(results.prefill),
+    "decode" to json(results.decode),
+    "memory" to json(results.memory),
+    "counts" to null,
+    "likeliest" to results.likeliest.map { listOf(it.token, it.logit) },
+    "tokens" to results.tokens,
+    "warnings" to results.warnings,
+)
 
 private fun json(samples: Samples?) = samples?.let { linkedMapOf("seconds" to it.seconds) }
 
@@ -182,6 +182,9 @@ private fun json(settings: Settings) = linkedMapOf(
     "packed_cache" to settings.packedCache,
     "memory_limit" to settings.memoryLimit,
 )
+
+private fun json(load: Load) =
+    linkedMapOf("first" to json(load.first), "later" to json(load.later), "cold" to json(load.cold))
 
 private fun json(memory: Memory?) =
     memory?.let { linkedMapOf("anonymous" to it.anonymous, "file" to it.file, "peak" to it.peak) }

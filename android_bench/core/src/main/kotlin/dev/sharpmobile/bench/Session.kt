@@ -1,8 +1,8 @@
 // One run from directories to results files: what the app's screen, a start without hands and a command line share.
 //
-//     directories ── open ──► exports ── Protocol ──► results, each in its file
-//                      │                    │
-//                      └─ broken: failed    └─ Journal and Status at every stage
+//     directories ── open ──► exports ── BenchProtocol ──► results, each in its file
+//                      │                      │
+//                      └─ broken: failed      └─ Journal and Status at every stage
 
 package dev.sharpmobile.bench
 
@@ -20,22 +20,29 @@ class Status(private val path: File) {
         replaceText(path, Json.write(linkedMapOf("state" to state, "progress" to progress, "error" to error)))
 }
 
-/** status: null for none. say: told every line of progress. See Protocol for the others. */
+/** place: where an export's directory has its results file. status: null for none. say: told every line of progress. */
 class Session(
     private val plan: Plan,
     private val engine: Engine,
     private val device: () -> Device,
+    private val room: () -> Room,
     private val caches: File?,
     private val status: Status?,
-    private val check: (ExportFolder) -> Unit = {},
-    private val cancelled: () -> Boolean = { false },
-    private val say: (String) -> Unit = {},
+    private val place: (File) -> File,
+    private val say: (String) -> Unit,
+    private val cancelled: () -> Boolean,
 ) {
-    /** Run exports; place: where an export's directory has its results file. Results in the directories' order. */
-    fun run(directories: List<File>, place: (File) -> File): List<Results> {
+    /** Run exports; results in the directories' order, those of what is no export among them. */
+    fun run(directories: List<File>): List<Results> {
         try {
-            val results = measured(directories, place)
-            for ((directory, result) in directories.zip(results)) result.write(place(directory))
+            refuse(directories)
+            status?.running("opening")
+            val opened = directories.map(::open)
+            val exports = opened.mapNotNull { it.getOrNull() }
+            val measured = BenchProtocol.run(exports, plan, engine, surroundings(), ::tell, cancelled).iterator()
+            val results = directories.zip(opened).map { (directory, export) ->
+                export.fold({ measured.next() }, { unreadable(directory, told(it)) })
+            }
             val error = results.firstNotNullOfOrNull { it.error }
             if (error == null) status?.done() else status?.failed(error)
             return results
@@ -45,52 +52,29 @@ class Session(
         }
     }
 
-    private fun measured(directories: List<File>, place: (File) -> File): List<Results> {
-        val exports = mutableListOf<ExportFolder>()
-        val results = mutableMapOf<File, Results>()
-        for (directory in directories) {
-            try {
-                exports.add(ExportFolder.open(directory))
-            } catch (failure: Failure) {
-                results[directory] = unreadable(directory, failure)
-            }
-        }
-        refuseTwice(directories, exports)
-        val protocol = Protocol(plan, engine, device, caches, check, { note(it, exports, place) }, cancelled)
-        for ((export, result) in exports.zip(protocol.run(exports))) results[export.directory] = result
-        return directories.map(results::getValue)
-    }
-
-    private fun note(progress: Progress, exports: List<ExportFolder>, place: (File) -> File) {
-        val path = place(exports.first { it.identity == progress.soFar.export }.directory)
-        if (progress.stage == null) {
-            Journal.end(path, progress.soFar)
-        } else {
-            say(progress.line)
-            status?.running(progress.line)
-            Journal.begin(path, progress.soFar, progress.stage)
-        }
-    }
-
-    private fun unreadable(directory: File, failure: Failure) = Results(
-        created = Results.now(),
-        status = "failed",
-        error = told(failure),
-        device = device(),
-        export = ExportFolder.unreadable(directory),
-        settings = Settings(engine.harness, engine.runtime, plan.threads, engine.weightCache, engine.packedCache),
-    )
-
-    private fun refuseTwice(directories: List<File>, exports: List<ExportFolder>) {
+    private fun refuse(directories: List<File>) {
         if (directories.isEmpty()) throw Failure("no export is named; name a directory with a manifest.json")
-        twice(directories.map { it.name })?.let {
-            throw Failure("$it: is named twice; name it once, or give the directories different names")
-        }
-        twice(exports.map { it.identity.sha256 })?.let { sha256 ->
-            val same = exports.filter { it.identity.sha256 == sha256 }.joinToString { it.directory.name }
-            throw Failure("$same: are the same export; name it once")
-        }
+        val twice = directories.groupBy { it.name }.values.firstOrNull { it.size > 1 } ?: return
+        throw Failure("${twice.first().name}: is named twice; name it once, or rename one of them")
     }
 
-    private fun twice(values: List<String>): String? = values.groupBy { it }.values.firstOrNull { it.size > 1 }?.first()
+    private fun open(directory: File): Result<ExportFolder> = try {
+        Result.success(ExportFolder.open(directory))
+    } catch (failure: Failure) {
+        Result.failure(failure)
+    }
+
+    private fun surroundings() = Place(device, room, caches) { Journal(place(it.directory)) }
+
+    private fun tell(progress: Progress) {
+        say(progress.line)
+        status?.running(progress.line)
+    }
+
+    /** Failed results of what is no export, in their file too. */
+    private fun unreadable(directory: File, error: String): Results {
+        val settings = Settings(engine.harness, engine.runtime, plan.threads, engine.weightCache, engine.packedCache)
+        val results = Results(now(), device = device(), export = ExportFolder.unreadable(directory), settings = settings)
+        return results.failed(error).also { it.write(place(directory)) }
+    }
 }

@@ -8,7 +8,10 @@ package dev.sharpmobile.bench
 
 import java.io.File
 
-/** The run's state for whoever waits: {"state": "running", "progress": "repetition 2 of 5: name", "error": null}. */
+/**
+ * The run's state for whoever waits: {"state": "running", "progress": "repetition 2 of 5: name", "error": null}.
+ * Failed is a run that could not be done at all; an export that failed says so in its results.
+ */
 class Status(private val path: File) {
     fun running(progress: String) = write("running", progress, null)
 
@@ -43,8 +46,7 @@ class Session(
             val results = directories.zip(opened).map { (directory, export) ->
                 export.fold({ measured.next() }, { unreadable(directory, told(it)) })
             }
-            val error = results.firstNotNullOfOrNull { it.error }
-            if (error == null) status?.done() else status?.failed(error)
+            status?.done()
             return results
         } catch (error: Exception) {
             status?.failed(told(error))
@@ -67,8 +69,8 @@ class Session(
     private fun surroundings() = Place(device, room, caches) { Journal(place(it.directory)) }
 
     private fun tell(progress: Progress) {
-        say(progress.line)
         status?.running(progress.line)
+        say(progress.line)
     }
 
     /** Failed results of what is no export, in their file too. */

@@ -1,11 +1,14 @@
 """Fixtures that every test may use."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
+from sharp_mobile.bench.exports import Export, read_export
+from sharp_mobile.bench.runner import build_runner
 from sharp_mobile.packaged import packaged_model
 from sharp_mobile.pipeline import ExportResult, export
 from sharp_mobile.recipe import Recipe
@@ -70,3 +73,50 @@ def tiny_export(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -
     return export(
         tiny_recipe, "tiny", directory / "tiny", work=directory / "recovered", progress=False, say=lambda line: None
     )
+
+
+# Exports that a plain C++ program can run, and so Kotlin and Swift around it: attention in portable operators.
+HIDDEN, INNER, RANK = 192, 768, 32
+
+
+@pytest.fixture(scope="session")
+def runner() -> Path:
+    """The compiled runner."""
+    if shutil.which("g++") is None:
+        pytest.skip("the runner needs g++")
+    return build_runner()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory of a model whose `.pte` is 11 MB, of which a shared MLP is 0.2."""
+    directory = tmp_path_factory.mktemp("models") / "tiny-llama"
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "head_dim": 48, "vocab_size": 32768}
+    tiny_model(num_hidden_layers=4, tie_word_embeddings=True, **sizes).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def exported(model: Path, text: Path, plan: str, directory: Path) -> Export:
+    recipe = Recipe(
+        model=str(model),
+        plan=plan,
+        recovery={"rank": RANK},
+        warmup={"text": str(text), "window": 32, "windows": 16},
+        lower={"max_length": 96, "attention": "portable"},
+    )
+    torch.manual_seed(0)
+    export(recipe, directory.name, directory, work=directory.parent, progress=False, say=lambda line: None)
+    return read_export(directory)
+
+
+@pytest.fixture(scope="session")
+def shared(tiny_llama: Path, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The third layer calls the second's MLP."""
+    return exported(tiny_llama, tiny_text, "2:3", tmp_path_factory.mktemp("exports") / "shared")
+
+
+@pytest.fixture(scope="session")
+def unshared(tiny_llama: Path, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Nothing is shared."""
+    return exported(tiny_llama, tiny_text, "none", tmp_path_factory.mktemp("exports") / "unshared")

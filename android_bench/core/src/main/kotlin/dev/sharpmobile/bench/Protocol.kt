@@ -15,6 +15,7 @@
 package dev.sharpmobile.bench
 
 import java.io.File
+import java.util.Locale
 import kotlin.math.max
 
 class Progress(val repetition: Int, val repetitions: Int, val name: String) {
@@ -57,15 +58,24 @@ object BenchProtocol {
         return benches.map { it.finish() }
     }
 
-    /** What is to be said if an export does not generate the tokens of its manifest. */
-    fun divergenceWarnings(tokens: List<Long>, expected: List<Long>): List<String> {
+    /**
+     * What is to be said if an export does not generate the tokens of its manifest. likeliest: after the prompt, which
+     * tells how near a first token that differs is.
+     */
+    fun divergenceWarnings(tokens: List<Long>, expected: List<Long>, likeliest: List<Likely>): List<String> {
         if (tokens == expected) return listOf()
         val pairs = tokens.zip(expected)
         val position = pairs.indexOfFirst { (ours, theirs) -> ours != theirs }.takeIf { it >= 0 } ?: pairs.size
-        return listOf(
-            "greedy tokens part from the manifest's at position $position of ${expected.size}; kernels of another " +
-                "CPU round differently, but tokens that differ from the first on mean another model",
-        )
+        val logits = likeliest.associate { it.token to it.logit }
+        val ours = logits[tokens.firstOrNull()]
+        val theirs = logits[expected.firstOrNull()]
+        val why = when {
+            position > 0 -> "kernels of another CPU round differently"
+            ours == null || theirs == null -> "a first token that is not even among the likeliest means another model"
+            else -> "kernels of another CPU round differently, and here the manifest's token is " +
+                "%.2f behind in logits".format(Locale.ROOT, ours - theirs)
+        }
+        return listOf("greedy tokens part from the manifest's at position $position of ${expected.size}; $why")
     }
 }
 
@@ -137,8 +147,9 @@ private class Bench(
             val model = steps(loaded)
             val logits = model.step(prompt(), 0)
             tokens = Greedy.continuation(model, logits, position(), export.expectedTokens.size, export.stop)
+            val likeliest = Greedy.likeliest(logits, 5)
+            BenchProtocol.divergenceWarnings(tokens, export.expectedTokens, likeliest).forEach { warn(it) }
         }
-        BenchProtocol.divergenceWarnings(tokens, export.expectedTokens).forEach { warn(it) }
     }
 
     /** Load without packed weights on disk, and leave them there. */

@@ -88,9 +88,19 @@ class ProtocolTest {
         val warnings = run(FakeEngine(), place(caches, "severe"), listOf(strange))[0].warnings
         assertEquals(2, warnings.size)
         assertContains(warnings[0], "throttled: the device was severe")
-        assertEquals(BenchProtocol.divergenceWarnings(listOf(2, 3, 4), listOf(2, 7, 4)), warnings.drop(1))
-        assertContains(warnings[1], "greedy tokens part from the manifest's at position 1 of 3; kernels of another CPU")
-        assertContains(BenchProtocol.divergenceWarnings(listOf(2), listOf(2, 7, 4))[0], "position 1 of 3")
+        val part = "greedy tokens part from the manifest's at position"
+        assertEquals("$part 1 of 3; kernels of another CPU round differently", warnings[1])
+        val likeliest = listOf(Likely(2, 1.5), Likely(7, 1.25))
+        val told = mapOf(
+            listOf(7L, 4L) to "$part 0 of 2; kernels of another CPU round differently, and here the manifest's token is " +
+                "0.25 behind in logits",
+            listOf(8L, 4L) to "$part 0 of 2; a first token that is not even among the likeliest means another model",
+            listOf(2L, 4L) to "$part 1 of 2; kernels of another CPU round differently",
+        )
+        for ((expected, warning) in told) {
+            assertEquals(listOf(warning), BenchProtocol.divergenceWarnings(listOf(2, 3), expected, likeliest))
+        }
+        assertEquals(listOf("$part 1 of 2; kernels of another CPU round differently"), BenchProtocol.divergenceWarnings(listOf(2), listOf(2, 3), likeliest))
     }
 
     @Test

@@ -4,6 +4,7 @@
 #   make export MODEL=…   a recipe of export/ (smollm2-135m), a recipe file, a Hugging Face directory, a hub id,
 #                         a .gguf file or a SHARP checkpoint
 #   PLAN=  RANK=  OUT=    override the recipe:  make export PLAN=t_back RANK=96 OUT=build/small
+#   make ios MODEL=…      build an export into the iPhone app: its directory, or its name in build/exports
 #   BENCH=                what make bench measures:  make bench BENCH='build/exports/a build/exports/b'
 #   ARGS=                 any other option of the command:  make export ARGS='--set group_size=64'
 
@@ -29,7 +30,8 @@ ARM64_TOOLS := qemu-aarch64 aarch64-linux-gnu-g++ cc
 ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup export profile-export inspect check compare-stock host-bench bench arm64-tools test test-fast lint clean
+.PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios arm64-tools ios \
+	phone-tools-swift test test-fast lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -67,6 +69,13 @@ host-bench: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/sharp-mobile bench $(BENCH) $(ARGS)
 
+# On the phone that is attached, with the app of android_bench/ or ios_bench/ on it.
+bench-android: $(INSTALLED)
+	$(BIN)/sharp-mobile bench $(BENCH) --on android $(ARGS)
+
+bench-ios: $(INSTALLED)
+	$(BIN)/sharp-mobile bench $(BENCH) --on ios $(ARGS)
+
 # Then the runtime's ARM64 libraries are fetched, and the runner and the counter compiled.
 arm64-tools: $(INSTALLED)
 	@if ! which $(ARM64_TOOLS) >/dev/null; then \
@@ -75,6 +84,14 @@ arm64-tools: $(INSTALLED)
 		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -yqq $(ARM64_PACKAGES); \
 	fi
 	$(BIN)/python -m sharp_mobile.bench.emulation
+
+# The app's project takes all of ios_bench/Models; see ios_bench/README.md.
+ios: $(INSTALLED)
+	$(BIN)/python -m sharp_mobile.bench.bundle '$(if $(wildcard $(MODEL)/.),$(MODEL),build/exports/$(MODEL))'
+
+# Where there is no Swift: Debian's, by debootstrap, in build/phones/swift. Only root may make it and change into it.
+phone-tools-swift:
+	@command -v swift >/dev/null || $(SUDO) ios_bench/swift-on-linux install
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

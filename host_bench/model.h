@@ -158,6 +158,7 @@ class Model {
         text += (text.empty() ? "" : ", ") + value_json(value);
         if (!value.isInt()) continue;
         if (name == "get_max_context_len") length_ = value.toInt();
+        if (name == "get_max_seq_len") chunk_ = value.toInt();
         if (name == "get_eos_ids") stop_.push_back(value.toInt());
       }
       metadata_[name] = values->size() == 1 && name != "get_eos_ids" ? text : "[" + text + "]";
@@ -166,30 +167,27 @@ class Model {
       fail(given_.pte + ": is no language model's program: it has no get_max_context_len, or its forward does "
            "not take tokens and a position");
     }
+    chunk_ = std::min(chunk_ == 0 ? length_ : chunk_, length_ - 1);
   }
 
   // Refuses what goes beyond the cache before anything is timed.
   void check_fits(const char* what, int64_t first, int64_t count) const {
-    if (first + count > length_ || count >= length_) {
+    if (first + count > length_) {
       fail(std::string(what) + ": " + std::to_string(count) + " tokens from position " + std::to_string(first) +
            " do not fit in this export's cache of " + std::to_string(length_) +
-           " (of which one step takes one less); take fewer, or export with a larger max_length");
+           "; take fewer, or export with a larger max_length");
     }
   }
 
-  // Runs tokens from a position on; what it predicts is in `logits()` until the next step.
+  // Runs tokens from a position on, as many at a time as the program takes; what it predicts is in `logits()` until
+  // the next step.
   void step(std::vector<int64_t> tokens, int64_t position) {
-    const auto count = static_cast<int32_t>(tokens.size());
-    auto input = make_tensor_ptr({1, count}, std::move(tokens));
-    auto start = make_tensor_ptr({1}, std::vector<int64_t>{position});
-    auto output = module_->forward({EValue(input), EValue(start)});
-    if (!output.ok()) fail_with_log(given_.pte + ": a step fails");
-    const auto& tensor = output->at(0).toTensor();
-    if (tensor.scalar_type() != executorch::aten::ScalarType::Float) {
-      fail(given_.pte + ": its logits are not float32");
+    const auto count = static_cast<int64_t>(tokens.size());
+    if (count <= chunk_) return forward(std::move(tokens), position);
+    for (int64_t start = 0; start < count; start += chunk_) {
+      const auto end = std::min(start + chunk_, count);
+      forward({tokens.begin() + start, tokens.begin() + end}, position + start);
     }
-    vocabulary_ = static_cast<size_t>(tensor.size(tensor.dim() - 1));
-    last_ = tensor.const_data_ptr<float>() + tensor.numel() - vocabulary_;
   }
 
   const float* logits() const { return last_; }
@@ -224,13 +222,27 @@ class Model {
   }
 
  private:
+  void forward(std::vector<int64_t> tokens, int64_t position) {
+    const auto count = static_cast<int32_t>(tokens.size());
+    auto input = make_tensor_ptr({1, count}, std::move(tokens));
+    auto start = make_tensor_ptr({1}, std::vector<int64_t>{position});
+    auto output = module_->forward({EValue(input), EValue(start)});
+    if (!output.ok()) fail_with_log(given_.pte + ": a step fails");
+    const auto& tensor = output->at(0).toTensor();
+    if (tensor.scalar_type() != executorch::aten::ScalarType::Float) {
+      fail(given_.pte + ": its logits are not float32");
+    }
+    vocabulary_ = static_cast<size_t>(tensor.size(tensor.dim() - 1));
+    last_ = tensor.const_data_ptr<float>() + tensor.numel() - vocabulary_;
+  }
+
   const ModelOptions given_;
   executorch::runtime::BackendOptions<3> options_;
   executorch::runtime::LoadBackendOptionsMap map_;
   std::unique_ptr<Module> module_;
   std::map<std::string, std::string> metadata_;
   std::vector<int64_t> stop_;
-  int64_t length_ = 0;
+  int64_t length_ = 0, chunk_ = 0;
   const float* last_ = nullptr;
   size_t vocabulary_ = 0;
 };

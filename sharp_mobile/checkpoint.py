@@ -59,6 +59,7 @@ from sharp_mobile.weight_files import (
 
 CONFIG_JSON = "config.json"
 GENERATION_JSON = "generation_config.json"
+RANDOM = "random:"  # and a config.json: an architecture without weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
@@ -76,6 +77,7 @@ class Checkpoint:
         model: the Hugging Face causal language model, in eval mode, frozen; shared already if it is a SHARP checkpoint.
         fingerprint: 16 hexadecimal digits; the same for the same configuration and weight files, wherever they lie.
         plan, recovery: of a SHARP checkpoint, else None.
+        random: the weights are random numbers, so there is nothing to recover.
         warnings: what the user should know, a line each.
     """
 
@@ -87,6 +89,7 @@ class Checkpoint:
     plan: SharePlan | None = None
     recovery: Recoveries | None = None
     warnings: tuple[str, ...] = ()
+    random: bool = False
     _tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
 
     @property
@@ -143,7 +146,7 @@ def open_checkpoint(
     """Open a packaged model, a Hugging Face directory, a GGUF file, a hub repository or a SHARP checkpoint.
 
     Args:
-        source: a name in `PACKAGED_MODELS`, a path, or `org/name`.
+        source: a name in `PACKAGED_MODELS`, a path, `org/name`, or `random:` and the path of a config.json.
         allow_pickle: take `pytorch_model.bin` where there are no safetensors. Code of a checkpoint is never run.
         dtype: of the loaded weights.
         progress: show progress bars while reading, if on a terminal.
@@ -153,6 +156,10 @@ def open_checkpoint(
             of config.json, or hold NaN or Inf.
     """
     source = str(source)
+    if source.startswith(RANDOM):
+        from sharp_mobile.random_weights import open_random  # which is built on this module
+
+        return open_random(source, dtype)
     with _quiet(progress):
         path = _locate(source, allow_pickle)
         if path.is_file():
@@ -164,8 +171,8 @@ def open_checkpoint(
 
 def checkpoint_name(source: str) -> str:
     """A short name for what `open_checkpoint` takes: the packaged name, or the last part of a path or hub id."""
-    name = Path(source).expanduser().resolve().name
-    return name.removesuffix(".gguf")
+    name = Path(source.removeprefix(RANDOM)).expanduser().resolve().name
+    return name.removesuffix(".json" if source.startswith(RANDOM) else ".gguf")
 
 
 def save_sharp_checkpoint(
@@ -268,14 +275,14 @@ def _download(repository: str, allow_pickle: bool) -> Path:
 
 
 def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: bool) -> Checkpoint:
-    config = _read_config(path)
+    config = _config_of(path)
     files = weight_files(path, allow_pickle=allow_pickle)
-    with torch.device("meta"), _naming(path / CONFIG_JSON, "describes no model"):
+    with torch.device("meta"), named_errors(path / CONFIG_JSON, "describes no model"):
         blueprint = AutoModelForCausalLM.from_config(config)
     warnings = check_tensors(
         stored_tensors(files), blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path
     )
-    with _naming(path):
+    with named_errors(path):
         model = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -319,7 +326,7 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
 
 def _open_sharp(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
     description = SharpDescription.read(path / SHARP_JSON)
-    config = _read_config(path)
+    config = _config_of(path)
     model = _skeleton(config, dtype, path / CONFIG_JSON)
     with _prefixed(path / SHARP_JSON):
         plan = SharePlan.parse(description.plan, description.layers)
@@ -329,7 +336,7 @@ def _open_sharp(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
     check_tensors(stored_tensors(weights), model.state_dict(), model.all_tied_weights_keys, directory=path)
     _assemble(model, {name: tensor.to(dtype) for name, tensor in load_file(weights[0]).items()})
     if (path / GENERATION_JSON).is_file():
-        with _naming(path):
+        with named_errors(path):
             model.generation_config = GenerationConfig.from_pretrained(path)
     tokenizer = _load_tokenizer(path)
     return Checkpoint(
@@ -345,13 +352,21 @@ def _open_sharp(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
     )
 
 
-def _read_config(directory: Path) -> PreTrainedConfig:
-    """config.json of a supported, unquantized model."""
+def _config_of(directory: Path) -> PreTrainedConfig:
     path = directory / CONFIG_JSON
     if not path.is_file():
         ggufs = sorted(directory.glob("*.gguf"))
         remedy = f"give {ggufs[0]} itself" if ggufs else "give the directory that `save_pretrained` wrote"
         raise SharpError(f"{directory}: holds no config.json; {remedy}")
+    return read_config(path)
+
+
+def read_config(path: Path) -> PreTrainedConfig:
+    """The config.json of a supported, unquantized model.
+
+    Raises:
+        SharpError: it is of another model.
+    """
     content = read_json(path)
     model_type = content.get("model_type")
     if not isinstance(model_type, str):
@@ -364,8 +379,8 @@ def _read_config(directory: Path) -> PreTrainedConfig:
         family_of(model_type)
     if "quantization_config" in content:
         raise SharpError(f"{path}: quantization_config: the checkpoint is quantized already; use the original")
-    with _naming(path):
-        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    with named_errors(path):
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, path: Path) -> PreTrainedModel:
@@ -374,7 +389,7 @@ def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, path: Path) -> PreTr
     Not on the meta device, because buffers that no file holds (RoPE frequencies) must be real. `path`: of the
     configuration, for messages.
     """
-    with no_init_weights(), _naming(path, "describes no model"):
+    with no_init_weights(), named_errors(path, "describes no model"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
@@ -399,12 +414,12 @@ def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
 def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a directory or a GGUF file; None where a directory has none."""
     if path.is_file():
-        with _naming(path, "its tokenizer cannot be read"):
+        with named_errors(path, "its tokenizer cannot be read"):
             # Not AutoTokenizer, which reads the whole file once more to find out that this is the class.
             return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
     if not any((path / file).is_file() for file in _TOKENIZER_FILES):
         return None
-    with _naming(path, "its tokenizer cannot be read"):
+    with named_errors(path, "its tokenizer cannot be read"):
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
@@ -430,7 +445,7 @@ def _prefixed(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _naming(path: Path, what: str = "cannot be loaded") -> Iterator[None]:
+def named_errors(path: Path, what: str = "cannot be loaded") -> Iterator[None]:
     """Turn what transformers raises over a broken file, which is of many kinds, into one line."""
     try:
         yield

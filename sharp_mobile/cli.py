@@ -5,7 +5,7 @@
     sharp-mobile export MODEL      the above as needed, then model.pte with its manifest, checked
     sharp-mobile inspect PTE       what a .pte holds, and whether it is sound
     sharp-mobile evaluate MODEL    perplexity, of checkpoints, of their quantized form, and of .pte files
-    sharp-mobile bench EXPORT      load time, latency and memory of exports; against a memory limit
+    sharp-mobile bench EXPORT      load time, latency and memory of exports; against a memory limit; on a phone
     sharp-mobile generate PTE      let a .pte speak
     sharp-mobile study fig4 MODEL  how much each layer's MLP matters: a JSON and a picture
     sharp-mobile reproduce table4  the paper's tables and figures in shape, on any model
@@ -147,6 +147,12 @@ def recover(
 @_recipe_options
 @click.option("--out", type=Path, help="Directory of the export; build/exports/<name> by default.")
 @click.option("--profile", is_flag=True, help="Show seconds and peak memory by stage.")
+@click.option(
+    "--random-weights",
+    type=Path,
+    metavar="CONFIG",
+    help="An architecture without weights, by its config.json, as MODEL.",
+)
 def export(
     model: str,
     plan: str | None,
@@ -154,6 +160,7 @@ def export(
     settings: tuple[str, ...],
     out: Path | None,
     profile: bool,
+    random_weights: Path | None,
     **options: Any,
 ) -> None:
     """Export MODEL as a .pte for ExecuTorch, shared and recovered as its recipe says, and check it.
@@ -163,11 +170,15 @@ def export(
     sharp-mobile export smollm2-135m --plan none         the same model, nothing shared
     sharp-mobile export ./Llama-3.2-1B --plan t_back --rank 128 --out build/llama
     sharp-mobile export model.gguf --set group_size=64 --set max_length=4096
+    sharp-mobile export --random-weights export/shapes/llama-3.2-1b.json --plan t_back
     """
+    from sharp_mobile.checkpoint import RANDOM
     from sharp_mobile.pipeline import export as run
     from sharp_mobile.pipeline import summary
     from sharp_mobile.recipes import recipe_name
 
+    if random_weights is not None:
+        model = f"{RANDOM}{random_weights}"
     recipe = _recipe(model, plan, rank, settings)
     directory = out or Path("build/exports", recipe_name(model))
     result = run(
@@ -244,7 +255,14 @@ def _given(context: click.Context) -> list[str]:
 
 @main.command()
 @click.argument("exports", type=Path, nargs=-1, required=True)
-@click.option("--on", "place", type=click.Choice(["host", "arm64"]), default="host", show_default=True, help="Where.")
+@click.option(
+    "--on",
+    "place",
+    type=click.Choice(["host", "arm64", "android", "ios"]),
+    default="host",
+    show_default=True,
+    help="Where.",
+)
 @click.option("--profile", default="pixel-6", show_default=True, help="With --on arm64: which phone; list lists them.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Launches of each kind.")
@@ -254,6 +272,10 @@ def _given(context: click.Context) -> list[str]:
 @click.option("--sweep", "limits", metavar="FROM:TO:STEP", help="Forward latency against memory: 100M:400M:50M.")
 @click.option("--no-weight-cache", is_flag=True, help="Every use of a shared weight is packed anew.")
 @click.option("--etdump", is_flag=True, help="Show where the time of a forward goes, operator by operator.")
+@click.option("--serial", help="With --on android: which of several phones, by its serial number.")
+@click.option("--udid", help="With --on ios: which of several phones.")
+@click.option("--app", type=Path, help="On a phone: install the benchmark app from this .apk or .ipa first.")
+@click.option("--allow-throttled", is_flag=True, help="On a phone: measure though it is too warm to run at full speed.")
 @click.option("--out", type=Path, help="File of the results; with several EXPORTS a directory of one file each.")
 @click.pass_context
 def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile: str, **options: Any) -> None:
@@ -263,21 +285,34 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
     sharp-mobile bench build/exports/smollm2-135m build/exports/smollm2-135m-unshared
     sharp-mobile bench build/exports/a build/exports/b --sweep 60M:200M:10M
     sharp-mobile bench build/exports/a --on arm64 --profile pixel-6
+    sharp-mobile bench build/exports/a build/exports/b --on android
 
     Plain C++ programs have no custom_sdpa: export with --set attention=portable. The results go to results-host.json
     beside each .pte unless --out says otherwise.
 
     On arm64, an emulated phone, instructions are counted instead: of --prefill tokens, on one thread. The results go to
     results-arm64-<profile>.json. Needs the tools of `make arm64-tools`.
+
+    On android and ios, an attached phone with the benchmark app, the exports are pushed and the app measures; the
+    results go to results-android-<model>.json. For iPhones: pip install 'sharp_mobile[ios]'.
     """
     from sharp_mobile.bench.host import Plan
     from sharp_mobile.bench.run import bench_arm64, bench_host, check_options
 
-    check_options(place, _given(context))
+    given = _given(context)
+    check_options(place, given)
     if place == "arm64":
         bench_arm64(exports, profile, options["prefill"], options["out"], say=click.echo)
         return
     names = ("threads", "repetitions", "prefill", "decode")
+    if place in ("android", "ios"):
+        from sharp_mobile.bench.devices.run import bench_phone
+
+        settings = {name: options[name] for name in names if f"--{name}" in given}
+        identifier = options["serial"] or options["udid"]
+        more = {name: options[name] for name in ("app", "allow_throttled", "out")}
+        bench_phone(place, exports, settings, identifier=identifier, **more, say=click.echo)
+        return
     plan = Plan(**{name: options[name] for name in names}, weight_cache=not options["no_weight_cache"])
     more = {name: options[name] for name in ("memory_limit", "limits", "etdump", "out")}
     bench_host(exports, plan, **more, say=click.echo)

@@ -20,18 +20,25 @@ from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder, p
 from sharp_mobile.lower.inspect import Inspection, inspect_pte
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, measure, versions
 from sharp_mobile.lower.program import assemble, lower_segments
+from sharp_mobile.lower.pte_file import write_pte_file
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
 from sharp_mobile.lower.report import write_report
+from sharp_mobile.lower.rounding import round_to_text
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.recipes import recipe_name
+from sharp_mobile.recover.data import source_windows
 from sharp_mobile.recover.run import RECOVERED, Opened, Say, Shared, open_recipe, share
 from sharp_mobile.stages import Stages
 
 PROMPT = "What is the capital of France?"
 # Compared with the eager model token by token, and printed.
 GENERATED_TOKENS = 64
+# What two programs for the same floats differ by, relatively.
+_ROUNDING = 1e-6
+# Of the warm-up's text, for GPTQ: 24 give SmolLM2-135M what 12 do.
+_ROUNDING_WINDOWS = 12
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def export(
                 f"every export is checked with; use {len(prompt) + 1} or more"
             )
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
-    decoder = make_decoder(recipe, shared, stages)
+    decoder = make_decoder(recipe, shared, stages, progress=progress)
     check_writable(out, needed=stored_bytes(decoder))
     with replace_directory(out) as partial:
         keys = write_pte(decoder, shared, partial / MODEL_PTE, stages, progress)
@@ -123,9 +130,12 @@ def check_lowerable(opened: Opened) -> None:
     """Refuse before the long work what a decoder cannot be built or quantized for.
 
     Raises:
-        SharpError: widths that the quantization's groups do not divide, or a model or length that has no decoder.
+        SharpError: widths that the quantization's groups do not divide, a model or length that has no decoder, or no
+            text to round by.
     """
     opened.recipe.check_fits(opened.checkpoint.config)
+    if _rounds_to_text(opened.recipe, opened.checkpoint):
+        _rounding_windows(opened.recipe, opened.checkpoint)
     build_decoder(opened.checkpoint.model, _decoder_options(opened.recipe, opened.checkpoint))
 
 
@@ -133,15 +143,34 @@ def _decoder_options(recipe: Recipe, checkpoint: Checkpoint) -> DecoderOptions:
     attention = recipe.lower.attention
     if attention == "auto":
         attention = preferred_attention(checkpoint.config)
-    return DecoderOptions(recipe.lower.max_length, attention, recipe.lower.logits == "all")
+    lower = recipe.lower
+    return DecoderOptions(lower.max_length, attention, lower.logits == "all", lower.prefill_chunk)
 
 
-def make_decoder(recipe: Recipe, shared: Shared, stages: Stages) -> Decoder:
+def _rounds_to_text(recipe: Recipe, checkpoint: Checkpoint) -> bool:
+    rounding = recipe.quantize.rounding
+    possible = checkpoint.tokenizer() is not None and not recipe.recovery.quantization_aware
+    return rounding == "gptq" or (rounding == "auto" and possible)
+
+
+def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
+    """Windows int64 [12, T] of the warm-up's text, no longer than the decoder's cache."""
+    tokenizer = checkpoint.tokenizer_for("quantize.rounding: gptq")
+    window = min(recipe.warmup.window, recipe.lower.max_length)
+    return source_windows(tokenizer, recipe.warmup.text, window, _ROUNDING_WINDOWS)
+
+
+def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bool = False) -> Decoder:
     """The quantized decoder of a shared model, in eager mode."""
     with stages.stage("build decoder"):
         decoder = build_decoder(shared.checkpoint.model, _decoder_options(recipe, shared.checkpoint))
+    options = QuantizeOptions.of(recipe.quantize)
+    if _rounds_to_text(recipe, shared.checkpoint):
+        with stages.stage("round"):
+            windows = _rounding_windows(recipe, shared.checkpoint)
+            round_to_text(decoder, windows, options, progress=progress)
     with stages.stage("quantize"):
-        quantize(decoder, QuantizeOptions(**recipe.quantize.model_dump()))
+        quantize(decoder, options)
     return decoder
 
 
@@ -151,15 +180,15 @@ def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, prog
         lowered, keys = lower_segments(decoder, progress=progress)
     with stages.stage("assemble"):
         program = assemble(lowered, _metadata(decoder.options, shared.checkpoint))
-    with stages.stage("write"), path.open("wb") as file:
-        program.write_to_file(file)
+    with stages.stage("write"):
+        write_pte_file(program, path)
     return keys
 
 
 def _metadata(options: DecoderOptions, checkpoint: Checkpoint) -> dict[str, Any]:
     """The constant methods that ExecuTorch's LLM runner reads."""
     metadata: dict[str, Any] = {
-        "get_max_seq_len": options.max_length,
+        "get_max_seq_len": options.max_length if options.chunk == options.max_length - 1 else options.chunk,
         "get_max_context_len": options.max_length,
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": options.attention == "custom_sdpa",
@@ -173,12 +202,21 @@ def _metadata(options: DecoderOptions, checkpoint: Checkpoint) -> dict[str, Any]
     return metadata
 
 
-def eager_step(decoder: Decoder) -> Step:
-    """An eager decoder as a step function that gives all logits."""
+def eager_step(decoder: Decoder, jitter: float = 0.0) -> Step:
+    """An eager decoder as a step function that gives all logits; `jitter` changes what is embedded by that fraction."""
+
+    def shaken(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(0))
+        return embedded * (1 + jitter * noise)
 
     def step(tokens: torch.Tensor, position: int) -> torch.Tensor:
-        with torch.no_grad():
-            return decoder(tokens, torch.tensor([position]))
+        hook = decoder.embedding.register_forward_hook(shaken) if jitter else None
+        try:
+            with torch.no_grad():
+                return decoder(tokens, torch.tensor([position]))
+        finally:
+            if hook is not None:
+                hook.remove()
 
     return step
 
@@ -193,7 +231,8 @@ def check_against_eager(
         integer = "float" not in (recipe.quantize.linear, recipe.quantize.lm_head)
         tolerance = TOLERANCE_INTEGER if integer else TOLERANCE_FLOAT
         count = min(GENERATED_TOKENS, options.max_length - len(prompt))
-        return compare(load_pte(pte), eager_step(decoder), prompt, count, checkpoint.eos_token_ids, tolerance)
+        step, jittered = eager_step(decoder), eager_step(decoder, _ROUNDING) if integer else None
+        return compare(load_pte(pte), step, prompt, count, checkpoint.eos_token_ids, tolerance, jittered)
     finally:
         decoder.options = options
 

@@ -222,15 +222,19 @@ class QuantizeSection(_Section):
 
     4 bits are in groups of `group_size` inputs, 8 bits per output channel. `scales` says how 4-bit scales are chosen.
     On SmolLM2-135M, 4 bits raise the perplexity of 24.3 to 26.4 in the LM head alone, and to 24.4 in the embedding
-    alone: hence their defaults.
+    alone: hence 8 for the LM head. `embedding: auto` is 8 bits where it is tied to an LM head of 8, since both are
+    stored once then, and 4 where it is a table of its own. `rounding: gptq` rounds the 4-bit linears by the warm-up's
+    text, so that their products stay what they were; recovery that is quantization-aware simulates `nearest` alone.
+    `auto` is gptq where that is possible.
     """
 
     linear: Bits = 4
     group_size: GroupSize = 32
-    embedding: Bits = 4
+    embedding: Bits | Literal["auto"] = "auto"
     lm_head: Bits = 8
     recovery: Bits = 8
     scales: Literal["hqq", "minmax"] = "hqq"
+    rounding: Literal["nearest", "gptq", "auto"] = "nearest"
 
 
 class LowerSection(_Section):
@@ -238,11 +242,14 @@ class LowerSection(_Section):
     but for models that it cannot do.
 
     `max_length` counts the tokens of prompt and answer together; `logits: last` gives those of the last token only.
+    `prefill_chunk` is how many tokens one step takes at most: a longer prompt goes in several, and memory for the
+    scores of that many is set aside. By default 128 with portable attention, whose scores are large; else all.
     """
 
     attention: Literal["auto", "custom_sdpa", "portable"] = "auto"
     max_length: int = Field(default=2048, ge=2)
     logits: Literal["last", "all"] = "last"
+    prefill_chunk: int | None = Field(default=None, ge=2)
 
 
 class Recipe(_Section):
@@ -263,6 +270,10 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _rank_fits_its_bits(self) -> "Recipe":
+        if self.quantize.rounding == "gptq" and self.recovery.quantization_aware:
+            raise ValueError(
+                "quantize.rounding: gptq and recovery.quantization_aware exclude each other; leave one out"
+            )
         # A rank is the input width of LoRA's B, and XNNPACK's 4-bit groups are multiples of 32 that divide the width.
         for rank in sorted(self.recovery.all_ranks()):
             if self.quantize.recovery == 4 and rank % 32:
@@ -295,7 +306,9 @@ class Recipe(_Section):
         quantize = self.quantize
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         widths = {}
-        if 4 in (quantize.linear, quantize.lm_head, quantize.embedding):
+        shared = config.tie_word_embeddings and quantize.lm_head == 8
+        own_table = quantize.embedding == 4 or (quantize.embedding == "auto" and not shared)
+        if own_table or 4 in (quantize.linear, quantize.lm_head):
             widths["hidden width"] = config.hidden_size
         if quantize.linear == 4:
             widths |= {"MLP width": config.intermediate_size, "attention width": config.num_attention_heads * head_dim}

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sharp_mobile.checkpoint import HUB_ID, checkpoint_name
+from sharp_mobile.checkpoint import HUB_ID, RANDOM, checkpoint_name
 from sharp_mobile.errors import SharpError
 from sharp_mobile.packaged import PACKAGED_MODELS
 from sharp_mobile.recipe import Recipe
@@ -49,7 +49,8 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
             f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
             "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
         )
-    return _validated({"model": argument, **_sharing_of(Path(argument).expanduser())}, overrides, argument)
+    content = {"model": argument, "quantize": {"rounding": "auto"}, **_sharing_of(Path(argument).expanduser())}
+    return _validated(content, overrides, argument)
 
 
 def _sharing_of(path: Path) -> dict[str, Any]:
@@ -80,7 +81,12 @@ def _recipe_file(argument: str) -> Path | None:
 
 
 def _looks_like_model(argument: str) -> bool:
-    return argument in PACKAGED_MODELS or Path(argument).expanduser().exists() or HUB_ID.fullmatch(argument) is not None
+    return (
+        argument in PACKAGED_MODELS
+        or argument.startswith(RANDOM)
+        or Path(argument).expanduser().exists()
+        or HUB_ID.fullmatch(argument) is not None
+    )
 
 
 class _StrictLoader(yaml.SafeLoader):

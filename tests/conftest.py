@@ -39,7 +39,7 @@ def packaged_gguf() -> Path:
 def exportable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face directory whose `.pte` has enough tensors for the program around them to be below 1% of it."""
     directory = tmp_path_factory.mktemp("models") / "exportable"
-    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "vocab_size": 32768}
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "vocab_size": 49152}
     tiny_model(num_hidden_layers=4, tie_word_embeddings=True, **sizes).save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
     return directory
@@ -91,7 +91,7 @@ def runner() -> Path:
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face directory of a model whose `.pte` is 11 MB, of which a shared MLP is 0.2."""
     directory = tmp_path_factory.mktemp("models") / "tiny-llama"
-    sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "head_dim": 48, "vocab_size": 32768}
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "head_dim": 48, "vocab_size": 65536}
     tiny_model(num_hidden_layers=4, tie_word_embeddings=True, **sizes).save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
     return directory

@@ -63,7 +63,7 @@ def test_an_export_is_a_directory_with_a_true_manifest(tiny_export: ExportResult
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": True,
         "enable_dynamic_shape": True,
-        "get_vocab_size": 32768,
+        "get_vocab_size": 49152,
         "get_n_layers": 4,
         "get_eos_ids": [2],
         "get_bos_id": 1,

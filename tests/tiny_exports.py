@@ -22,10 +22,20 @@ HOST = Device(kind="host", model="a machine", os="Linux 6", cpu="a CPU", cores=2
 EMULATED = Device(kind="arm64", model="cortex-a76", os="Linux", cpu="cortex-a76", cores=1)
 
 
-def write_export(directory: Path, *, file_bytes: int = 1000, shared: int = 200, plan: str = "2:3") -> Manifest:
-    """Write a directory with a `.pte` of so many bytes and its manifest; it is named as the directory."""
+def write_export(
+    directory: Path,
+    *,
+    file_bytes: int = 1000,
+    shared: int = 200,
+    plan: str = "2:3",
+    content: bytes | None = None,
+    tokens: tuple[int, ...] = (),
+    versions: dict[str, str] | None = None,
+) -> Manifest:
+    """Write a directory with a `.pte` of so many bytes, or this content, and its manifest; named as the directory."""
     directory.mkdir(parents=True)
-    content = f"{directory.name} {plan} ".encode().ljust(file_bytes, b"x")
+    content = content or f"{directory.name} {plan} ".encode().ljust(file_bytes, b"x")
+    file_bytes = len(content)
     (directory / MODEL_PTE).write_bytes(content)
     manifest = Manifest(
         name=directory.name,
@@ -42,10 +52,11 @@ def write_export(directory: Path, *, file_bytes: int = 1000, shared: int = 200, 
         delegates=5,
         operators={},
         divergence=0.01,
-        expected=Expected(prompt="", prompt_tokens=(), tokens=(), text=""),
+        expected=Expected(prompt="", prompt_tokens=(), tokens=tokens, text=""),
         tensors=(),
         names={},
         stages=(),
+        versions=versions or {},
     )
     (directory / MANIFEST_JSON).write_text(manifest.model_dump_json())
     return manifest

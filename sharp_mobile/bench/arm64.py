@@ -62,7 +62,7 @@ def measure(export: Export, profile: Profile, emulator: Emulator, prefill: int |
         counts=Counts(load_first=first, load_later=later, forward=forward, prefill=passage, prefill_tokens=prefill),
         likeliest=launched.likeliest,
         tokens=launched.tokens,
-        warnings=(*repacked, *divergence_warnings(wanted, launched.tokens)),
+        warnings=(*repacked, *divergence_warnings(wanted, launched.tokens, launched.likeliest)),
     )
 
 

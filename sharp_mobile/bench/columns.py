@@ -15,19 +15,22 @@ from pathlib import Path
 from sharp_mobile.bench.exports import read_export
 from sharp_mobile.bench.results import Device, ExportIdentity, Results, read_results
 from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.manifest import read_perplexity
 
 
 @dataclass(frozen=True)
 class Column:
     """An export with what was measured of it in one place, if anything.
 
-    label: tells the export from the others. name: tells the column from the others.
+    label: tells the export from the others. name: tells the column from the others. perplexity: through its `.pte`, if
+    that was measured.
     """
 
     name: str
     label: str
     export: ExportIdentity
     results: Results | None = None
+    perplexity: float | None = None
 
     def on_same_device(self, other: "Column") -> bool:
         """Whether both were measured, on the same device."""
@@ -52,13 +55,15 @@ def read_columns(arguments: Sequence[Path]) -> list[Column]:
     labels: dict[str, str] = {}
     columns: list[Column] = []
     for argument in arguments:
-        wanted, export, measured = _read(argument)
+        wanted, export, measured, perplexity = _read(argument)
         if export.sha256 not in labels:
             labels[export.sha256] = _unlike(wanted, labels.values())
         label = labels[export.sha256]
         for results in measured:
             name = label if results is None else f"{label}, {place(results.device)}"
-            columns.append(Column(_unlike(name, [column.name for column in columns]), label, export, results))
+            columns.append(
+                Column(_unlike(name, [column.name for column in columns]), label, export, results, perplexity)
+            )
     return columns
 
 
@@ -86,13 +91,14 @@ def read_results_of(path: Path, export: ExportIdentity) -> Results:
     return results
 
 
-def _read(argument: Path) -> tuple[str, ExportIdentity, Sequence[Results | None]]:
-    """What an argument means: a label for it, the export, and what was measured of it, or None."""
+def _read(argument: Path) -> tuple[str, ExportIdentity, Sequence[Results | None], float | None]:
+    """What an argument means: a label for it, the export, what was measured of it, or None, and its perplexity."""
     if not argument.is_dir():
         results = read_results(argument)
-        return results.export.name, results.export, [results]
+        return results.export.name, results.export, [results], None
     export = read_export(argument).identity
-    return argument.resolve().name, export, results_of(argument, export) or [None]
+    found = read_perplexity(argument, export.sha256)
+    return argument.resolve().name, export, results_of(argument, export) or [None], found.perplexity if found else None
 
 
 def _unlike(name: str, others: Collection[str]) -> str:

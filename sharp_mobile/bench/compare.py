@@ -22,7 +22,7 @@ MISSING = "–"
 OTHER_DEVICE = "*"
 DESCRIPTION = "what it is"
 
-_UNITS = {"bytes": "bytes", "rate": "/s", "count": "", "nats": "nats"}
+_UNITS = {"bytes": "bytes", "rate": "/s", "count": "", "nats": "nats", "ratio": ""}
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,11 @@
 """An export as a benchmark sees it: its `.pte`, held against its manifest, and what it should say."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, PackedWeights, read_manifest
-
-_BLOCK = 1 << 22
+from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, PackedWeights, read_manifest, sha256_of
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,3 @@ def check_pte(directory: Path, manifest: Manifest) -> None:
             f"{pte}: is not the file of its manifest: its SHA-256 is {found[:16]}…, not {manifest.sha256[:16]}…; "
             "export the model again"
         )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; read in blocks, so that it may be larger than memory."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

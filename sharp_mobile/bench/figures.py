@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sharp_mobile.bench.columns import Column
 
-Kind = Literal["bytes", "megabytes", "seconds", "rate", "count", "nats"]
+Kind = Literal["bytes", "megabytes", "seconds", "rate", "count", "nats", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,14 @@ FIGURES = (
         "nats",
         "export.divergence",
         "how far the .pte's predictions are from the eager model's that it was lowered from, in nats a token",
+        measured=False,
+    ),
+    Figure(
+        "likeness",
+        "perplexity",
+        "ratio",
+        "perplexity",
+        "of a text through the .pte, by sharp-mobile evaluate; lower is better",
         measured=False,
     ),
     Figure(

@@ -181,18 +181,30 @@ def run(exports: Sequence[Export], plan: Plan, say: Say = print, caches: Path = 
     ]
 
 
-def divergence_warnings(export: Export, tokens: Sequence[int]) -> tuple[str, ...]:
-    """What is to be said if an export does not generate the tokens of its manifest."""
+def divergence_warnings(
+    export: Export, tokens: Sequence[int], likeliest: Sequence[tuple[int, float]] = ()
+) -> tuple[str, ...]:
+    """What is to be said if an export does not generate the tokens of its manifest.
+
+    likeliest: tokens and logits after the prompt, which tell how near a first token that differs is.
+    """
     if tuple(tokens) == export.tokens:
         return ()
     pairs = zip(tokens, export.tokens, strict=False)
     position = next(
         (i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(tokens), len(export.tokens))
     )
-    return (
-        f"greedy tokens part from the manifest's at position {position} of {len(export.tokens)}; kernels of another "
-        "CPU round differently, but tokens that differ from the first on mean another model",
-    )
+    logits = dict(likeliest)
+    if position == 0 and tokens and export.tokens and export.tokens[0] in logits:
+        behind = logits[tokens[0]] - logits[export.tokens[0]]
+        why = (
+            f"kernels of another CPU round differently, and here the manifest's token is {behind:.2f} behind in logits"
+        )
+    elif position == 0:
+        why = "a first token that is not even among the likeliest means another model"
+    else:
+        why = "kernels of another CPU round differently"
+    return (f"greedy tokens part from the manifest's at position {position} of {len(export.tokens)}; {why}",)
 
 
 def _results(export: Export, plan: Plan, launches: Measured, tokens: tuple[int, ...]) -> Results:
@@ -223,7 +235,7 @@ def _results(export: Export, plan: Plan, launches: Measured, tokens: tuple[int, 
         ),
         likeliest=sample.likeliest,
         tokens=tokens,
-        warnings=divergence_warnings(export, tokens),
+        warnings=divergence_warnings(export, tokens, sample.likeliest),
     )
 
 

@@ -17,15 +17,13 @@ import shutil
 from pathlib import Path
 
 from sharp_mobile.bench.emulation import Emulator
-from sharp_mobile.bench.exports import Export, sha256_of
+from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.phone import Phone, emulated_phone
 from sharp_mobile.bench.profiles import Profile
 from sharp_mobile.bench.runner import Task, executorch_package
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import MANIFEST_JSON, PackedWeights
+from sharp_mobile.lower.manifest import MANIFEST_JSON, PACKED, PackedWeights, sha256_of
 from sharp_mobile.outputs import replace_text
-
-_DIRECTORY = "packed"
 
 
 def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeights:
@@ -39,7 +37,7 @@ def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeigh
     with emulated_phone(emulator, profile, export.pte) as phone:
         _pack(phone, export.prompt)
         packed = PackedWeights(
-            file=f"{_DIRECTORY}/{profile.name}.cache",
+            file=f"{PACKED}/{profile.name}.cache",
             profile=profile.name,
             cpu_class=profile.cpu_class,
             runtime=_runtime(),

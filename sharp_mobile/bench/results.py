@@ -253,7 +253,16 @@ def read_results(path: str | Path) -> Results:
     Raises:
         SharpError: there is none, it is not whole, or it is of another version of the schema.
     """
-    return _read(path, Results)
+    return parse_results(_text(path), path)
+
+
+def parse_results(text: str, source: str | Path) -> Results:
+    """Read what is in a results file; `source` says where it comes from.
+
+    Raises:
+        SharpError: it is not whole, or is of another version of the schema.
+    """
+    return _parse(text, source, Results)
 
 
 def read_sweep(path: str | Path) -> Sweep:
@@ -262,27 +271,34 @@ def read_sweep(path: str | Path) -> Sweep:
     Raises:
         SharpError: there is none, it is not whole, or it is of another version of the schema.
     """
-    return _read(path, Sweep)
+    return _parse(_text(path), path, Sweep)
 
 
 _File = TypeVar("_File", Results, Sweep)
 
 
-def _read(path: str | Path, schema: type[_File]) -> _File:
+def _text(path: str | Path) -> str:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise SharpError(f"{path}: is not a whole results file ({error}); run the benchmark again") from error
+
+
+def _parse(text: str, source: str | Path, schema: type[_File]) -> _File:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise SharpError(f"{source}: is not a whole results file ({error}); run the benchmark again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         of = "has no schema version" if version is None else f"is of schema version {version}"
-        raise SharpError(f"{path}: {of}, this sharp-mobile reads version {SCHEMA_VERSION}; run the benchmark again")
+        raise SharpError(f"{source}: {of}, this sharp-mobile reads version {SCHEMA_VERSION}; run the benchmark again")
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        raise SharpError(f"{path}: {first_problem(error)}; run the benchmark again") from error
+        raise SharpError(f"{source}: {first_problem(error)}; run the benchmark again") from error
 
 
 if __name__ == "__main__":

@@ -17,9 +17,22 @@ from sharp_mobile.errors import SharpError
 RESULTS_HOST = "results-host.json"
 SWEEP = Path("build/bench/sweep.json")
 
-# Options that mean something in one place alone.
-_HOST_ALONE = ("--threads", "--repetitions", "--decode", "--memory-limit", "--sweep", "--no-weight-cache", "--etdump")
-_ARM64_ALONE = ("--profile",)
+# Where an option means something, if not everywhere.
+_MEASURING, _PHONES = ("host", "android", "ios"), ("android", "ios")
+_PLACES = {
+    "--threads": _MEASURING,
+    "--repetitions": _MEASURING,
+    "--decode": _MEASURING,
+    "--memory-limit": ("host",),
+    "--sweep": ("host",),
+    "--no-weight-cache": ("host",),
+    "--etdump": ("host",),
+    "--profile": ("arm64",),
+    "--serial": ("android",),
+    "--udid": ("ios",),
+    "--app": _PHONES,
+    "--allow-throttled": _PHONES,
+}
 
 
 def bench_host(
@@ -48,7 +61,7 @@ def bench_host(
     if memory_limit is not None:
         plan = replace(plan, memory_limit=parse_bytes(memory_limit))
     exports = [read_export(directory) for directory in directories]
-    places = _places(exports, RESULTS_HOST, out)
+    places = results_places(exports, RESULTS_HOST, out)
     if within:
         path = out or SWEEP
         picture = write_sweep(path, sweep(exports, within, plan, say))
@@ -67,8 +80,7 @@ def check_options(place: str, given: Sequence[str]) -> None:
     Raises:
         SharpError: there are some.
     """
-    elsewhere = _HOST_ALONE if place == "arm64" else _ARM64_ALONE
-    if wrong := [option for option in given if option in elsewhere]:
+    if wrong := [option for option in given if place not in _PLACES.get(option, (place,))]:
         raise SharpError(f"{', '.join(wrong)}: of no use with --on {place}; leave out")
 
 
@@ -85,15 +97,19 @@ def bench_arm64(
     """
     profile, emulator = read_profile(phone), find_emulator()
     exports = [read_export(directory) for directory in directories]
-    places = _places(exports, f"results-arm64-{profile.name}.json", out)
+    places = results_places(exports, f"results-arm64-{profile.name}.json", out)
     for export, path in zip(exports, places, strict=True):
         results = arm64.measure(export, profile, emulator, prefill)
         write_results(path, results)
         say("\n".join([*arm64.summary(results), f"  {path}"]))
 
 
-def _places(exports: Sequence[Export], name: str, out: Path | None) -> list[Path]:
-    """Where the results of each export go: by default in its directory, under this name."""
+def results_places(exports: Sequence[Export], name: str, out: Path | None) -> list[Path]:
+    """Where the results of each export go: by default in its directory, under this name.
+
+    Raises:
+        SharpError: two of them would be one file.
+    """
     if out is None:
         return [export.directory / name for export in exports]
     if len(exports) == 1:

@@ -4,9 +4,11 @@
                 └─► stock_inputs (Meta's names and layout) ─► export_llm ──────► stock/model.pte
 
     python -m sharp_mobile.bench.stock_export --max-length 2048
+    python -m sharp_mobile.bench.stock_export --max-length 256 --attention portable --count pixel-6
 
 Both run as child processes, in turn, on one thread: 8da4w linears, the LM head among them, and a 4-bit embedding, in
-groups of 32 with HQQ scales; KV cache, custom SDPA, dynamic length, float32, logits of the last token, XNNPACK.
+groups of 32 with HQQ scales; KV cache, dynamic length, float32, logits of the last token, XNNPACK. With portable
+attention both run in a plain C++ program, and the instructions of a token can be counted on an emulated phone.
 
 Not the same: ours also opens the checkpoint as the user has it, reads the `.pte` back and checks its answers against
 the eager model. The stock exporter does neither, and the conversion of the checkpoint for it is not counted. A
@@ -75,7 +77,7 @@ def run_child(command: Sequence[str], log: Path, *, directory: Path | None = Non
     return Usage(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
-def export_ours(model: str, max_length: int, out: Path) -> Cost:
+def export_ours(model: str, max_length: int, attention: str, out: Path) -> Cost:
     """Export with `sharp-mobile export`, nothing shared, into out/ours.
 
     Raises:
@@ -87,7 +89,7 @@ def export_ours(model: str, max_length: int, out: Path) -> Cost:
         "embedding": 4,
         "group_size": GROUP_SIZE,
         "scales": "hqq",
-        "attention": "custom_sdpa",
+        "attention": attention,
         "max_length": max_length,
         "logits": "last",
     }
@@ -97,7 +99,7 @@ def export_ours(model: str, max_length: int, out: Path) -> Cost:
     return Cost("sharp-mobile", usage, (out / "ours" / _PTE).stat().st_size)
 
 
-def export_stock(model: str, max_length: int, out: Path) -> Cost:
+def export_stock(model: str, max_length: int, attention: str, out: Path) -> Cost:
     """Export with ExecuTorch's `export_llm`, into out/stock.
 
     Raises:
@@ -105,6 +107,7 @@ def export_stock(model: str, max_length: int, out: Path) -> Cost:
     """
     log, kept = out / "stock.log", out / "stock"
     settings = [f"--max-length={max_length}", f"--group-size={GROUP_SIZE}", f"--output={_PTE}"]
+    settings.append(f"--attention={attention}")
     with tempfile.TemporaryDirectory(dir=out, prefix="stock.partial-") as name:
         work = Path(name)
         run_child([sys.executable, "-m", "sharp_mobile.bench.stock_inputs", model, str(work), *settings], log)
@@ -120,7 +123,9 @@ def export_stock(model: str, max_length: int, out: Path) -> Cost:
 _EXPORTERS = {"ours": export_ours, "stock": export_stock}
 
 
-def compare(model: str, max_length: int, runs: int, exporters: Sequence[str], out: Path) -> Iterator[Cost]:
+def compare(
+    model: str, max_length: int, attention: str, runs: int, exporters: Sequence[str], out: Path
+) -> Iterator[Cost]:
     """Export a model with each of the exporters in turn, `runs` times; each cost as soon as it is known.
 
     Raises:
@@ -130,7 +135,26 @@ def compare(model: str, max_length: int, runs: int, exporters: Sequence[str], ou
     out.mkdir(parents=True, exist_ok=True)
     for _ in range(runs):
         for exporter in exporters:
-            yield _EXPORTERS[exporter](model, max_length, out)
+            yield _EXPORTERS[exporter](model, max_length, attention, out)
+
+
+def instructions(out: Path, profile: str) -> dict[str, int]:
+    """Executed instructions of a token after a prompt of eight, by exporter, on an emulated phone.
+
+    Raises:
+        SharpError: the tools of emulation are missing, or one of the programs cannot be run by a plain C++ program.
+    """
+    from sharp_mobile.bench.emulation import find_emulator
+    from sharp_mobile.bench.phone import emulated_phone
+    from sharp_mobile.bench.profiles import read_profile
+    from sharp_mobile.bench.runner import Task
+
+    counted = {}
+    for exporter in _EXPORTERS:
+        with emulated_phone(find_emulator(), read_profile(profile), out.resolve() / exporter / _PTE) as phone:
+            task = Task(prompt=tuple(range(1, 9)), forwards=1, markers="forward")
+            counted[exporter] = phone.count(task)[1].instructions
+    return counted
 
 
 HEADER = f"{'exporter':<14} {'wall s':>8} {'CPU s':>8} {'peak MB':>8} {'.pte bytes':>14}"
@@ -157,17 +181,25 @@ def cpu_ratio(costs: Sequence[Cost]) -> float:
 @click.command()
 @click.argument("model", default="smollm2-135m-instruct")
 @click.option("--max-length", type=click.IntRange(min=2), default=2048, show_default=True, help="Of the KV cache.")
+@click.option("--attention", type=click.Choice(["custom_sdpa", "portable"]), default="custom_sdpa", show_default=True)
+@click.option("--count", "profile", help="Count the instructions of a token on this emulated phone; portable alone.")
 @click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="Of each exporter, in turn.")
 @click.option("--only", type=click.Choice(list(_EXPORTERS)), help="One exporter alone.")
 @click.option("--out", type=Path, default=Path("build/compare-stock"), show_default=True, help="For exports and logs.")
-def main(model: str, max_length: int, runs: int, only: str | None, out: Path) -> None:
+def main(
+    model: str, max_length: int, attention: str, profile: str | None, runs: int, only: str | None, out: Path
+) -> None:
     """Export MODEL, a plain Llama, unshared with sharp-mobile and with ExecuTorch's export_llm; compare the costs."""
     costs = []
     try:
         click.echo(HEADER)
-        for cost in compare(model, max_length, runs, [only] if only else list(_EXPORTERS), out):
+        for cost in compare(model, max_length, attention, runs, [only] if only else list(_EXPORTERS), out):
             costs.append(cost)
             click.echo(row(cost))
+        if profile is not None:
+            counted = instructions(out, profile)
+            told = ", ".join(f"{exporter} {count:,}" for exporter, count in counted.items())
+            click.echo(f"instructions of a token on {profile}: {told}, ratio {counted['ours'] / counted['stock']:.3f}")
     except SharpError as error:
         raise click.ClickException(str(error)) from error
     if only is None:

@@ -85,8 +85,10 @@ def stock_params(config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
-def stock_config(checkpoint: Checkpoint, max_length: int, group_size: int, output: str) -> dict[str, Any]:
-    """config.yaml: 8da4w linears and a 4-bit embedding in groups (HQQ by default), KV cache, custom SDPA, XNNPACK."""
+def stock_config(
+    checkpoint: Checkpoint, max_length: int, group_size: int, output: str, attention: str = "custom_sdpa"
+) -> dict[str, Any]:
+    """config.yaml: 8da4w linears and a 4-bit embedding in groups (HQQ by default), KV cache, XNNPACK."""
     tokens = {"get_bos_id": checkpoint.bos_token_id, "get_eos_ids": checkpoint.eos_token_ids}
     return {
         "base": {
@@ -99,7 +101,7 @@ def stock_config(checkpoint: Checkpoint, max_length: int, group_size: int, outpu
             "dtype_override": "fp32",
             "enable_dynamic_shape": True,
             "use_kv_cache": True,
-            "use_sdpa_with_kv_cache": True,
+            "use_sdpa_with_kv_cache": attention == "custom_sdpa",
         },
         "export": {"max_seq_length": max_length, "max_context_length": max_length, "output_name": output},
         "quantization": {"qmode": "8da4w", "group_size": group_size, "embedding_quantize": f"4,{group_size}"},
@@ -132,8 +134,9 @@ def check_plain_llama(checkpoint: Checkpoint) -> None:
 @click.argument("directory", type=Path)
 @click.option("--max-length", type=int, required=True)
 @click.option("--group-size", type=int, required=True)
+@click.option("--attention", type=click.Choice(["custom_sdpa", "portable"]), required=True)
 @click.option("--output", required=True, help="Where the exporter is to write, relative to its working directory.")
-def main(model: str, directory: Path, max_length: int, group_size: int, output: str) -> None:
+def main(model: str, directory: Path, max_length: int, group_size: int, attention: str, output: str) -> None:
     """Write what `export_llm --config config.yaml` needs to export MODEL into DIRECTORY."""
     try:
         checkpoint = open_checkpoint(model, progress=False)
@@ -142,7 +145,7 @@ def main(model: str, directory: Path, max_length: int, group_size: int, output: 
         raise click.ClickException(str(error)) from error
     torch.save(meta_state_dict(checkpoint.model), directory / WEIGHTS)
     (directory / PARAMS).write_text(json.dumps(stock_params(checkpoint.config)), encoding="utf-8")
-    config = stock_config(checkpoint, max_length, group_size, output)
+    config = stock_config(checkpoint, max_length, group_size, output, attention)
     (directory / CONFIG).write_text(yaml.safe_dump(config), encoding="utf-8")
     checkpoint.write_tokenizer(directory)
 

@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.evaluate.perplexity import perplexity
+from sharp_mobile.evaluate.perplexity import Perplexity, perplexity
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
 from sharp_mobile.lower.inspect import inspect_pte
-from sharp_mobile.lower.manifest import MODEL_PTE
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity, sha256_of
 from sharp_mobile.lower.runtime import Step, load_pte, whole_window
+from sharp_mobile.outputs import replace_text
 from sharp_mobile.pipeline import check_lowerable, eager_step, make_decoder, write_pte
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.recover.data import check_length, source_windows
@@ -98,12 +99,25 @@ def evaluate_tasks(
 def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bool) -> str:
     """Perplexity through a `.pte` or an export, with the tokenizer beside it; a line.
 
+    An export keeps it in perplexity.json, where `compare` finds it.
+
     Raises:
         SharpError: no `.pte`, no tokenizer beside it, or a window that its cache does not hold.
     """
     pte, tokenizer = _pte_with_tokenizer(path)
     windows = source_windows(tokenizer, text, window, count)
-    return _perplexity(Form(str(pte), load_pte(pte)), windows, text, progress)
+    found = perplexity(whole_window(load_pte(pte)), windows, progress=progress)
+    if pte.with_name(MANIFEST_JSON).is_file():
+        kept = MeasuredPerplexity(
+            sha256=sha256_of(pte),
+            perplexity=found.value,
+            text=text,
+            windows=len(windows),
+            window=windows.shape[1],
+            tokens=found.tokens,
+        )
+        replace_text(pte.with_name(PERPLEXITY_JSON), kept.model_dump_json(indent=1) + "\n")
+    return _described(str(pte), found, windows, text)
 
 
 def evaluate_pte_tasks(
@@ -145,7 +159,7 @@ def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
     yield Form("float, eager", ModelStep(shared.checkpoint.model))
     if not (wanted.quantized or wanted.pte):
         return
-    decoder = make_decoder(recipe, shared, stages)
+    decoder = make_decoder(recipe, shared, stages, progress=wanted.progress)
     if wanted.quantized:
         yield Form("quantized, eager", eager_step(decoder))
     if wanted.pte:
@@ -163,6 +177,9 @@ def _pte_with_tokenizer(path: Path) -> tuple[Path, PreTrainedTokenizerBase]:
 
 
 def _perplexity(form: Form, windows: torch.Tensor, text: str, progress: bool) -> str:
-    result = perplexity(whole_window(form.step), windows, progress=progress)
-    on = f"{text}, {len(windows)} windows of {windows.shape[1]}, {result.tokens} tokens scored"
-    return f"{form.name}: perplexity {result.value:.3f} ({on})"
+    return _described(form.name, perplexity(whole_window(form.step), windows, progress=progress), windows, text)
+
+
+def _described(name: str, found: Perplexity, windows: torch.Tensor, text: str) -> str:
+    on = f"{text}, {len(windows)} windows of {windows.shape[1]}, {found.tokens} tokens scored"
+    return f"{name}: perplexity {found.value:.3f} ({on})"

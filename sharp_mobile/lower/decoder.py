@@ -29,6 +29,9 @@ from sharp_mobile.share import SharedMLP, own_mlp
 
 AttentionKind = Literal["custom_sdpa", "portable"]
 
+# Portable attention holds the scores [h, S, length] several times over, and memory is planned for the largest S.
+_PORTABLE_CHUNK = 128
+
 
 class Rotation(nn.Module):
     """The RoPE tables of given positions, computed as Hugging Face computes them rather than stored.
@@ -80,18 +83,19 @@ class Attention(nn.Module):
     k_cache: torch.Tensor
     v_cache: torch.Tensor
 
-    def __init__(self, settings: AttentionSettings, cache_shape: tuple[int, ...]) -> None:
+    def __init__(self, settings: AttentionSettings, k_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("k_cache", torch.zeros(cache_shape))
-        self.register_buffer("v_cache", torch.zeros(cache_shape))
+        self.register_buffer("k_cache", torch.zeros(k_shape))
+        self.register_buffer("v_cache", torch.zeros(v_shape))
 
 
 class CustomAttention(Attention):
     """`llama::custom_sdpa`, the operator of ExecuTorch's LLM runners, over a cache [1, length, k, d]."""
 
     def __init__(self, settings: AttentionSettings) -> None:
-        super().__init__(settings, (1, settings.max_length, settings.heads.keys, settings.heads.width))
+        shape = (1, settings.max_length, settings.heads.keys, settings.heads.width)
+        super().__init__(settings, shape, shape)
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, mask: torch.Tensor | None
@@ -105,29 +109,34 @@ class CustomAttention(Attention):
 
 
 class PortableAttention(Attention):
-    """Attention in plain operators over a cache [k, length, d]: for programs without ExecuTorch's LLM operators.
+    """Attention in plain operators, for programs without ExecuTorch's LLM operators.
 
-    The queries of the heads that share a key head are laid one under the other, so keys are never repeated.
+    Keys lie in their cache as the product with the queries reads them, [k, d, length], and values as the product with
+    the weights does, [k, length, d]. Both are read as far as they are written, so a step costs by the tokens so far and
+    not by the cache's length. The queries of the heads that share a key head are laid one under the other, so keys are
+    never repeated.
     """
 
     def __init__(self, settings: AttentionSettings) -> None:
-        super().__init__(settings, (settings.heads.keys, settings.max_length, settings.heads.width))
+        keys, width, length = settings.heads.keys, settings.heads.width, settings.max_length
+        super().__init__(settings, (keys, width, length), (keys, length, width))
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, mask: torch.Tensor
     ) -> torch.Tensor:
         tokens, (queries, keys, width, _) = q.shape[1], self.settings.heads
-        group = queries // keys
+        group, end = queries // keys, start + tokens
         positions = torch.arange(tokens) + start
-        self.k_cache.index_copy_(1, positions, k[0].transpose(0, 1))
+        self.k_cache.index_copy_(2, positions, k[0].permute(1, 2, 0))
         self.v_cache.index_copy_(1, positions, v[0].transpose(0, 1))
-        q = q.view(tokens, keys, group, width).permute(1, 2, 0, 3).reshape(keys, group * tokens, width)
-        scores = torch.bmm(q, self.k_cache.transpose(1, 2)) * self.settings.scale
+        q = (q * self.settings.scale).view(tokens, keys, group, width)
+        q = q.permute(1, 2, 0, 3).reshape(keys, group * tokens, width)
+        scores = torch.bmm(q, self.k_cache[:, :, :end])
         if self.settings.softcap is not None:
             scores = torch.tanh(scores / self.settings.softcap) * self.settings.softcap
-        scores = scores.view(keys, group, tokens, -1) + mask
-        weights = torch.softmax(scores, dim=-1).view(keys, group * tokens, -1)
-        attended = torch.bmm(weights, self.v_cache).view(keys, group, tokens, width)
+        scores = scores.view(keys, group, tokens, end) + mask
+        weights = torch.softmax(scores, dim=-1).view(keys, group * tokens, end)
+        attended = torch.bmm(weights, self.v_cache[:, :end]).view(keys, group, tokens, width)
         return attended.permute(2, 0, 1, 3).reshape(1, tokens, queries * width)
 
 
@@ -138,11 +147,19 @@ class DecoderOptions:
     max_length: positions in the KV cache.
     attention: the operator; custom_sdpa cannot soft-cap scores (Gemma 2), portable can all.
     all_logits: logits of every token [1, S, V] rather than of the last [1, 1, V].
+    prefill_chunk: tokens that one step takes at most; None for what suits the attention.
     """
 
     max_length: int
     attention: AttentionKind = "custom_sdpa"
     all_logits: bool = False
+    prefill_chunk: int | None = None
+
+    @property
+    def chunk(self) -> int:
+        """The most tokens of a step: at most one less than the cache holds, as in the stock runner's exports."""
+        suiting = _PORTABLE_CHUNK if self.attention == "portable" else self.max_length
+        return min(self.prefill_chunk or suiting, self.max_length - 1)
 
 
 class Decoder(nn.Module):
@@ -189,7 +206,7 @@ class Decoder(nn.Module):
         tables = [rotation(positions.float()) for rotation in self.rotations]
         rotation = [() if i is None else tables[i] for i in self.rotation_of]
         windows = [attention.settings.window for attention in self.attentions]
-        masks = {window: self._mask(positions, window) for window in windows}
+        masks = {window: self._mask(positions, start + tokens.shape[1], window) for window in windows}
 
         hidden = self.embedding(tokens)
         q, k, v = self.entry(hidden, *rotation[0])
@@ -202,11 +219,15 @@ class Decoder(nn.Module):
             hidden, attended = hidden[:, -1:], attended[:, -1:]
         return self.exit(hidden, attended)[0]
 
-    def _mask(self, positions: torch.Tensor, window: int | None) -> torch.Tensor | None:
-        """What is added to the scores [S, length], 0 or −∞; None where custom_sdpa's own causal mask will do."""
-        if window is None and isinstance(self.attentions[0], CustomAttention):
+    def _mask(self, positions: torch.Tensor, end: int, window: int | None) -> torch.Tensor | None:
+        """What is added to the scores, 0 or −∞; None where custom_sdpa's own causal mask will do.
+
+        [S, end] for portable attention, which reads the cache up to `end`; [S, length] for custom_sdpa.
+        """
+        custom = isinstance(self.attentions[0], CustomAttention)
+        if window is None and custom:
             return None
-        distance = positions.view(-1, 1) - torch.arange(self.options.max_length).view(1, -1)
+        distance = positions.view(-1, 1) - torch.arange(self.options.max_length if custom else end).view(1, -1)
         seen = distance >= 0
         if window is not None:
             seen = seen & (distance < window)

@@ -14,6 +14,7 @@ Of the checks, three have a story:
 """
 
 import hashlib
+import itertools
 import json
 import mmap
 import tempfile
@@ -96,7 +97,7 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
         graphs = _delegate_graphs(program, data, segments)
         weights = [weight for number, graph in enumerate(graphs) for weight in _weights(number, graph)]
         blobs = {entry.key: segments[entry.segment_index] for entry in program.named_data or []}
-        tensors = _stored(weights, blobs, names or {}) + _constants(program, data, segments)
+        tensors = _with_constants(_stored(weights, blobs, names or {}), program, data, segments, blobs)
         problems = [
             *_missing_blobs(weights, blobs),
             *_damaged_or_twice(data, blobs),
@@ -273,34 +274,60 @@ def _stored(weights: list[_Weight], blobs: dict[str, tuple[int, int]], names: di
 
 
 def _constant_range(program: Program, segments: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Where each constant of the outer model lies in the file."""
+    """Where each constant of the outer model lies in the file: up to what comes next.
+
+    The constants' segment may reach over others, to a weight that is a constant too (see `pte_file`).
+    """
     constants = program.constant_segment
     if constants is None or not constants.offsets:
         return []
     start, end = segments[constants.segment_index]
     offsets = [start + offset for offset in constants.offsets]
-    return list(zip(offsets, [*offsets[1:], end], strict=True))
+    borders = sorted({*offsets, *(first for first, _ in segments), end})
+    after = dict(itertools.pairwise(borders))
+    # Equal offsets: the earlier constant is empty.
+    following = [*offsets[1:], None]
+    return [(o, o if o == f else after.get(o, o)) for o, f in zip(offsets, following, strict=True)]
 
 
-def _constants(program: Program, data: mmap.mmap, segments: list[tuple[int, int]]) -> list[StoredTensor]:
+def _with_constants(
+    stored: list[StoredTensor],
+    program: Program,
+    data: mmap.mmap,
+    segments: list[tuple[int, int]],
+    blobs: dict[str, tuple[int, int]],
+) -> list[StoredTensor]:
+    """The delegates' tensors and the outer model's constants; what is both is one tensor with the users of both."""
+    keys = {start: key for key, (start, _) in blobs.items()}
+    found = {tensor.key: tensor for tensor in stored}
+    for start, constant in _constants(program, data, segments):
+        key = keys.get(start)
+        if key is None:
+            found[f"{constant.key} at {start}"] = constant
+        else:
+            found[key] = found[key].model_copy(update={"users": (*found[key].users, *constant.users)})
+    return list(found.values())
+
+
+def _constants(
+    program: Program, data: mmap.mmap, segments: list[tuple[int, int]]
+) -> Iterator[tuple[int, StoredTensor]]:
+    """The outer model's constants, each with its place in the file."""
     ranges = _constant_range(program, segments)
     shapes: dict[int, Tensor] = {}
     for plan in program.execution_plan:
         for value in plan.values:
             if isinstance(value.val, Tensor) and value.val.allocation_info is None and value.val.data_buffer_idx > 0:
                 shapes[value.val.data_buffer_idx] = value.val
-    return [
-        StoredTensor(
-            key=hashlib.sha256(data[start:end]).hexdigest(),
-            bytes=end - start,
-            kind="outer model",
-            users=(f"constant {index} {list(shapes[index].sizes)} {shapes[index].scalar_type.name.lower()}",)
-            if index in shapes
-            else (),
-        )
-        for index, (start, end) in enumerate(ranges)
-        if end > start
-    ]
+    for index, (start, end) in enumerate(ranges):
+        if end > start:
+            users = (
+                (f"constant {index} {list(shapes[index].sizes)} {shapes[index].scalar_type.name.lower()}",)
+                if index in shapes
+                else ()
+            )
+            key = hashlib.sha256(data[start:end]).hexdigest()
+            yield start, StoredTensor(key=key, bytes=end - start, kind="outer model", users=users)
 
 
 def _missing_blobs(weights: list[_Weight], blobs: dict[str, tuple[int, int]]) -> list[str]:
@@ -311,8 +338,8 @@ def _missing_blobs(weights: list[_Weight], blobs: dict[str, tuple[int, int]]) ->
 def _damaged_or_twice(data: mmap.mmap, blobs: dict[str, tuple[int, int]]) -> list[str]:
     """Delegates' tensors that are not what their key says, or that are stored more than once.
 
-    Constants of the outer model are not compared with them: a tied embedding is stored for its lookup and again for
-    the LM head, since neither can read the other's.
+    Constants of the outer model are not compared with them: an embedding of 4 bits that is tied to the LM head is in
+    another layout than the LM head's.
     """
     problems = []
     places: dict[str, list[str]] = defaultdict(list)

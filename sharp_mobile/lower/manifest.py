@@ -3,6 +3,7 @@
 Read without PyTorch and ExecuTorch: comparing exports and results needs neither.
 """
 
+import hashlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError, first_problem
 
-MANIFEST_JSON, MODEL_PTE = "manifest.json", "model.pte"
+MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON = "manifest.json", "model.pte", "perplexity.json"
+PACKED = "packed"  # the directory of packed weights
 FORMAT_VERSION = 1
 FIRST_LAYER = "1"
+_BLOCK = 1 << 22
 
 
 class StoredTensor(BaseModel):
@@ -83,6 +86,22 @@ class PackedWeights(BaseModel):
     bytes: int
 
 
+class MeasuredPerplexity(BaseModel):
+    """`perplexity.json`, which `sharp-mobile evaluate` leaves in an export: exp of the mean loss a token.
+
+    sha256: of the `.pte` that was measured. text, windows, window: on what; `tokens` of them were scored.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    perplexity: float
+    text: str
+    windows: int
+    window: int
+    tokens: int
+
+
 class Manifest(BaseModel):
     """`manifest.json`."""
 
@@ -129,6 +148,31 @@ def read_manifest(directory: str | Path) -> Manifest:
             "export the model again"
         )
     return manifest
+
+
+def read_perplexity(directory: str | Path, sha256: str) -> MeasuredPerplexity | None:
+    """The perplexity of an export's `.pte` with that hash, if it was measured.
+
+    Raises:
+        SharpError: what lies there is not whole.
+    """
+    path = Path(directory, PERPLEXITY_JSON)
+    if not path.is_file():
+        return None
+    try:
+        found = MeasuredPerplexity.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise SharpError(f"{path}: {first_problem(error)}; run sharp-mobile evaluate {directory} again") from error
+    return found if found.sha256 == sha256 else None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; read in blocks, so that it may be larger than memory."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

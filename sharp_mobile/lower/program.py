@@ -30,7 +30,7 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
     keys: dict[str, str] = {}
     options = decoder.options
     length = sequence_length(options)
-    tokens = min(_EXAMPLE_TOKENS, options.max_length - 1)
+    tokens = min(_EXAMPLE_TOKENS, options.chunk)
     heads = decoder.attentions[0].settings.heads
     hidden = decoder.embedding(torch.zeros(1, tokens, dtype=torch.long))
     attended = torch.zeros(1, tokens, heads.queries * heads.width)
@@ -68,8 +68,8 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
 
 
 def sequence_length(options: DecoderOptions) -> Any:
-    """The dynamic dimension S: as the stock runner's exports have it, up to one less than the cache's length."""
-    return torch.export.Dim("tokens", min=1, max=options.max_length - 1)
+    """The dynamic dimension S."""
+    return torch.export.Dim("tokens", min=1, max=options.chunk)
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def assemble(decoder: Decoder, metadata: dict[str, Any]) -> ExecutorchProgramMan
         decoder: from `lower_segments`.
         metadata: constant methods of the program, such as `get_max_seq_len`.
     """
-    tokens = min(_EXAMPLE_TOKENS, decoder.options.max_length - 1)
+    tokens = min(_EXAMPLE_TOKENS, decoder.options.chunk)
     example = (torch.zeros(1, tokens, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     dynamic = ({1: sequence_length(decoder.options)}, None)
     exported = torch.export.export(decoder, example, dynamic_shapes=dynamic, strict=False)
@@ -92,7 +92,24 @@ def assemble(decoder: Decoder, metadata: dict[str, Any]) -> ExecutorchProgramMan
     return edge.to_executorch(
         ExecutorchBackendConfig(
             extract_delegate_segments=True,
-            memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+            run_reinplace_pass=True,  # the KV cache is written where it lies, not copied there and back
+            memory_planning_pass=_CachesOnce(alloc_graph_input=False),
             sym_shape_eval_pass={"forward": ConstraintBasedSymShapeEvalPass()},
         )
     )
+
+
+class _CachesOnce(MemoryPlanningPass):
+    """Memory for a KV cache that is written in place, once.
+
+    ExecuTorch 1.5.1 plans the result of an operator in place where its input lies, but leaves the graph's output with
+    the place that the result had before: as much again as all caches take, which nothing uses.
+    """
+
+    def run(self, graph_module: torch.fx.GraphModule, graph_signature: Any = None) -> Any:
+        for node in graph_module.graph.nodes:
+            if getattr(node.target, "__name__", "").startswith("aten.index_put_."):
+                node.meta["spec"] = node.all_input_nodes[0].meta["spec"]
+        output = graph_module.graph.output_node()
+        output.meta["spec"] = tuple(result.meta["spec"] for result in output.all_input_nodes)
+        return super().run(graph_module, graph_signature)

@@ -22,9 +22,11 @@ from torchao.quantization.quant_primitives import (
 )
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.recipe import QuantizeSection
 
 Bits = Literal[4, 8, "float"]
 INT4_GROUPS = (128, 64, 32)
+_EMBEDDING, _LM_HEAD = "embedding", "exit.head.lm_head"  # in a `Decoder`
 
 
 class QuantizedActivation(NamedTuple):
@@ -184,14 +186,22 @@ def recovery_group(rank_width: int) -> int:
 
 
 class QuantizeOptions(NamedTuple):
-    """Bits of each kind of weight ("float" leaves it), the int4 group size, and how scales are chosen."""
+    """Bits of each kind of weight ("float" leaves it), the int4 group size, and how scales are chosen.
+
+    embedding: "auto" as `embedding_bits` says.
+    """
 
     linear: Bits = 4
     group_size: int = 32
-    embedding: Bits = 4
+    embedding: Bits | Literal["auto"] = "auto"
     lm_head: Bits = 4
     recovery: Bits = 4
     scales: Literal["hqq", "minmax"] = "hqq"
+
+    @classmethod
+    def of(cls, section: QuantizeSection) -> "QuantizeOptions":
+        """The options of a recipe; how codes are rounded is `rounding`'s."""
+        return cls(**section.model_dump(exclude={"rounding"}))
 
 
 @torch.no_grad()
@@ -203,6 +213,9 @@ def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
     Raises:
         SharpError: a group size that does not divide a weight's input width, naming the weight.
     """
+    modules = dict(decoder.named_modules())
+    tied = is_tied(modules.get(_EMBEDDING), modules.get(_LM_HEAD))
+    options = options._replace(embedding=embedding_bits(options.embedding, options.lm_head, tied))
     done: dict[int, nn.Module] = {}
     for name, module in list(decoder.named_modules()):
         for child_name, child in list(module.named_children()):
@@ -211,6 +224,24 @@ def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
             if id(child) not in done:
                 done[id(child)] = _quantized(f"{name}.{child_name}".strip("."), child, options)
             setattr(module, child_name, done[id(child)])
+    if tied and options.embedding == options.lm_head == 8:
+        head = cast(QuantizedLinear, decoder.get_submodule(_LM_HEAD))
+        decoder.set_submodule(_EMBEDDING, QuantizedEmbedding(head.codes, head.scales.reshape(-1), 8))
+
+
+def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:
+    """Whether a lookup table and an LM head are one weight; a table that is scaled as it is read (Gemma's) is not."""
+    if hasattr(embedding, "embed_scale"):
+        return False
+    table, head = (getattr(module, "weight", None) for module in (embedding, lm_head))
+    return table is not None and head is not None and table.shape == head.shape and table.data_ptr() == head.data_ptr()
+
+
+def embedding_bits(embedding: Bits | Literal["auto"], lm_head: Bits, tied: bool) -> Bits:
+    """The bits of a lookup table: where both are "tied" and 8 bits, the table and the LM head are stored once."""
+    if embedding != "auto":
+        return embedding
+    return 8 if tied and lm_head == 8 else 4
 
 
 def stored_bytes(decoder: nn.Module) -> int:
@@ -231,7 +262,7 @@ def stored_bytes(decoder: nn.Module) -> int:
 def _quantized(name: str, module: nn.Module, options: QuantizeOptions) -> nn.Module:
     try:
         if isinstance(module, nn.Embedding):
-            return quantize_embedding(module, options.embedding, options.group_size, options.scales)
+            return quantize_embedding(module, cast(Bits, options.embedding), options.group_size, options.scales)
         linear = cast(nn.Linear, module)
         if ".recovery." in name:
             group = recovery_group(linear.in_features) if options.recovery == 4 else 0

@@ -37,7 +37,7 @@ def quiet_native() -> Iterator[None]:
 
 
 def load_pte(path: str | Path, max_length: int | None = None) -> Step:
-    """A `.pte` as a step function.
+    """A `.pte` as a step function. More tokens than it takes at a time (`get_max_seq_len`) go in several steps.
 
     Args:
         path: the file.
@@ -56,17 +56,23 @@ def load_pte(path: str | Path, max_length: int | None = None) -> Step:
         try:
             module = portable_lib._load_for_executorch(str(path))
             length = max_length or int(module.run_method("get_max_context_len", ())[0])
+            chunk = length - 1
+            if "get_max_seq_len" in module.method_names():
+                chunk = min(chunk, int(module.run_method("get_max_seq_len", ())[0]))
         except RuntimeError as error:
             raise SharpError(f"{path}: this ExecuTorch cannot load it: {error}") from error
 
     def step(tokens: torch.Tensor, position: int) -> torch.Tensor:
         if position + tokens.shape[1] > length:
             raise SharpError(f"{path}: position {position + tokens.shape[1]} is beyond its cache of {length}")
-        if tokens.shape[1] == length:
-            raise SharpError(f"{path}: takes {length - 1} tokens at a time, one less than its cache, not {length}")
+        parts = []
         with quiet_native():
-            logits = module.forward((tokens.contiguous(), torch.tensor([position])))[0]
-        return logits.reshape(1, -1, logits.shape[-1]).clone()  # other exporters leave the batch out
+            for start in range(0, tokens.shape[1], chunk):
+                part = tokens[:, start : start + chunk].contiguous()
+                logits = module.forward((part, torch.tensor([position + start])))[0]
+                parts.append(logits.reshape(1, -1, logits.shape[-1]).clone())  # other exporters leave the batch out
+        last_only = parts[0].shape[1] < min(tokens.shape[1], chunk)
+        return parts[-1] if last_only else torch.cat(parts, dim=1)
 
     return step
 

@@ -25,6 +25,8 @@ from sharp_mobile.lower.quantize import (
     QuantizedLinear,
     QuantizeOptions,
     dequantize_activation,
+    embedding_bits,
+    is_tied,
     quantize_activation,
     quantize_embedding,
     quantize_linear,
@@ -165,7 +167,8 @@ class Simulation:
             if isinstance(module, nn.Linear):
                 bits = options.lm_head if module is head else options.linear
                 self._swap_linear(module, quantize_linear(module, bits, options.group_size, options.scales))
-        table = quantize_embedding(embedding, options.embedding, options.group_size, options.scales)
+        bits = embedding_bits(options.embedding, options.lm_head, is_tied(embedding, head))
+        table = quantize_embedding(embedding, bits, options.group_size, options.scales)
         if isinstance(table, QuantizedEmbedding):
             rows = table(torch.arange(embedding.num_embeddings))
             self._swap(embedding, "weight", nn.Parameter(rows.to(embedding.weight.dtype), requires_grad=False))

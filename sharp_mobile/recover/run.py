@@ -16,6 +16,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.quantize import QuantizeOptions
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
+from sharp_mobile.random_weights import share_random
 from sharp_mobile.recipe import FinetuneSection, Recipe, WarmupSection
 from sharp_mobile.recover.adam import AdamSettings
 from sharp_mobile.recover.auto_stage import is_auto, resolve
@@ -116,6 +117,9 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     for warning in checkpoint.warnings:
         say(f"warning: {warning}")
     say(opened.describe())
+    if checkpoint.random and opened.recovery:
+        share_random(checkpoint.model, opened.plan, opened.recovery)
+        checkpoint = replace(checkpoint, plan=opened.plan, recovery=opened.recovery)
     if not opened.recovery or checkpoint.plan is not None:
         return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
@@ -200,7 +204,7 @@ def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
 
 def quantization_of(recipe: Recipe) -> QuantizeOptions | None:
     """What quantization-aware recovery simulates; None where recovery is to the float model."""
-    return QuantizeOptions(**recipe.quantize.model_dump()) if recipe.recovery.quantization_aware else None
+    return QuantizeOptions.of(recipe.quantize) if recipe.recovery.quantization_aware else None
 
 
 def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:

@@ -16,6 +16,7 @@ from sharp_mobile.bench.figures import FIGURES
 from sharp_mobile.bench.results import Counts, Load, Samples, TokenSamples, write_results
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.manifest import MeasuredPerplexity, sha256_of
 
 PROJECT = Path(__file__).parents[2]
 
@@ -74,6 +75,21 @@ def test_what_nobody_measured_is_left_out(exports: tuple[Path, Path]) -> None:
     assert ("load", "cold") not in rows
     assert ("tokens a second", "prefill") not in rows
     assert ("instructions, prefill", "executed") not in rows
+
+
+def test_a_perplexity_is_of_the_file_that_it_was_measured_with(exports: tuple[Path, Path]) -> None:
+    for directory, value in zip(exports, (24.0, 30.0), strict=True):
+        sha256 = sha256_of(directory / "model.pte")
+        kept = MeasuredPerplexity(sha256=sha256, perplexity=value, text="a", windows=2, window=8, tokens=14)
+        (directory / "perplexity.json").write_text(kept.model_dump_json())
+    first, second = (cells(compare(read_columns(exports)), "likeness", "perplexity")[i] for i in (0, 2))
+    assert (first, second) == (Cell("24.0"), Cell("30.0", "×1.250"))
+    other = kept.model_copy(update={"sha256": "of another file"})
+    (exports[1] / "perplexity.json").write_text(other.model_dump_json())
+    assert cells(compare(read_columns(exports)), "likeness", "perplexity")[2] == Cell(MISSING)
+    (exports[1] / "perplexity.json").write_text("{")
+    with pytest.raises(SharpError, match=r"perplexity\.json: .*run sharp-mobile evaluate"):
+        read_columns(exports)
 
 
 def test_an_export_that_was_not_measured_has_sizes(tmp_path: Path) -> None:
@@ -137,7 +153,7 @@ def test_every_figure_has_its_place_in_the_results(tmp_path: Path) -> None:
         prefill=TokenSamples(seconds=(1.0,), tokens=8),
         counts=Counts(**parts),
     )
-    column = Column("tiny", "tiny", export, complete)
+    column = Column("tiny", "tiny", export, complete, perplexity=20.0)
     assert [figure.name for figure in FIGURES if figure.of(column) is None] == []
 
 

@@ -100,6 +100,14 @@ def test_tokens_that_part_from_the_manifests_are_told_with_their_place() -> None
         assert f"part from the manifest's at position {position} of 3" in warning
 
 
+def test_a_first_token_that_differs_is_told_with_how_near_it_is() -> None:
+    export = stand_in((5, 6, 7))
+    (near,) = divergence_warnings(export, (4, 6, 7), [(4, 22.75), (5, 22.5)])
+    assert near.endswith("the manifest's token is 0.25 behind in logits")
+    (far,) = divergence_warnings(export, (4, 6, 7), [(4, 22.75), (6, 22.5)])
+    assert far.endswith("not even among the likeliest means another model")
+
+
 def test_an_export_named_twice_is_told(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="one, other: are the same export; name it once"):
         run([stand_in((5,), Path("one")), stand_in((5,), Path("other"))], Plan(), print, tmp_path)

@@ -7,14 +7,14 @@ import pytest
 
 from sharp_mobile.bench.arm64 import count_loads
 from sharp_mobile.bench.emulation import Emulator
-from sharp_mobile.bench.exports import Export, read_export, sha256_of
+from sharp_mobile.bench.exports import Export, read_export
 from sharp_mobile.bench.phone import Phone, emulated_phone
 from sharp_mobile.bench.prepack import packed_for, prepack
 from sharp_mobile.bench.profiles import Profile, read_profile
 from sharp_mobile.bench.runner import Launch, Task
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.inspect import inspect_export
-from sharp_mobile.lower.manifest import Manifest, PackedWeights
+from sharp_mobile.lower.manifest import Manifest, PackedWeights, sha256_of
 
 pytestmark = pytest.mark.slow
 

@@ -4,41 +4,19 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from results_example import results
 
 from sharp_mobile.bench.results import (
-    Device,
-    ExportIdentity,
-    Load,
-    Memory,
-    Results,
     Samples,
-    Settings,
     Sweep,
     SweepCurve,
     SweepPoint,
-    TokenSamples,
     json_schema,
     read_results,
     read_sweep,
     write_results,
 )
 from sharp_mobile.errors import SharpError
-
-
-def results() -> Results:
-    return Results(
-        created="2026-01-02T03:04:05Z",
-        device=Device(kind="host", model="a machine", os="Linux", cpu="a CPU", cores=2),
-        export=ExportIdentity(
-            name="tiny", plan="2:3", sha256="ab" * 32, file_bytes=1000, tensor_bytes=990, unshared_bytes=1200
-        ),
-        settings=Settings(runtime="executorch 1.5.1", threads=1, weight_cache=True, packed_cache=True),
-        load=Load(first=Samples(seconds=(2.0,)), later=Samples(seconds=(0.1, 0.3, 0.2))),
-        forward=Samples(seconds=(0.01, 0.02, 0.03, 0.02, 0.02)),
-        decode=TokenSamples(seconds=(0.5, 0.25, 1.0), tokens=10),
-        memory=Memory(anonymous=10, file=20, peak=40),
-        tokens=(1, 2, 3),
-    )
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

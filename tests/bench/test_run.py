@@ -47,6 +47,10 @@ def test_a_sweep_is_one_file_and_a_picture(limits_allowed: None, runner: Path, s
         (("--memory-limit", "1G", "--sweep", "1G"), "choose one limit or many"),
         (("--memory-limit", "much"), "much: is no amount of memory"),
         (("--sweep", "1G:2G"), "is no range of memory limits"),
+        (("--on", "android", "--sweep", "1G"), "--sweep: of no use with --on android; leave out"),
+        (("--on", "ios", "--serial", "A1"), "--serial: of no use with --on ios; leave out"),
+        (("--app", "x.apk"), "--app: of no use with --on host; leave out"),
+        (("--on", "android"), "none: is not an export's directory"),
         ((), "none: is not an export's directory"),
     ],
 )

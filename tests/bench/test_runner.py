@@ -69,10 +69,10 @@ def test_a_missing_operator_names_the_way_out(runner: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_what_goes_beyond_the_cache_is_refused_before_anything_is_timed(runner: Path, shared: Export) -> None:
     for task, option in (
-        (Task(prefill=96, prefill_runs=1), "--prefill: 96 tokens"),
+        (Task(prefill=97, prefill_runs=1), "--prefill: 97 tokens"),
         (Task(decode=96, decode_runs=1), "--decode: 96 tokens"),
         (Task(prompt=(1,) * 90, tokens=8), "--tokens: 7 tokens from position 90"),
-        (Task(prompt=(1,) * 96), "--prompt: 96 tokens"),
+        (Task(prompt=(1,) * 97), "--prompt: 97 tokens"),
     ):
         with pytest.raises(SharpError, match=f"{option}.* do not fit in this export's cache of 96"):
             launch(runner, shared.pte, task)
@@ -152,3 +152,13 @@ def test_the_runner_is_compiled_once_and_again_when_a_source_changes(
 def test_a_package_without_its_libraries_is_told(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match=r"libexecutorch\.so: is missing; install executorch 9\.9 again"):
         build_runner(tmp_path, "9.9")
+
+
+@pytest.mark.slow
+def test_a_prompt_longer_than_a_step_goes_in_chunks(runner: Path, tmp_path: Path) -> None:
+    decoder = build_decoder(tiny_model(num_hidden_layers=2), DecoderOptions(32, "portable", prefill_chunk=4))
+    program = assemble(lower_segments(decoder)[0], {"get_max_context_len": 32, "get_max_seq_len": 4})
+    (tmp_path / "model.pte").write_bytes(program.buffer)
+    prompt = (9, 8, 7, 6, 5, 4, 3, 2, 1)
+    found = launch(runner, tmp_path / "model.pte", Task(prompt=prompt, tokens=6, prefill=31, prefill_runs=1))
+    assert list(found.tokens) == greedy(load_pte(tmp_path / "model.pte"), list(prompt), 6, [])

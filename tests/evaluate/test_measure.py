@@ -11,6 +11,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.measure import Wanted, evaluate, evaluate_pte
 from sharp_mobile.evaluate.perplexity import perplexity
+from sharp_mobile.lower.manifest import read_perplexity
 from sharp_mobile.pipeline import ExportResult
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.recover.data import read_text, token_windows
@@ -64,6 +65,16 @@ def test_a_pte_is_measured_step_by_step_where_it_gives_the_last_logits_only(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_an_export_keeps_its_perplexity(tiny_export: ExportResult, tiny_text: Path) -> None:
+    directory = tiny_export.directory
+    line = evaluate_pte(directory, str(tiny_text), WINDOW, 2, progress=False)
+    kept = read_perplexity(directory, tiny_export.manifest.sha256)
+    assert kept is not None
+    assert (kept.windows, kept.window, kept.tokens) == (2, WINDOW, 2 * (WINDOW - 1))
+    assert f"perplexity {kept.perplexity:.3f}" in line
+
+
 def test_a_pte_without_a_tokenizer_is_refused(tiny_export: ExportResult, tiny_text: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
     with pytest.raises(SharpError, match=r"tokenizer\.json: is missing; put the model's tokenizer beside the \.pte"):

@@ -112,8 +112,33 @@ def test_a_text_that_fills_the_cache_is_taken_and_a_longer_one_refused(quantized
         step(tokens, 0)
     with pytest.raises(SharpError, match="is beyond its cache"):
         step(tokens[:, :1], MAX_LENGTH)
-    with pytest.raises(SharpError, match=f"takes {MAX_LENGTH - 1} tokens at a time"):
-        step(tokens[:, :MAX_LENGTH], 0)
+    assert step(tokens[:, :MAX_LENGTH], 0).shape == (1, 1, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_logits", [True, False], ids=["all", "last"])
+def test_a_long_prompt_goes_in_chunks(all_logits: bool, tmp_path: Path) -> None:
+    options = DecoderOptions(64, "portable", all_logits, prefill_chunk=4)
+    decoder = build_decoder(tiny_model(num_hidden_layers=2), options)
+    program = assemble(lower_segments(decoder)[0], {"get_max_context_len": 64, "get_max_seq_len": 4})
+    (tmp_path / "model.pte").write_bytes(program.buffer)
+    tokens = tiny_tokens(11)
+    with torch.no_grad():
+        expected = decoder(tokens, torch.tensor([0]))
+    torch.testing.assert_close(load_pte(tmp_path / "model.pte")(tokens, 0), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_portable_attention_writes_its_cache_in_place_and_plans_memory_for_it_once(tmp_path: Path) -> None:
+    length = 1024
+    model = tiny_model(num_hidden_layers=4, max_position_embeddings=length)
+    decoder = lower_segments(build_decoder(model, DecoderOptions(length, "portable", prefill_chunk=8)))[0]
+    caches = sum(cache.numel() * 4 for a in decoder.attentions for cache in (a.k_cache, a.v_cache))
+    method = assemble(decoder, {}).executorch_program.execution_plan[0]
+    names = {operator.name for operator in method.operators}
+    assert "aten::index_put_" in names
+    assert not {"aten::index_put", "aten::copy_"} & names
+    assert caches < sum(method.non_const_buffer_sizes) < 1.5 * caches
 
 
 @pytest.mark.slow
@@ -135,3 +160,18 @@ def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.pte").write_bytes(b"no program" * 100)
     with pytest.raises(SharpError, match=r"model\.pte: this ExecuTorch cannot load it"):
         load_pte(tmp_path / "model.pte")
+
+
+def test_a_model_near_noise_is_held_against_itself() -> None:
+    """A step that parts from another by as much as that parts from itself is the same model, and no more than that."""
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(40, 16, generator=generator)
+
+    def noisy(scale: float) -> Step:
+        noise = scale * torch.randn(exact.shape, generator=generator)
+        return lambda tokens, position: (exact + noise)[None, position : position + tokens.shape[1]]
+
+    eager, pte, jittered, other = noisy(0.0), noisy(0.5), noisy(0.4), noisy(2.0)
+    assert compare(pte, eager, [1, 2], 8, [], 0.05).problems()
+    assert not compare(pte, eager, [1, 2], 8, [], 0.05, jittered).problems()
+    assert compare(other, eager, [1, 2], 8, [], 0.05, jittered).problems()

@@ -178,7 +178,17 @@ def test_quantizing_twice_changes_nothing() -> None:
     assert torch.equal(decoder(tokens, torch.tensor([0])), logits)
 
 
-def test_tied_weights_are_quantized_apart() -> None:
+@pytest.mark.parametrize(("tied", "lm_head", "bits"), [(True, 8, 8), (True, 4, 4), (False, 8, 4), (True, "float", 4)])
+def test_tied_weights_have_one_set_of_codes_where_both_have_8_bits(tied: bool, lm_head: Any, bits: int) -> None:
+    decoder = shared_decoder(tie_word_embeddings=tied)
+    table, tokens = decoder.embedding.weight.detach().clone(), tiny_tokens()
+    quantize(decoder, QuantizeOptions(group_size=32, lm_head=lm_head))
+    assert decoder.embedding.bits == bits
+    assert (decoder.embedding.codes is getattr(decoder.exit.head.lm_head, "codes", None)) == (bits == 8)
+    torch.testing.assert_close(decoder.embedding(tokens), table[tokens], rtol=0, atol=0.6 * 2.0**-bits)
+
+
+def test_tied_weights_are_quantized_apart_if_they_should_be() -> None:
     """The embedding is looked up and the LM head multiplied: two operators, two layouts, two numbers of bits."""
     decoder = shared_decoder(tie_word_embeddings=True)
     quantize(decoder, QuantizeOptions(embedding=4, lm_head=8))

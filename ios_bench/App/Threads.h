@@ -1,0 +1,16 @@
+// How many threads the runtime uses; ExecuTorch's Swift interface has no word for it (1.5.1).
+
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Set the number of threads of XNNPACK and of the kernels; how many there are then.
+int32_t sharp_set_threads(int32_t threads);
+
+#ifdef __cplusplus
+}
+#endif

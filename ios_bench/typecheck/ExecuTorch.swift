@@ -1,0 +1,41 @@
+// What the app calls of ExecuTorch 1.5's Swift interface, by its public headers, without anything behind it: so that a
+// Linux machine can check the app's calls. Never part of the app.
+
+import Foundation
+
+public protocol Scalar {}
+extension Int64: Scalar {}
+extension Float: Scalar {}
+
+public protocol ValueConvertible {}
+public protocol ValueSequenceConstructible {}
+
+public final class Tensor<T: Scalar>: ValueConvertible, ValueSequenceConstructible {
+  public init(_ scalars: [T], shape: [Int] = [], strides: [Int] = [], dimensionOrder: [Int] = []) {}
+  public var shape: [Int] { [] }
+  public func withUnsafeBytes<R>(_ body: (UnsafeBufferPointer<T>) throws -> R) rethrows -> R {
+    try body(UnsafeBufferPointer(start: nil, count: 0))
+  }
+}
+
+public enum ModuleLoadMode: Int { case file, mmap, mmapUseMlock, mmapUseMlockIgnoreErrors }
+public enum ModuleVerification: UInt8 { case minimal, internalConsistency }
+
+public final class BackendOption: NSObject {
+  public init(_ key: String, _ value: Bool) {}
+  public init(_ key: String, _ value: Int) {}
+  public init(_ key: String, _ value: String) {}
+}
+
+public final class BackendOptionsMap: NSObject {
+  public init(options: [String: [BackendOption]]) throws {}
+}
+
+open class Module: NSObject {
+  public init(filePath: String, loadMode: ModuleLoadMode) {}
+  public func load(options: BackendOptionsMap, verification: ModuleVerification = .minimal) throws {}
+  public func load(_ method: String, options: BackendOptionsMap) throws {}
+  public func forward<Output: ValueSequenceConstructible>(_ inputs: ValueConvertible...) throws -> Output {
+    fatalError("nothing is behind this")
+  }
+}

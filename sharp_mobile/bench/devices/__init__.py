@@ -1,0 +1,1 @@
+"""Benchmarks on real phones, driven over their cable."""

@@ -1,0 +1,133 @@
+"""An iPhone's services as pymobiledevice3 has them: what is opened, closed after a cut, and opened again.
+
+    usbmuxd ── lockdown ─┬─ house arrest   AFC, the app's Documents as a file system
+                         ├─ installation   is the app there, install it
+                         └─ diagnostics    the battery
+    userspace tunnel ─────  DVT            start the app, does it live (iOS 17 and later, Developer Mode on)
+
+Nothing of it was run against an iPhone here; AFC is tested against a server that speaks it (tests/fake_afc.py).
+"""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from pymobiledevice3.exceptions import PyMobileDevice3Exception
+from pymobiledevice3.lockdown import create_using_usbmux
+from pymobiledevice3.remote.userspace_tunnel import UserspaceRsdTunnel
+from pymobiledevice3.services.afc import AfcService
+from pymobiledevice3.services.diagnostics import DiagnosticsService
+from pymobiledevice3.services.dvt.instruments.device_info import DeviceInfo
+from pymobiledevice3.services.dvt.instruments.dvt_provider import DvtProvider
+from pymobiledevice3.services.dvt.instruments.process_control import ProcessControl
+from pymobiledevice3.services.house_arrest import HouseArrestService
+from pymobiledevice3.services.installation_proxy import InstallationProxyService
+from pymobiledevice3.usbmux import list_devices
+
+from sharp_mobile.bench.devices.attached import APP
+from sharp_mobile.bench.results import Device
+
+
+async def attached_iphones() -> list[str]:
+    """UDIDs of the iPhones on a cable."""
+    return [device.serial for device in await list_devices() if device.is_usb]
+
+
+class IosServices:
+    """The services of one iPhone, each opened when it is first needed."""
+
+    def __init__(self, udid: str) -> None:
+        self.udid = udid
+        self._open = AsyncExitStack()
+        self._lockdown: Any = None
+        self._afc: AfcService | None = None
+        self._dvt: DvtProvider | None = None
+        self._processes: ProcessControl | None = None
+
+    async def close(self) -> None:
+        """Forget all connections; the next use opens them anew."""
+        opened, self._open = self._open, AsyncExitStack()
+        self._lockdown = self._afc = self._dvt = self._processes = None
+        with suppress(PyMobileDevice3Exception, OSError):  # they may be broken already
+            await opened.aclose()
+
+    async def attached(self) -> bool:
+        """Whether it is on a cable."""
+        return self.udid in await attached_iphones()
+
+    async def afc(self) -> AfcService:
+        """The app's Documents, below /Documents."""
+        if self._afc is None:
+            self._afc = await HouseArrestService.create(await self._lock(), APP, documents_only=True)
+            await self._open.enter_async_context(self._afc)
+        return self._afc
+
+    async def installed(self) -> bool:
+        """Whether the app is there."""
+        async with InstallationProxyService(await self._lock()) as installation:
+            return APP in await installation.get_apps(bundle_identifiers=[APP])
+
+    async def install(self, package: Path) -> None:
+        """Install or replace the app; a connection that breaks begins it anew."""
+        async with InstallationProxyService(await self._lock()) as installation:
+            await installation.install_from_local(package, developer=True)
+
+    async def device(self) -> Device:
+        """What it is. Its thermal state only the app can ask for."""
+        lockdown = await self._lock()
+        async with DiagnosticsService(lockdown) as diagnostics:
+            battery = await diagnostics.get_battery() or {}
+        async with DeviceInfo(await self._developer_services()) as info:
+            hardware = await info.hardware_information()
+        values = lockdown.all_values
+        return Device(
+            kind="ios",
+            model=values.get("ProductType", "iPhone"),
+            os=f"iOS {values.get('ProductVersion', '')}".strip(),
+            cpu=values.get("HardwarePlatform", "unknown"),
+            cores=int(hardware["numberOfCpus"]),
+            battery=describe_battery(battery),
+        )
+
+    async def launch(self, environment: Mapping[str, str]) -> None:
+        """Start the app, ending one that runs."""
+        await (await self._process_control()).launch(APP, environment=dict(environment), kill_existing=True)
+
+    async def process(self) -> int:
+        """The app's process; 0 where there is none."""
+        return await (await self._process_control()).process_identifier_for_bundle_identifier(APP)
+
+    async def kill(self, process: int) -> None:
+        """End a process."""
+        await (await self._process_control()).kill(process)
+
+    async def _lock(self) -> Any:
+        if self._lockdown is None:
+            self._lockdown = await create_using_usbmux(serial=self.udid)
+            self._open.push_async_callback(self._lockdown.close)
+        return self._lockdown
+
+    async def _developer_services(self) -> DvtProvider:
+        if self._dvt is None:
+            tunnel = await self._open.enter_async_context(UserspaceRsdTunnel(serial=self.udid))
+            self._dvt = await self._open.enter_async_context(DvtProvider(tunnel))
+        return self._dvt
+
+    async def _process_control(self) -> ProcessControl:
+        if self._processes is None:
+            control = ProcessControl(await self._developer_services())
+            self._processes = await self._open.enter_async_context(control)
+        return self._processes
+
+
+def describe_battery(registry: Mapping[str, Any]) -> str | None:
+    """From the power source's entry in the registry: level, what it does, and its temperature in hundredths."""
+    parts = []
+    if "CurrentCapacity" in registry:
+        parts.append(f"{registry['CurrentCapacity']}%")
+    if "IsCharging" in registry:
+        parts.append("charging" if registry["IsCharging"] else "not charging")
+    if "Temperature" in registry:
+        parts.append(f"{registry['Temperature'] / 100:.1f} °C")
+    return ", ".join(parts) or None

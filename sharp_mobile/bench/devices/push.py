@@ -1,0 +1,145 @@
+"""Bring exports to a phone, over a connection that may break at any byte.
+
+    model.pte                       the whole file, held against its SHA-256 on the phone
+    model.pte.0123456789abcdef.part what has arrived of the file with this SHA-256; a cut push goes on at its end
+    manifest.json                   comes last: a folder without it is no export yet
+
+A file that is there already, with the same SHA-256, is not sent. Bytes are written at their offset, in blocks that are
+asked for again from the block that was cut on, so whatever arrives late or twice is what belongs there.
+"""
+
+import posixpath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sharp_mobile.bench.devices.attached import AttachedPhone, Patience, Say, patiently
+from sharp_mobile.bench.exports import Export
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PACKED, sha256_of
+
+# Offsets are multiples of a block, at which phones can write; between two chunks they confirm what they have written.
+BLOCK = 1 << 16
+CHUNK = 1 << 22
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Sending:
+    """A file here and its place on the phone."""
+
+    source: Path
+    target: str
+    bytes: int
+    sha256: str
+
+    @property
+    def part(self) -> str:
+        """The name under which it arrives."""
+        return f"{self.target}.{self.sha256[:16]}.part"
+
+
+def sending(source: Path, target: str) -> Sending:
+    """A file to be sent."""
+    return Sending(source, target, source.stat().st_size, sha256_of(source))
+
+
+def push(phone: AttachedPhone, exports: Sequence[Export], patience: Patience, say: Say) -> None:
+    """Bring exports to the phone, each into a folder of its directory's name.
+
+    Raises:
+        SharpError: too little room, a file that cannot be written, or a phone that stays away.
+    """
+    wanted = {export.directory.resolve().name: _files(phone, export) for export in exports}
+    files = [file for folder in wanted.values() for file in folder]
+    for name, folder in wanted.items():
+        patiently(phone, partial(_make_folder, phone, f"{phone.exports}/{name}", folder), patience, say)
+    missing = patiently(phone, lambda: [file for file in files if not _is_there(phone, file)], patience, say)
+    patiently(phone, lambda: _check_room(phone, missing), patience, say)
+    for file in missing:
+        push_file(phone, file, patience, say)
+
+
+def push_file(phone: AttachedPhone, file: Sending, patience: Patience, say: Say) -> None:
+    """Bring a file to the phone, from where an earlier push was cut.
+
+    Raises:
+        SharpError: as `push`; or what arrived is another file.
+    """
+    progress = _Progress(file, say)
+    patiently(phone, lambda: _send(phone, file, progress), patience, say)
+
+
+def _files(phone: AttachedPhone, export: Export) -> list[Sending]:
+    """What an export consists of on the phone, its manifest last."""
+    folder = f"{phone.exports}/{export.directory.resolve().name}"
+    tokenizers = [name for name in _TOKENIZERS if (export.directory / name).is_file()]
+    names = [MODEL_PTE, *tokenizers, *(packed.file for packed in export.packed), MANIFEST_JSON]
+    return [sending(export.directory / name, f"{folder}/{name}") for name in names]
+
+
+def _make_folder(phone: AttachedPhone, folder: str, files: Sequence[Sending]) -> None:
+    """Make an export's folder, and rid it of what is left of another export of its name."""
+    directories = {posixpath.dirname(file.target) for file in files}
+    belongs = {name for file in files for name in (file.target, file.part)} | {f"{folder}/{PACKED}"}
+    for directory in sorted(directories):
+        phone.make_directory(directory)
+    for directory in (folder, f"{folder}/{PACKED}"):
+        for name in phone.list(directory):
+            if f"{directory}/{name}" not in belongs:
+                phone.delete(f"{directory}/{name}")
+
+
+def _is_there(phone: AttachedPhone, file: Sending) -> bool:
+    """Whether the phone has the file; another one of its name is deleted, so that no export is half new."""
+    size = phone.size(file.target)
+    if size == file.bytes and phone.sha256(file.target) == file.sha256:
+        return True
+    if size is not None:
+        phone.delete(file.target)
+    return False
+
+
+def _check_room(phone: AttachedPhone, files: Sequence[Sending]) -> None:
+    needed = sum(max(0, file.bytes - (phone.size(file.part) or 0)) for file in files)
+    free = phone.free_bytes()
+    if needed > free:
+        raise SharpError(
+            f"{phone.name}: {needed:,} bytes are to be sent and {free:,} are free on it; delete something there"
+        )
+
+
+def _send(phone: AttachedPhone, file: Sending, progress: Callable[[int], None]) -> None:
+    if _is_there(phone, file):  # the connection broke after the last step
+        return
+    _check_room(phone, [file])
+    arrived = phone.size(file.part) or 0
+    if arrived > file.bytes:
+        phone.delete(file.part)
+        arrived = 0
+    offset = arrived - arrived % BLOCK
+    with file.source.open("rb") as source:
+        source.seek(offset)
+        while chunk := source.read(CHUNK):
+            phone.write(file.part, offset, chunk)
+            offset += len(chunk)
+            progress(offset)
+    if offset != file.bytes or phone.sha256(file.part) != file.sha256:
+        phone.delete(file.part)
+        raise SharpError(f"{file.source}: another file arrived on {phone.name}, and was deleted there; start again")
+    phone.rename(file.part, file.target)
+
+
+class _Progress:
+    """Says how far a file is, at every tenth of it."""
+
+    def __init__(self, file: Sending, say: Say) -> None:
+        self._file, self._say, self._told = file, say, 0
+
+    def __call__(self, sent: int) -> None:
+        tenth = 10 * sent // self._file.bytes
+        if tenth > self._told:
+            self._told = tenth
+            self._say(f"{self._file.source}: {sent:,} of {self._file.bytes:,} bytes are on the phone")

@@ -1,0 +1,208 @@
+"""The verb `bench` on a phone: what a person would do by hand, in this order.
+
+    find the phone ─► is the app there? is it cool? ─► push the exports ─► start the app ─► follow it
+                                                                                             │
+    results-android-pixel-8.json in each export  ◄─ hold against the export ◄─ fetch the results
+
+Every export gets a results file. One that the app could not finish is `failed` and says why: the app writes such a file
+before every stage and replaces it after, so that it is there if the system ends the app; where there is none at all,
+the driver writes it.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from sharp_mobile.bench.devices.attached import AttachedPhone, Patience, Say, patiently, throttled
+from sharp_mobile.bench.devices.follow import STATUS_JSON, follow
+from sharp_mobile.bench.devices.push import push
+from sharp_mobile.bench.exports import Export, read_export
+from sharp_mobile.bench.host import divergence_warnings, summary
+from sharp_mobile.bench.results import Device, Results, Settings, now, parse_results, write_results
+from sharp_mobile.bench.run import results_places
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.manifest import read_manifest
+
+Find = Callable[[str | None, Patience, Say], AttachedPhone]
+
+# The app is told the folders' names in a list with commas, through a shell.
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_THROTTLED = "throttled:"
+
+
+def bench_phone(
+    place: str,
+    directories: Sequence[Path],
+    settings: Mapping[str, int],
+    *,
+    identifier: str | None = None,
+    app: Path | None = None,
+    allow_throttled: bool = False,
+    out: Path | None = None,
+    say: Say = print,
+    patience: Patience | None = None,
+    find: Find | None = None,
+) -> None:
+    """Benchmark exports on an attached phone and write their results.
+
+    Args:
+        place: `android` or `ios`. settings: what the app shall not choose itself. identifier: the phone's serial number
+            or UDID, where several are attached. app: a package of the app to install. out: as for `bench_host`.
+        find: how to find the phone.
+
+    Raises:
+        SharpError: no export, no phone, no app, too little room, a phone that is throttled or stays away, or a
+            benchmark that failed; results that there are have been written then.
+    """
+    patience = patience or Patience()
+    exports = [read_export(directory) for directory in directories]
+    names = _names(exports)
+    phone = (find or _find(place))(identifier, patience, say)
+    patiently(phone, partial(phone.prepare_app, app), patience, say)
+    device = patiently(phone, phone.device, patience, say)
+    say(_described(device))
+    if not allow_throttled:
+        _check_cool(phone, device)
+    push(phone, exports, patience, say)
+    ended = _run(phone, names, settings, patience, say)
+    found = []
+    for name, export in zip(names, exports, strict=True):
+        text = patiently(phone, partial(phone.read, _results_path(phone, name)), patience, say)
+        found.append(_results(phone, export, device, settings, text, ended))
+    if not allow_throttled:
+        _check_stayed_cool(phone, found)
+    slug = re.sub(r"[^a-z0-9]+", "-", device.model.lower()).strip("-")
+    places = results_places(exports, f"results-{place}-{slug}.json", out)
+    for path, results in zip(places, found, strict=True):
+        write_results(path, results)
+        say("\n".join([*summary(results), f"  {path}"]))
+    if failed := [f"{path}: {results.error}" for path, results in zip(places, found, strict=True) if results.error]:
+        raise SharpError("; ".join(failed))
+
+
+def _find(place: str) -> Find:
+    if place == "android":
+        from sharp_mobile.bench.devices.android import find_android
+
+        return find_android
+    from sharp_mobile.bench.devices.ios import find_ios  # says what to install where that is missing
+
+    return find_ios
+
+
+def _names(exports: Sequence[Export]) -> list[str]:
+    """The folders' names on the phone."""
+    names = [export.directory.resolve().name for export in exports]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise SharpError(
+                f"{name}: the directory's name is to be used on the phone; rename it to letters, digits, -_."
+            )
+        if names.count(name) > 1:
+            raise SharpError(
+                f"{name}: two exports have this directory's name and would be one on the phone; rename one"
+            )
+    return names
+
+
+def _check_cool(phone: AttachedPhone, device: Device) -> None:
+    if throttled(device.thermal):
+        raise SharpError(
+            f"{phone.name}: its thermal state is {device.thermal}, so it runs slower than it can; let it cool down, or "
+            "use --allow-throttled"
+        )
+
+
+def _check_stayed_cool(phone: AttachedPhone, found: Sequence[Results]) -> None:
+    """Refuse numbers that the phone or the app says were taken while it was too warm."""
+    for results in found:
+        warnings = [warning for warning in results.warnings if warning.startswith(_THROTTLED)]
+        if warnings or throttled(results.device.thermal):
+            why = warnings[0] if warnings else f"{_THROTTLED} thermal state {results.device.thermal}"
+            raise SharpError(
+                f"{phone.name}: {results.export.name} was measured too warm ({why}); nothing is written; let the phone "
+                "cool down and measure again with fewer --repetitions, or use --allow-throttled"
+            )
+
+
+def _run(
+    phone: AttachedPhone, names: Sequence[str], settings: Mapping[str, int], patience: Patience, say: Say
+) -> str | None:
+    """Have the app measure; what is to be said if it was ended by the system."""
+    patiently(phone, partial(_start, phone, names, settings), patience, say)
+    try:
+        return follow(phone, patience, say)
+    except KeyboardInterrupt:
+        with suppress(SharpError):
+            phone.stop()
+        raise
+
+
+def _start(phone: AttachedPhone, names: Sequence[str], settings: Mapping[str, int]) -> None:
+    """Start the app with no trace of an earlier run, which could be taken for this one's."""
+    phone.stop()
+    for path in (f"{phone.results}/{STATUS_JSON}", *(_results_path(phone, name) for name in names)):
+        phone.delete(path)
+    phone.start(names, settings)
+
+
+def _results_path(phone: AttachedPhone, name: str) -> str:
+    return f"{phone.results}/results-{phone.kind}-{name}.json"
+
+
+def _results(
+    phone: AttachedPhone,
+    export: Export,
+    device: Device,
+    settings: Mapping[str, int],
+    text: str | None,
+    ended: str | None,
+) -> Results:
+    """The results of an export, held against it, with what the driver knows and the app does not."""
+    if text is None:
+        return _unfinished(export, device, settings, ended or "the app left no results")
+    source = f"{phone.name}, results of {export.identity.name}"
+    results = parse_results(text, source)
+    if results.export.sha256 != export.identity.sha256:
+        raise SharpError(f"{source}: are of another .pte; start again")
+    told = results.device
+    return results.model_copy(
+        update={
+            "device": told.model_copy(
+                update={"thermal": told.thermal or device.thermal, "battery": told.battery or device.battery}
+            ),
+            "warnings": tuple(dict.fromkeys((*results.warnings, *_divergence(export, results)))),
+        }
+    )
+
+
+def _divergence(export: Export, results: Results) -> tuple[str, ...]:
+    if not results.tokens and results.status == "failed":
+        return ()
+    return divergence_warnings(export, results.tokens, results.likeliest)
+
+
+def _unfinished(export: Export, device: Device, settings: Mapping[str, int], error: str) -> Results:
+    """Results of an export that the app said nothing of."""
+    runtime = read_manifest(export.directory).versions.get("executorch", "unknown")
+    return Results(
+        created=now(),
+        status="failed",
+        error=error,
+        device=device,
+        export=export.identity,
+        settings=Settings(
+            harness="sharp-mobile",
+            runtime=f"executorch {runtime}",
+            threads=settings.get("threads", 1),
+            weight_cache=False,
+            packed_cache=False,
+        ),
+    )
+
+
+def _described(device: Device) -> str:
+    state = [f"thermal state {device.thermal or 'unknown'}", f"battery {device.battery or 'unknown'}"]
+    return f"{device.model}, {device.os}, {', '.join(state)}"

@@ -1,0 +1,104 @@
+"""Rounding by text: nearer products, the same grid, and one set of codes for a shared weight."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_model, tiny_tokens
+from torch import nn
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, quantize, quantize_weight
+from sharp_mobile.lower.rounding import round_to_text, round_weight
+from sharp_mobile.pipeline import check_lowerable
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.recipe import QuantizeSection, Recipe
+from sharp_mobile.recover.run import open_recipe
+from sharp_mobile.share import Recovery, recovery_parameters, share_layers
+
+GROUP, WIDTH, OUT = 32, 128, 48
+OPTIONS = QuantizeOptions(group_size=GROUP)
+
+
+def dequantized(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    return codes.float() * scales.repeat_interleave(GROUP, dim=1)
+
+
+def test_inputs_that_have_nothing_in_common_are_rounded_to_the_nearest() -> None:
+    weight = torch.randn(OUT, WIDTH)
+    codes, scales = round_weight(weight, torch.eye(WIDTH), GROUP)
+    nearest, nearest_scales = quantize_weight(weight, 4, GROUP)
+    assert torch.equal(codes, nearest)
+    assert torch.equal(scales, nearest_scales)
+
+
+@pytest.mark.parametrize("scales", ["hqq", "minmax"])
+def test_products_are_nearer_than_those_of_the_nearest_codes(scales: str) -> None:
+    weight = torch.randn(OUT, WIDTH)
+    inputs = torch.randn(400, 24) @ torch.randn(24, WIDTH) + 0.1 * torch.randn(400, WIDTH)
+    codes, scale = round_weight(weight, inputs.T @ inputs, GROUP, scales)  # type: ignore[arg-type]
+    assert codes.dtype == torch.int8
+    assert codes.min() >= -8
+    assert codes.max() <= 7
+    assert torch.equal(scale, scale.to(torch.bfloat16).float())  # as XNNPACK stores it
+    exact = inputs @ weight.T
+
+    def error(codes: torch.Tensor, scale: torch.Tensor) -> float:
+        return float((inputs @ dequantized(codes, scale).T - exact).norm() / exact.norm())
+
+    assert error(codes, scale) < 0.5 * error(*quantize_weight(weight, 4, GROUP, scales))  # type: ignore[arg-type]
+
+
+def shared_decoder() -> Decoder:
+    model = tiny_model(num_hidden_layers=4)
+    share_layers(model, SharePlan.parse("2:3", 4), Recovery("lora", 8))
+    for _, parameter in recovery_parameters(model):
+        nn.init.normal_(parameter, std=0.02)
+    return build_decoder(model, DecoderOptions(64))
+
+
+def test_a_shared_weight_stays_one_and_sees_all_its_users() -> None:
+    decoder, windows = shared_decoder(), torch.cat([tiny_tokens(48, seed=seed) for seed in range(4)])
+    alone = build_decoder(tiny_model(num_hidden_layers=4), DecoderOptions(64))
+    for one in (decoder, alone):
+        round_to_text(one, windows, OPTIONS)
+    assert not decoder.options.all_logits
+    reference, target = decoder.middles[1].end.mlp, decoder.middles[2].end.mlp
+    assert isinstance(reference.gate, QuantizedLinear)
+    assert target.gate is reference.gate
+    assert not torch.equal(reference.gate.codes, alone.middles[1].end.mlp.gate.codes)  # other inputs came, too
+    assert torch.equal(decoder.entry.start.q.codes, alone.entry.start.q.codes)
+    assert isinstance(decoder.exit.head.lm_head, nn.Linear)
+    assert all(isinstance(linear, nn.Linear) for linear in target.recovery.values())
+
+
+def test_quantizing_leaves_what_is_rounded_and_takes_the_rest() -> None:
+    decoder = shared_decoder()
+    round_to_text(decoder, tiny_tokens(48), OPTIONS)
+    codes = decoder.middles[0].start.k.codes
+    quantize(decoder, OPTIONS._replace(recovery=8))
+    assert decoder.middles[0].start.k.codes is codes
+    assert not any(isinstance(module, nn.Linear) for module in decoder.modules())
+
+
+def test_a_layer_by_layer_text_in_little_memory_gives_the_same_first_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, pieces = shared_decoder(), shared_decoder()
+    round_to_text(whole, tiny_tokens(48), OPTIONS)
+    monkeypatch.setattr("sharp_mobile.lower.rounding._LARGEST_H", 1)
+    round_to_text(pieces, tiny_tokens(48), OPTIONS)
+    first, last = (lambda d: d.entry.start.q.codes), (lambda d: d.exit.end.mlp.down.codes)
+    assert torch.equal(first(whole), first(pieces))
+    assert 0.5 < (last(whole) == last(pieces)).float().mean() < 1  # it saw rounded layers before it
+
+
+def test_it_needs_a_text_and_no_quantization_aware_recovery(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "model")
+    recipe = Recipe(model=str(tmp_path / "model"), quantize={"rounding": "gptq"}, lower={"max_length": 64})
+    with pytest.raises(SharpError, match=r"rounding: gptq reads text, and there is no tokenizer"):
+        check_lowerable(open_recipe(recipe, progress=False))
+    check_lowerable(
+        open_recipe(recipe.model_copy(update={"quantize": QuantizeSection(rounding="auto")}), progress=False)
+    )
+    with pytest.raises(ValueError, match="exclude each other"):
+        Recipe(model="a", quantize={"rounding": "gptq"}, recovery={"quantization_aware": True})

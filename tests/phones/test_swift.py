@@ -1,0 +1,213 @@
+"""The iPhone's benchmark on this computer: its core is built and tested, and benches a real `.pte`."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from swift_tools import IOS_BENCH, ROOT, run, swift
+
+from sharp_mobile.bench.columns import read_columns
+from sharp_mobile.bench.compare import as_text, compare
+from sharp_mobile.bench.exports import Export
+from sharp_mobile.bench.host import this_device
+from sharp_mobile.bench.results import read_results
+from sharp_mobile.bench.runner import Task, build_engine, launch
+
+pytestmark = pytest.mark.slow
+
+FIXTURE = ROOT / "tests" / "fixtures" / "results" / "swift.json"
+
+
+@pytest.fixture(scope="session")
+def sharp_bench() -> Path:
+    """The program around the engine's C interface."""
+    library = build_engine().resolve().parent
+    package = IOS_BENCH / "HostBench"
+    linked = ["-Xlinker", f"-L{library}", "-Xlinker", "-rpath", "-Xlinker", str(library)]
+    swift(package, "swift", "build", "-c", "release", "-j", "1", *linked)
+    return package / ".build" / "release" / "sharp-bench"
+
+
+def test_the_cores_own_tests() -> None:
+    output = swift(IOS_BENCH / "BenchCore", "swift", "test", "-j", "1")
+    assert "Executed 0 tests" not in output
+    assert "with 0 failures" in output
+
+
+def test_the_results_that_swift_writes_are_the_checked_in_ones(tmp_path: Path) -> None:
+    """Made by: cd ios_bench/BenchCore && swift run bench-fixture ../../tests/fixtures/results/swift.json"""
+    swift(IOS_BENCH / "BenchCore", "swift", "run", "-j", "1", "bench-fixture", str(tmp_path / "swift.json"))
+    assert (tmp_path / "swift.json").read_text() == FIXTURE.read_text()
+    assert read_results(FIXTURE).settings.harness == "swift"
+
+
+def test_a_real_pte_is_benched_and_answers_as_in_cpp(
+    sharp_bench: Path, runner: Path, shared: Export, unshared: Export, tmp_path: Path
+) -> None:
+    sizes = ["--repetitions", "2", "--prefill", "16", "--decode", "4"]
+    places = ["--out", tmp_path, "--caches", tmp_path / "caches"]
+    done = run(sharp_bench, shared.directory, unshared.directory, *sizes, *places)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        f"repetition {n} of 2: {name}" for n in (1, 2) for name in ("shared", "unshared")
+    ]
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
+    for export in (shared, unshared):
+        found = read_results(tmp_path / f"results-swift-linux-{export.directory.name}.json")
+        cpp = launch(runner, export.pte, Task(prompt=export.prompt, forwards=0, tokens=len(export.tokens)))
+        assert [token for token, _ in found.likeliest] == [token for token, _ in cpp.likeliest]
+        assert [logit for _, logit in found.likeliest] == pytest.approx([logit for _, logit in cpp.likeliest], rel=1e-7)
+        assert found.tokens == cpp.tokens
+        assert found.export == export.identity
+        assert (found.settings.harness, found.settings.runtime) == ("swift-linux", cpp.runtime)
+        assert found.load.first is not None
+        assert found.load.later is not None
+        assert found.forward is not None
+        assert found.prefill is not None
+        assert found.decode is not None
+        assert (len(found.load.first.seconds), len(found.load.later.seconds), len(found.forward.seconds)) == (2, 2, 10)
+        assert (found.prefill.tokens, found.decode.tokens) == (16, 4)
+        assert found.memory is not None
+        assert found.memory.peak >= found.memory.resident
+
+
+def test_its_results_stand_beside_those_of_other_harnesses(
+    sharp_bench: Path, shared: Export, unshared: Export, tmp_path: Path
+) -> None:
+    exports = [
+        Path(shutil.copytree(export.directory, tmp_path / export.directory.name)) for export in (shared, unshared)
+    ]
+    done = run(
+        sharp_bench, *exports, "--repetitions", "1", "--prefill", "8", "--decode", "2", "--caches", tmp_path / "c"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(export / "results-swift-linux.json") for export in exports]
+    for export in exports:
+        assert read_results(export / "results-swift-linux.json").device == this_device()
+    table = as_text(compare(read_columns(exports)))
+    assert table.count("swift-linux") == 2
+    assert "×1.000" in table
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda e: (e / "manifest.json").unlink(), "it has no manifest.json"),
+        (lambda e: (e / "model.pte").write_bytes((e / "model.pte").read_bytes()[:-10]), "its manifest says"),
+        (lambda e: _edit(e, "executorch", "1.4.0"), "was exported for executorch 1.4.0"),
+    ],
+)
+def test_a_broken_export_is_told_in_its_results(
+    sharp_bench: Path, shared: Export, tmp_path: Path, spoil: Callable[[Path], None], told: str
+) -> None:
+    export = Path(shutil.copytree(shared.directory, tmp_path / "broken"))
+    spoil(export)
+    done = run(sharp_bench, export, "--out", tmp_path)
+    assert done.returncode == 1
+    found = read_results(tmp_path / "results-swift-linux-broken.json")
+    assert found.status == "failed"
+    assert told in (found.error or "")
+    assert f"error: {found.error}" in done.stderr
+
+
+def _edit(export: Path, package: str, version: str) -> None:
+    manifest = json.loads((export / "manifest.json").read_text())
+    manifest["versions"][package] = version
+    (export / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "no export is named; usage: sharp-bench EXPORT…"),
+        (("x", "--threads", "0"), "--threads 0: must be a number above zero"),
+        (("x", "--threads"), "--threads: needs a value"),
+        (("x", "--speed", "9"), "--speed: is no option"),
+    ],
+)
+def test_a_wrong_command_is_told(sharp_bench: Path, arguments: tuple[str, ...], told: str) -> None:
+    done = run(sharp_bench, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {told}")
+
+
+@pytest.fixture(scope="session")
+def core_module() -> Path:
+    """Where BenchCore is to be imported from."""
+    package = IOS_BENCH / "BenchCore"
+    swift(package, "swift", "build", "-j", "1")
+    return package / ".build" / "debug" / "Modules"
+
+
+def test_the_app_calls_executorch_as_its_interface_is(core_module: Path, tmp_path: Path) -> None:
+    stubs, module = IOS_BENCH / "typecheck", str(tmp_path / "ExecuTorch.swiftmodule")
+    library = ["swiftc", "-emit-module", "-module-name", "ExecuTorch", "-parse-as-library", "-o", module]
+    swift(stubs, *library, "ExecuTorch.swift")
+    app = [str(IOS_BENCH / "App" / f"{name}.swift") for name in ("ExecuTorchEngine", "Figure", "HandsFree", "Places")]
+    imports = ["-I", str(core_module), "-I", str(tmp_path)]
+    swift(stubs, "swiftc", "-typecheck", "-swift-version", "5", "-parse-as-library", *imports, *app, "Apple.swift")
+
+
+def test_all_of_the_app_parses() -> None:
+    files = sorted(str(path) for directory in ("App", "AppTests") for path in (IOS_BENCH / directory).glob("*.swift"))
+    swift(IOS_BENCH, "swiftc", "-parse", *files)
+
+
+def test_threads_compile() -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++")
+    command = [
+        compiler,
+        "-std=c++17",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsyntax-only",
+        str(IOS_BENCH / "App/Threads.cpp"),
+    ]
+    assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+
+
+def test_every_file_is_formatted() -> None:
+    directories = ["App", "AppTests", "BenchCore", "HostBench", "typecheck"]
+    swift(IOS_BENCH, "swift", "format", "lint", "--strict", "--recursive", *directories)
+
+
+@pytest.fixture(scope="session")
+def hands_free(core_module: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that prints what the app makes of its environment."""
+    program = tmp_path_factory.mktemp("hands-free") / "hands-free"
+    objects = sorted(map(str, (core_module.parent / "BenchCore.build").glob("*.o")))
+    sources = [str(IOS_BENCH / "App" / "HandsFree.swift"), str(IOS_BENCH / "typecheck" / "hands-free" / "main.swift")]
+    swift(IOS_BENCH, "swiftc", "-swift-version", "5", "-I", str(core_module), *sources, *objects, "-o", str(program))
+    return program
+
+
+@pytest.mark.parametrize(
+    ("environment", "exports", "out", "plan", "told"),
+    [
+        ({"DIRS": "a,c"}, "exports/a,models/c", "results", "5 1 128 64", "accepted"),
+        ({"DIRS": "none", "OUT": "here"}, "exports/none", "here", "5 1 128 64", "accepted"),
+        (
+            {"DIRS": "a", "REPETITIONS": "2", "THREADS": "3", "PREFILL": "4", "DECODE": "6"},
+            *("exports/a", "results", "2 3 4 6", "accepted"),
+        ),
+        ({"DIRS": "a", "THREADS": "all"}, "exports/a", "results", "5 1 128 64", "SHARP_THREADS=all: must be a number"),
+    ],
+)
+def test_a_run_that_the_environment_asks_for(
+    hands_free: Path, tmp_path: Path, environment: dict[str, str], exports: str, out: str, plan: str, told: str
+) -> None:
+    for directory in ("exports/a", "models/c"):
+        (tmp_path / directory).mkdir(parents=True)
+    names = {"DIRS": "EXPORT_DIRS"}
+    given = [f"SHARP_{names.get(name, name)}={value}" for name, value in environment.items()]
+    printed = run("env", *given, hands_free, tmp_path, tmp_path / "models").stdout.splitlines()
+    assert printed[0].split(",") == [str(tmp_path / export) for export in exports.split(",")]
+    assert printed[1:3] == [str(tmp_path / out), plan]
+    assert printed[3].startswith(told)
+    assert run(hands_free, tmp_path, tmp_path).stdout == "no request\n"

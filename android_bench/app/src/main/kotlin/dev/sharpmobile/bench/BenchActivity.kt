@@ -19,6 +19,7 @@ import android.widget.TextView
 import androidx.core.content.FileProvider
 import dev.sharpmobile.bench.app.BenchRun
 import dev.sharpmobile.bench.app.exportsOf
+import dev.sharpmobile.bench.app.resultsFile
 import dev.sharpmobile.bench.app.resultsOf
 import dev.sharpmobile.bench.app.table
 import java.io.File
@@ -72,7 +73,7 @@ class BenchActivity : Activity() {
         run = BenchRun(
             applicationContext, directories, out, plan,
             say = { line -> runOnUiThread { text.text = line } },
-            done = { results, error -> runOnUiThread { end(results, error, out) } },
+            done = { results, error -> runOnUiThread { end(results, error, directories, out) } },
         ).also { it.start() }
     }
 
@@ -86,13 +87,13 @@ class BenchActivity : Activity() {
         )
     }
 
-    private fun end(results: List<Results>, error: String?, out: File) {
+    private fun end(results: List<Results>, error: String?, directories: List<File>, out: File) {
         run = null
         start.text = RUN
         text.text = error ?: table(results)
         val shareable = results.isNotEmpty() && out == resultsOf(this)
         share.visibility = if (shareable) View.VISIBLE else View.GONE
-        share.setOnClickListener { send(results.map { File(out, "results-android-${it.export.name}.json") }) }
+        share.setOnClickListener { send(directories.map { resultsFile(out, it) }) }
         showExports()
     }
 

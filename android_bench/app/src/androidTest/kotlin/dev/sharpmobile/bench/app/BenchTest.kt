@@ -37,8 +37,7 @@ class BenchTest {
             assertNotNull(found.load.first)
             assertNotNull(found.forward)
             assertEquals(5, found.likeliest.size)
-            val file = File(resultsOf(context), "results-android-${directory.name}.json")
-            assertEquals(found, Results.parse(file.readText()))
+            assertEquals(found, Results.parse(resultsFile(resultsOf(context), directory).readText()))
         }
     }
 

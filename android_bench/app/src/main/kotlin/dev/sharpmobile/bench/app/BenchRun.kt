@@ -24,6 +24,9 @@ fun exportsOf(context: Context) = File(filesOf(context), "exports").also { it.mk
 
 fun resultsOf(context: Context) = File(filesOf(context), "results").also { it.mkdirs() }
 
+/** Where an export's results go. */
+fun resultsFile(out: File, export: File) = File(out, "results-android-${export.name}.json")
+
 /** out: the directory of the results. say, done: called in the run's thread; done has results, or what went wrong. */
 class BenchRun(
     private val context: Context,
@@ -61,7 +64,7 @@ class BenchRun(
             room = probe::room,
             caches = null,
             status = Status(File(out, "status.json")),
-            place = { File(out, "results-android-${it.name}.json") },
+            place = { resultsFile(out, it) },
             say = say,
             cancelled = stopped::get,
         )

@@ -1,0 +1,82 @@
+// One run from directories to results files: what the app's screen, a start without hands and a command line share.
+//
+//     directories ── open ──► exports ── BenchProtocol ──► results, each in its file
+//                      │                      │
+//                      └─ broken: failed      └─ Journal and Status at every stage
+
+package dev.sharpmobile.bench
+
+import java.io.File
+
+/**
+ * The run's state for whoever waits: {"state": "running", "progress": "repetition 2 of 5: name", "error": null}.
+ * Failed is a run that could not be done at all; an export that failed says so in its results.
+ */
+class Status(private val path: File) {
+    fun running(progress: String) = write("running", progress, null)
+
+    fun done() = write("done", null, null)
+
+    fun failed(error: String) = write("failed", null, error)
+
+    private fun write(state: String, progress: String?, error: String?) =
+        replaceText(path, Json.write(linkedMapOf("state" to state, "progress" to progress, "error" to error)))
+}
+
+/** place: where an export's directory has its results file. status: null for none. say: told every line of progress. */
+class Session(
+    private val plan: Plan,
+    private val engine: Engine,
+    private val device: () -> Device,
+    private val room: () -> Room,
+    private val caches: File?,
+    private val status: Status?,
+    private val place: (File) -> File,
+    private val say: (String) -> Unit,
+    private val cancelled: () -> Boolean,
+) {
+    /** Run exports; results in the directories' order, those of what is no export among them. */
+    fun run(directories: List<File>): List<Results> {
+        try {
+            refuse(directories)
+            status?.running("opening")
+            val opened = directories.map(::open)
+            val exports = opened.mapNotNull { it.getOrNull() }
+            val measured = BenchProtocol.run(exports, plan, engine, surroundings(), ::tell, cancelled).iterator()
+            val results = directories.zip(opened).map { (directory, export) ->
+                export.fold({ measured.next() }, { unreadable(directory, told(it)) })
+            }
+            status?.done()
+            return results
+        } catch (error: Exception) {
+            status?.failed(told(error))
+            throw error
+        }
+    }
+
+    private fun refuse(directories: List<File>) {
+        if (directories.isEmpty()) throw Failure("no export is named; name a directory with a manifest.json")
+        val twice = directories.groupBy { it.name }.values.firstOrNull { it.size > 1 } ?: return
+        throw Failure("${twice.first().name}: is named twice; name it once, or rename one of them")
+    }
+
+    private fun open(directory: File): Result<ExportFolder> = try {
+        Result.success(ExportFolder.open(directory))
+    } catch (failure: Failure) {
+        Result.failure(failure)
+    }
+
+    private fun surroundings() = Place(device, room, caches) { Journal(place(it.directory)) }
+
+    private fun tell(progress: Progress) {
+        status?.running(progress.line)
+        say(progress.line)
+    }
+
+    /** Failed results of what is no export, in their file too. */
+    private fun unreadable(directory: File, error: String): Results {
+        val settings = Settings(engine.harness, engine.runtime, plan.threads, engine.weightCache, engine.packedCache)
+        val results = Results(now(), device = device(), export = ExportFolder.unreadable(directory), settings = settings)
+        return results.failed(error).also { it.write(place(directory)) }
+    }
+}

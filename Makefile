@@ -31,7 +31,7 @@ ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios arm64-tools ios \
-	phone-tools-swift test test-fast lint clean
+	phone-tools-kotlin phone-tools-swift test test-fast test-phones lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -89,9 +89,18 @@ arm64-tools: $(INSTALLED)
 ios: $(INSTALLED)
 	$(BIN)/python -m sharp_mobile.bench.bundle '$(if $(wildcard $(MODEL)/.),$(MODEL),build/exports/$(MODEL))'
 
+# Kotlin's compiler, a JDK and Android's signatures, in build/phones.
+phone-tools-kotlin:
+	@android_bench/kotlin-on-linux
+
 # Where there is no Swift: Debian's, by debootstrap, in build/phones/swift. Only root may make it and change into it.
 phone-tools-swift:
 	@command -v swift >/dev/null || $(SUDO) ios_bench/swift-on-linux install
+
+# The apps' own code on this computer: Kotlin always; Swift where its tools can be had, else it is left out, with a word.
+test-phones: $(INSTALLED) phone-tools-kotlin
+	@$(MAKE) --no-print-directory phone-tools-swift || echo "no Swift here: its tests are left out"
+	SHARP_MOBILE_REQUIRE_KOTLIN=1 $(PYTEST) tests/phones -rs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

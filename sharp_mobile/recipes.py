@@ -49,16 +49,23 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
             f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
             "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
         )
-    content = {"model": argument, "quantize": {"rounding": "auto"}, **_sharing_of(Path(argument).expanduser())}
-    return _validated(content, overrides, argument)
+    return _validated({"model": argument, **_settings_of(Path(argument).expanduser())}, overrides, argument)
 
 
-def _sharing_of(path: Path) -> dict[str, Any]:
-    """Plan and recovery of a model without a recipe: a SHARP checkpoint's own, else the default plan."""
+def _settings_of(path: Path) -> dict[str, Any]:
+    """Plan, recovery and rounding of a model without a recipe: a SHARP checkpoint's own, else the default plan.
+
+    What was recovered for weights that are rounded to the nearest must not meet others.
+    """
     if not (path / SHARP_JSON).is_file():
-        return {"plan": DEFAULT_PLAN}
+        return {"plan": DEFAULT_PLAN, "quantize": {"rounding": "auto"}}
     description = SharpDescription.read(path / SHARP_JSON)
-    return {"plan": description.plan, "recovery": {"layers": description.recovery}}
+    recovered_in_float = description.produced_by.get("quantization_aware") is False
+    return {
+        "plan": description.plan,
+        "recovery": {"layers": description.recovery},
+        "quantize": {"rounding": "auto" if recovered_in_float else "nearest"},
+    }
 
 
 def recipe_name(argument: str) -> str:

@@ -272,6 +272,18 @@ def test_a_plan_that_shares_nothing_recovers_nothing(tiny_checkpoint: Path, tmp_
     assert not (tmp_path / "sharp").exists()
 
 
+@pytest.mark.parametrize(("aware", "rounding"), [(False, "auto"), (True, "nearest"), (None, "nearest")])
+def test_what_was_recovered_for_rounded_weights_keeps_them(
+    aware: bool | None, rounding: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint, progress=False)
+    plan = SharePlan.parse("2:3", 6)
+    share_layers(checkpoint.model, plan, Recovery("lora", 8))
+    made = {} if aware is None else {"quantization_aware": aware}
+    save_sharp_checkpoint(checkpoint.model, plan, tmp_path / "sharp", provenance=made)
+    assert load_recipe(str(tmp_path / "sharp")).quantize.rounding == rounding
+
+
 def test_a_sharp_checkpoint_keeps_its_plan(tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint, progress=False)
     plan, recovery = SharePlan.parse("2:3,4", 6), Recovery("left", 4)

@@ -195,7 +195,11 @@ def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
             opened.plan,
             kept,
             tokenizer_source=checkpoint,
-            provenance={"source": checkpoint.source, "warmup": warmup.model_dump()},
+            provenance={
+                "source": checkpoint.source,
+                "warmup": warmup.model_dump(),
+                "quantization_aware": opened.recipe.recovery.quantization_aware,
+            },
             report=asdict(report),
         )
         shutil.rmtree(fits, ignore_errors=True)

@@ -31,7 +31,8 @@ ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios arm64-tools ios \
-	phone-tools-swift test test-fast lint clean
+	phone-tools-swift phone-tools-kotlin test-phones \
+	test test-fast lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -88,6 +89,14 @@ arm64-tools: $(INSTALLED)
 # The app's project takes all of ios_bench/Models; see ios_bench/README.md.
 ios: $(INSTALLED)
 	$(BIN)/python -m sharp_mobile.bench.bundle '$(if $(wildcard $(MODEL)/.),$(MODEL),build/exports/$(MODEL))'
+
+# Kotlin's compiler, an android.jar, JUnit and a JDK, in build/phones and by apt.
+phone-tools-kotlin:
+	android_bench/kotlin-on-linux
+
+# What of the phones' side can be checked on this computer: without Swift its part is skipped, and says so.
+test-phones: $(INSTALLED) phone-tools-kotlin
+	SHARP_MOBILE_REQUIRE_KOTLIN=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/phones tests/bench/devices
 
 # Where there is no Swift: Debian's, by debootstrap, in build/phones/swift. Only root may make it and change into it.
 phone-tools-swift:

@@ -100,7 +100,7 @@ phone-tools-swift:
 # The apps' own code on this computer: Kotlin always; Swift where its tools can be had, else it is left out, with a word.
 test-phones: $(INSTALLED) phone-tools-kotlin
 	@$(MAKE) --no-print-directory phone-tools-swift || echo "no Swift here: its tests are left out"
-	SHARP_MOBILE_REQUIRE_KOTLIN=1 $(PYTEST) tests/phones -rs
+	SHARP_MOBILE_REQUIRE_KOTLIN=1 $(PYTEST) tests/phones tests/bench/devices -rs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

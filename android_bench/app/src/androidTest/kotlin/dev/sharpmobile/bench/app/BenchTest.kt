@@ -1,9 +1,8 @@
 // On an emulator or in a device farm: runs every export that lies in the app's directory, and the real runtime with it.
 //
-//     adb push EXPORT /sdcard/Android/data/dev.sharpmobile.bench/files/exports/
-//     ./gradlew connectedAndroidTest
+//     android_bench/on-emulator EXPORT OUT
 //
-// The instrumentation argument export_dir names others, such as what a farm has put into /data/local/tmp.
+// The instrumentation argument export_dir names other directories, such as what a farm has put into /data/local/tmp.
 
 package dev.sharpmobile.bench.app
 

@@ -27,6 +27,13 @@ def services(tmp_path: Path) -> Iterator[FakeServices]:
     found.end()
 
 
+@pytest.fixture
+def iphone(services: FakeServices) -> Iterator[IosPhone]:
+    """The iPhone as the driver sees it."""
+    with closing(IosPhone(services)) as found:
+        yield found
+
+
 def bench(
     services: FakeServices, *exports: Export, settings: dict[str, int] | None = None, **options: Any
 ) -> list[str]:

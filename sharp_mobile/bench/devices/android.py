@@ -148,6 +148,9 @@ class AndroidPhone(AttachedPhone):
         # Filesystem, 1K-blocks, Used, Available, ...
         return int(self._output(f"df -k {self.exports}").splitlines()[-1].split()[3]) * 1024
 
+    def close(self) -> None:
+        """Nothing is open: every command has a connection of its own."""
+
     def _install(self, package: Path) -> None:
         if not package.is_file():
             raise SharpError(f"{package}: is not there; build the app as android_bench/README.md says")

@@ -123,6 +123,10 @@ class AttachedPhone(ABC):
     def free_bytes(self) -> int:
         """Free bytes where the exports are."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """End all connections."""
+
 
 def throttled(thermal: str | None) -> bool:
     """Whether a thermal state is one in which the processor is slowed down; an unknown state is not."""

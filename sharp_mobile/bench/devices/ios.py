@@ -121,10 +121,15 @@ class IosPhone(AttachedPhone):
 
     def read(self, path: str) -> str | None:
         async def read(afc: AfcService) -> str | None:
+            # One read of the open file: asked for its size first, the app might replace it between.
             try:
-                return (await afc.get_file_contents(path)).decode(errors="replace")
+                handle = await afc.fopen(path)
             except AfcFileNotFoundError:
                 return None
+            try:
+                return (await afc.fread(handle, _READ)).decode(errors="replace")
+            finally:
+                await afc.fclose(handle)
 
         return self._files(read)
 
@@ -152,6 +157,10 @@ class IosPhone(AttachedPhone):
             return int((await afc.get_device_info())["FSFreeBytes"])
 
         return self._files(free)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._services.close())
+        self._loop.close()
 
     def _files(self, work: Callable[[AfcService], Awaitable[Answer]], timeout: float = _TIMEOUT) -> Answer:
         """Do something with the app's files."""

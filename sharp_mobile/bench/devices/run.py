@@ -11,7 +11,7 @@ the driver writes it.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -59,20 +59,20 @@ def bench_phone(
     patience = patience or Patience()
     exports = [read_export(directory) for directory in directories]
     names = _names(exports)
-    phone = (find or _find(place))(identifier, patience, say)
-    patiently(phone, partial(phone.prepare_app, app), patience, say)
-    device = patiently(phone, phone.device, patience, say)
-    say(_described(device))
-    if not allow_throttled:
-        _check_cool(phone, device)
-    push(phone, exports, patience, say)
-    ended = _run(phone, names, settings, patience, say)
-    found = []
-    for name, export in zip(names, exports, strict=True):
-        text = patiently(phone, partial(phone.read, _results_path(phone, name)), patience, say)
-        found.append(_results(phone, export, device, settings, text, ended))
-    if not allow_throttled:
-        _check_stayed_cool(phone, found)
+    with closing((find or _find(place))(identifier, patience, say)) as phone:
+        patiently(phone, partial(phone.prepare_app, app), patience, say)
+        device = patiently(phone, phone.device, patience, say)
+        say(_described(device))
+        if not allow_throttled:
+            _check_cool(phone, device)
+        push(phone, exports, patience, say)
+        ended = _run(phone, names, settings, patience, say)
+        found = []
+        for name, export in zip(names, exports, strict=True):
+            text = patiently(phone, partial(phone.read, _results_path(phone, name)), patience, say)
+            found.append(_results(phone, export, device, settings, text, ended))
+        if not allow_throttled:
+            _check_stayed_cool(phone, found)
     slug = re.sub(r"[^a-z0-9]+", "-", device.model.lower()).strip("-")
     places = results_places(exports, f"results-{place}-{slug}.json", out)
     for path, results in zip(places, found, strict=True):

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ def services(tmp_path: Path) -> Iterator[FakeServices]:
     found.end()
 
 
+@pytest.fixture
+def iphone(services: FakeServices) -> Iterator[IosPhone]:
+    """The iPhone as the driver sees it."""
+    with closing(IosPhone(services)) as found:
+        yield found
+
+
 def bench(
     services: FakeServices, *exports: Export, settings: dict[str, int] | None = None, **options: Any
 ) -> list[str]:
@@ -42,10 +50,12 @@ def bench(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_push_that_is_cut_goes_on_where_it_was_cut(seed: int, services: FakeServices, export: Export) -> None:
+def test_a_push_that_is_cut_goes_on_where_it_was_cut(
+    seed: int, services: FakeServices, iphone: IosPhone, export: Export
+) -> None:
     server = services.server
     server.cut_at = random.Random(seed).randrange(PTE_BYTES)
-    push(IosPhone(services), [export], PATIENCE, ignore)
+    push(iphone, [export], PATIENCE, ignore)
     assert server.cuts == 1
     folder = server.root / "Documents/exports/shared"
     assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", "model.pte", "tokenizer.json"]
@@ -71,18 +81,17 @@ def test_an_app_that_jetsam_ends_leaves_its_journal(services: FakeServices, anot
     assert read_results(another.directory / "results-ios-iphone16-1.json").status == "failed"
 
 
-def test_a_stale_export_is_replaced(services: FakeServices, another: Export) -> None:
+def test_a_stale_export_is_replaced(services: FakeServices, iphone: IosPhone, another: Export) -> None:
     folder = services.server.root / "Documents/exports/unshared"
     (folder / "packed").mkdir(parents=True)
     (folder / "packed/old.cache").touch()
     (folder / "model.pte").write_bytes(b"another")
-    push(IosPhone(services), [another], PATIENCE, ignore)
+    push(iphone, [another], PATIENCE, ignore)
     assert sha256_of(folder / "model.pte") == another.identity.sha256
     assert not (folder / "packed/old.cache").exists()
 
 
-def test_too_little_room_is_told(services: FakeServices, another: Export) -> None:
-    iphone = IosPhone(services)
+def test_too_little_room_is_told(services: FakeServices, iphone: IosPhone, another: Export) -> None:
     services.server.free = 1000
     with pytest.raises(SharpError, match="bytes are to be sent and 1,000 are free on it; delete something there"):
         push(iphone, [another], PATIENCE, ignore)

@@ -32,15 +32,18 @@ class HostEngine(library: File) : Engine {
     }
 
     companion object {
+        /** As the kernel calls it, so that the device is the one of results that other programs measured. */
+        private val architecture = System.getProperty("os.arch").let { if (it == "amd64") "x86_64" else it }
+
         /** This machine. */
         fun device(): Device {
             val product = File("/sys/class/dmi/id/product_name")
             val memory = File("/proc/meminfo").readLines().first { it.startsWith("MemTotal:") }
             return Device(
                 kind = "host",
-                model = if (product.isFile) product.readText().trim() else System.getProperty("os.arch"),
+                model = if (product.isFile) product.readText().trim() else architecture,
                 os = "${System.getProperty("os.name")} ${System.getProperty("os.version")}",
-                cpu = cpuFields().toMap()["model name"] ?: System.getProperty("os.arch"),
+                cpu = cpuFields().toMap()["model name"] ?: architecture,
                 cores = Runtime.getRuntime().availableProcessors(),
                 memoryBytes = memory.split(Regex("\\s+"))[1].toLong() * 1024,
             )

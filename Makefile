@@ -30,9 +30,8 @@ ARM64_TOOLS := qemu-aarch64 aarch64-linux-gnu-g++ cc
 ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios arm64-tools ios \
-	phone-tools-swift phone-tools-kotlin test-phones \
-	test test-fast lint clean
+.PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios \
+	arm64-tools ios phone-tools-swift phone-tools-kotlin test-phones test test-fast lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile

@@ -1,7 +1,7 @@
 // The one screen: choose exports, run, watch, see the table, share the results. And the start without hands:
 //
-//     am start -S -W -n dev.sharpmobile.bench/.BenchActivity --es export_dir DIRECTORY[,DIRECTORY…] [--es out DIRECTORY]
-//         [--ei repetitions N] [--ei threads N] [--ei prefill N] [--ei decode N]
+//     am start -S -W -n dev.sharpmobile.bench/.BenchActivity --es export_dir DIRECTORY[,DIRECTORY…]
+//         [--es out DIRECTORY] [--ei repetitions N] [--ei threads N] [--ei prefill N] [--ei decode N]
 
 package dev.sharpmobile.bench
 

@@ -27,7 +27,7 @@ class Journal(private val path: File) {
 class Room(val freeBytes: Long, val availableMemory: Long? = null)
 
 object Requirements {
-    /** Packed weights take about as many bytes as the .pte: on disk where the engine keeps them there, else in memory. */
+    /** Packed weights take about the .pte's bytes: on disk where the engine keeps them there, else in memory. */
     fun check(room: Room, packedOnDisk: Boolean, export: ExportFolder) {
         val needed = export.identity.fileBytes
         if (packedOnDisk && room.freeBytes < needed) {

@@ -6,8 +6,8 @@
 //     key = SHA-256(the .pte's SHA-256, the runtime's version, the CPU)
 //
 // XNNPACK looks at the places of entries in the file, not at their bytes: a file with a flipped bit answers wrongly,
-// without a word. So it is hashed before every launch, outside what is timed; one that is damaged, stale or half made is
-// deleted. Entries of another CPU are packed anew and appended: a file that a launch has changed is thrown away too.
+// without a word. So it is hashed before every launch, outside what is timed; one that is damaged, stale or half made
+// is deleted. Entries of another CPU are packed anew and appended: a file that a launch has changed is thrown away too.
 // The rules and the seal are those of sharp_mobile/bench/packed_cache.py.
 
 package dev.sharpmobile.bench

@@ -23,8 +23,8 @@ class Progress(val repetition: Int, val repetitions: Int, val name: String) {
 }
 
 /**
- * How a run sees its device: `device`, what it is and how warm; `room`, what is free; `caches`, where packed weights are
- * kept; `journal`, where an export's results go.
+ * How a run sees its device: `device`, what it is and how warm; `room`, what is free; `caches`, where packed weights
+ * are kept; `journal`, where an export's results go.
  */
 class Place(
     val device: () -> Device,
@@ -241,7 +241,8 @@ private class Bench(
     /** Notice a device that is too hot to be measured. */
     private fun feel() {
         val felt = place.device()
-        if (felt.throttled) warn("throttled: the device was ${felt.thermal}, so it was slowed down; let it cool, run it again")
+        if (!felt.throttled) return
+        warn("throttled: the device was ${felt.thermal}, so it was slowed down; let it cool, run it again")
     }
 
     private fun warn(warning: String) {

@@ -76,7 +76,8 @@ class Session(
     /** Failed results of what is no export, in their file too. */
     private fun unreadable(directory: File, error: String): Results {
         val settings = Settings(engine.harness, engine.runtime, plan.threads, engine.weightCache, engine.packedCache)
-        val results = Results(now(), device = device(), export = ExportFolder.unreadable(directory), settings = settings)
+        val export = ExportFolder.unreadable(directory)
+        val results = Results(now(), device = device(), export = export, settings = settings)
         return results.failed(error).also { it.write(place(directory)) }
     }
 }

@@ -15,21 +15,26 @@ class ExportFolderTest {
         val bytes = export.pte.length()
         assertEquals(ExportIdentity("tiny", "2:3", sha256Of(export.pte), bytes, 10, bytes + 4, 0.25), export.identity)
         assertEquals(listOf(16, 4), listOf(export.length, export.longestStep))
-        assertEquals(listOf(listOf(1L, 2, 3), listOf(4L, 5, 6), listOf(99L)), listOf(export.prompt, export.expectedTokens, export.stop))
+        assertEquals(listOf(1L, 2, 3), export.prompt)
+        assertEquals(listOf(4L, 5, 6), export.expectedTokens)
+        assertEquals(listOf(99L), export.stop)
         export.checkHash()
         export.checkRuntime("executorch 1.5.1")
     }
 
     @Test
     fun oneStepTakesOneLessThanTheCacheUnlessTheManifestSaysLess() {
-        val export = ExportFolder.open(writeExport(below, "old", changes = mapOf("metadata" to mapOf("get_max_context_len" to 16))))
+        val metadata = mapOf("get_max_context_len" to 16)
+        val export = ExportFolder.open(writeExport(below, "old", changes = mapOf("metadata" to metadata)))
         assertEquals(15, export.longestStep)
     }
 
     @Test
     fun anotherRuntimeIsRefused() {
-        val failure = assertFailsWith<Failure> { ExportFolder.open(writeExport(below, "new", "1.9.0")).checkRuntime("executorch 1.5.1") }
-        assertEquals("new: was exported for executorch 1.9.0, this app has executorch 1.5.1; export it again with executorch 1.5.1", failure.message)
+        val export = ExportFolder.open(writeExport(below, "new", "1.9.0"))
+        val told = "new: was exported for executorch 1.9.0, this app has executorch 1.5.1; " +
+            "export it again with executorch 1.5.1"
+        assertEquals(told, assertFailsWith<Failure> { export.checkRuntime("executorch 1.5.1") }.message)
     }
 
     @Test
@@ -38,7 +43,8 @@ class ExportFolderTest {
         export.pte.writeText("another program")
         assertFailsWith<Failure> { ExportFolder.open(export.directory) } // another size
         export.pte.writeText("THE program of tiny")
-        assertContains(assertFailsWith<Failure> { ExportFolder.open(export.directory).checkHash() }.message!!, "is not the file of its manifest")
+        val failure = assertFailsWith<Failure> { ExportFolder.open(export.directory).checkHash() }
+        assertContains(failure.message!!, "is not the file of its manifest")
     }
 
     @Test

@@ -67,9 +67,9 @@ class FakeEngine(
 
 val DEVICE = Device("host", "a machine", "Linux", "a CPU", 2)
 
-/** Runs exports with a plan of few steps; cool, with room, and results files beside the exports. */
-fun place(caches: File?, thermal: String? = null, room: Room = Room(1 shl 20), journal: (ExportFolder) -> Journal? = { null }) =
-    Place({ DEVICE.copy(thermal = thermal) }, { room }, caches, journal)
+/** Cool, with room, and without a journal, unless a test says otherwise. */
+fun place(caches: File?, thermal: String? = null, room: Room = Room(1 shl 20)) =
+    Place({ DEVICE.copy(thermal = thermal) }, { room }, caches) { null }
 
 /** What each language writes to tests/fixtures/results, with its own harness. */
 fun example(): Results = Results(

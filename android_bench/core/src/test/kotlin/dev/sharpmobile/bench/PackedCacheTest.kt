@@ -44,7 +44,10 @@ class PackedCacheTest {
     @Test
     fun aLaunchThatChangesTheFileIsThrownAway() {
         val launches = mutableListOf<Int>()
-        val found = cache.usedBy({ path -> path.appendIf(launches.isEmpty()).also { launches.add(1) } }, { it.writeText("packed") })
+        val found = cache.usedBy(
+            { path -> path.appendIf(launches.isEmpty()).also { launches.add(1) } },
+            { it.writeText("packed") },
+        )
         assertEquals("packed", found)
         assertEquals(2, launches.size)
         val failure = assertFailsWith<Failure> { cache.usedBy({ it.appendIf(true) }, { it.writeText("packed") }) }
@@ -56,14 +59,16 @@ class PackedCacheTest {
         val export = ExportFolder.open(writeExport(temporary(), "tiny"))
         val file = File(export.directory, "packed/phone.cache").also { it.parentFile.mkdirs() }
         file.writeText("packed elsewhere")
-        val packed = PackedWeights("packed/phone.cache", "a CPU", "1.5.1", export.identity.sha256, sha256Of(file), file.length())
+        val (pte, sha256) = export.identity.sha256 to sha256Of(file)
+        val packed = PackedWeights("packed/phone.cache", "a CPU", "1.5.1", pte, sha256, file.length())
         assertFalse(cache.bring(packed, export, "1.5.1", "another CPU"))
         assertFalse(cache.bring(packed, export, "1.6.0", "a CPU"))
         assertFalse(cache.bring(packed.copy(pteSha256 = "00"), export, "1.5.1", "a CPU"))
         assertTrue(cache.bring(packed, export, "1.5.1", "a CPU"))
         assertTrue(cache.believed())
         file.writeText("PACKED elsewhere")
-        assertContains(assertFailsWith<Failure> { cache.bring(packed, export, "1.5.1", "a CPU") }.message!!, "is damaged or gone")
+        val failure = assertFailsWith<Failure> { cache.bring(packed, export, "1.5.1", "a CPU") }
+        assertContains(failure.message!!, "is damaged or gone")
     }
 
     private fun File.appendIf(changes: Boolean): String {

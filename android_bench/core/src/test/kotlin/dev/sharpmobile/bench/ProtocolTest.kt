@@ -14,17 +14,20 @@ class ProtocolTest {
     private val a = ExportFolder.open(writeExport(below, "a"))
     private val b = ExportFolder.open(writeExport(below, "b"))
 
-    private fun run(engine: Engine, place: Place = place(caches), exports: List<ExportFolder> = listOf(a, b), cancelled: () -> Boolean = { false }) =
-        BenchProtocol.run(exports, plan, engine, place, {}, cancelled)
+    private fun run(
+        engine: Engine, place: Place = place(caches), exports: List<ExportFolder> = listOf(a, b),
+        cancelled: () -> Boolean = { false },
+    ) = BenchProtocol.run(exports, plan, engine, place, {}, cancelled)
 
     @Test
     fun exportsAlternateAndStepsAreTheRunners() {
         val engine = FakeEngine()
         val lines = mutableListOf<String>()
         val found = BenchProtocol.run(listOf(a, b), plan, engine, place(caches), { lines.add(it.line) }, { false })
-        assertEquals(listOf("repetition 1 of 2: a", "repetition 1 of 2: b", "repetition 2 of 2: a", "repetition 2 of 2: b"), lines)
+        assertEquals((1..2).flatMap { listOf("repetition $it of 2: a", "repetition $it of 2: b") }, lines)
         val repetition = listOf("load a packs", "load a kept", "load b packs", "load b kept")
-        assertEquals(listOf("load a", "load b") + repetition + repetition, engine.calls.filter { it.startsWith("load") })
+        val loads = engine.calls.filter { it.startsWith("load") }
+        assertEquals(listOf("load a", "load b") + repetition + repetition, loads)
         val later = listOf(
             "step [1, 2, 3] at 0",                          // the prompt
             "step [4] at 3", "step [4] at 3", "step [4] at 3", // a warm-up and two forwards
@@ -41,7 +44,8 @@ class ProtocolTest {
         assertEquals(listOf("ok", null, listOf<String>()), listOf(results.status, results.error, results.warnings))
         assertEquals(export.identity, results.export)
         assertEquals(Settings("fake", "executorch 1.5.1", 1, true, true), results.settings)
-        assertEquals(listOf(2, 2, 4), listOf(results.load.first, results.load.later, results.forward).map { it?.seconds?.size })
+        val samples = listOf(results.load.first, results.load.later, results.forward)
+        assertEquals(listOf(2, 2, 4), samples.map { it?.seconds?.size })
         assertEquals(listOf(6, 2), listOf(results.prefill?.tokens, results.decode?.tokens))
         assertEquals(Memory(101, 50, 151), results.memory)
         assertEquals(listOf(4L, 0, 1, 2, 3), results.likeliest.map { it.token })
@@ -54,7 +58,8 @@ class ProtocolTest {
         val engine = FakeEngine(packedCache = false, limits = listOf("it cannot keep them"))
         val results = run(engine)[0]
         assertNull(results.load.later)
-        assertEquals(listOf(false, listOf("it cannot keep them")), listOf(results.settings.packedCache, results.warnings))
+        assertEquals(false, results.settings.packedCache)
+        assertEquals(listOf("it cannot keep them"), results.warnings)
         assertEquals(List(10) { true }, engine.calls.filter { it.startsWith("load") }.map { it.length == 6 })
         assertNull(caches.list())
     }
@@ -63,28 +68,34 @@ class ProtocolTest {
     fun aFailureKeepsWhatWasMeasuredAndTheOthersGoOn() {
         val (failed, whole) = run(FakeEngine(failsAt = 7)) // a's first launch in the second repetition
         assertEquals(listOf("failed", "the runtime said no"), listOf(failed.status, failed.error))
-        assertEquals(listOf(1, 1, 2), listOf(failed.load.first, failed.load.later, failed.forward).map { it?.seconds?.size })
+        val samples = listOf(failed.load.first, failed.load.later, failed.forward)
+        assertEquals(listOf(1, 1, 2), samples.map { it?.seconds?.size })
         assertEquals(listOf("ok", 2), listOf(whole.status, whole.load.later?.seconds?.size))
     }
 
     @Test
     fun whatCannotRunIsToldBeforeItIsLoaded() {
         val other = ExportFolder.open(writeExport(below, "other", "1.9.0"))
-        val damaged = ExportFolder.open(writeExport(below, "damaged")).also { it.pte.writeText("THE program of damaged") }
-        val copy = ExportFolder.open(a.directory.copyRecursively(File(below, "copy"), overwrite = true).let { File(below, "copy") })
+        val damaged = ExportFolder.open(writeExport(below, "damaged"))
+        damaged.pte.writeText("THE program of damaged")
+        val copied = File(below, "copy").also { a.directory.copyRecursively(it) }
+        val copy = ExportFolder.open(copied)
         val engine = FakeEngine()
         val found = run(engine, exports = listOf(a, other, damaged, copy))
-        val told = listOf(null, "was exported for executorch 1.9.0", "is not the file of its manifest", "copy: is the same export as a")
-        for ((results, error) in found.zip(told)) if (error == null) assertNull(results.error) else assertContains(assertNotNull(results.error), error)
+        assertNull(found[0].error)
+        val told = listOf("was exported for executorch 1.9.0", "is not the file of its manifest", "the same export as a")
+        for ((results, error) in found.drop(1).zip(told)) assertContains(assertNotNull(results.error), error)
         assertEquals(setOf("load a"), engine.calls.filter { it.startsWith("load") }.map { it.take(6) }.toSet())
-        assertContains(run(engine, place(caches, room = Room(5)))[0].error!!, "bytes of disk for packed weights, 5 are free")
+        val full = run(engine, place(caches, room = Room(5)))[0]
+        assertContains(full.error!!, "bytes of disk for packed weights, 5 are free")
         val low = run(FakeEngine(packedCache = false), place(null, room = Room(0, 5)))[0]
         assertContains(low.error!!, "bytes of memory for packed weights, the system gives 5")
     }
 
     @Test
     fun aHotDeviceAndStrangeTokensAreWarnedOf() {
-        val strange = ExportFolder.open(writeExport(below, "c", changes = mapOf("expected" to mapOf("prompt_tokens" to listOf(1), "tokens" to listOf(2, 7, 4)))))
+        val expected = mapOf("prompt_tokens" to listOf(1), "tokens" to listOf(2, 7, 4))
+        val strange = ExportFolder.open(writeExport(below, "c", changes = mapOf("expected" to expected)))
         val warnings = run(FakeEngine(), place(caches, "severe"), listOf(strange))[0].warnings
         assertEquals(2, warnings.size)
         assertContains(warnings[0], "throttled: the device was severe")
@@ -92,22 +103,23 @@ class ProtocolTest {
         assertEquals("$part 1 of 3; kernels of another CPU round differently", warnings[1])
         val likeliest = listOf(Likely(2, 1.5), Likely(7, 1.25))
         val told = mapOf(
-            listOf(7L, 4L) to "$part 0 of 2; kernels of another CPU round differently, and here the manifest's token is " +
-                "0.25 behind in logits",
+            listOf(7L, 4L) to "$part 0 of 2; kernels of another CPU round differently, " +
+                "and here the manifest's token is 0.25 behind in logits",
             listOf(8L, 4L) to "$part 0 of 2; a first token that is not even among the likeliest means another model",
             listOf(2L, 4L) to "$part 1 of 2; kernels of another CPU round differently",
         )
-        for ((expected, warning) in told) {
-            assertEquals(listOf(warning), BenchProtocol.divergenceWarnings(listOf(2, 3), expected, likeliest))
+        for ((manifest, warning) in told) {
+            assertEquals(listOf(warning), BenchProtocol.divergenceWarnings(listOf(2, 3), manifest, likeliest))
         }
-        assertEquals(listOf("$part 1 of 2; kernels of another CPU round differently"), BenchProtocol.divergenceWarnings(listOf(2), listOf(2, 3), likeliest))
+        val short = BenchProtocol.divergenceWarnings(listOf(2), listOf(2, 3), likeliest)
+        assertEquals(listOf("$part 1 of 2; kernels of another CPU round differently"), short)
     }
 
     @Test
     fun whoStopsItGetsWhatWasMeasured() {
         var asked = 0
         val found = run(FakeEngine(), cancelled = { ++asked > 3 })
-        assertEquals(listOf("stopped after 1 of 2 repetitions; run it again", "stopped after 0 of 2 repetitions; run it again"), found.map { it.error })
+        assertEquals(listOf(1, 0).map { "stopped after $it of 2 repetitions; run it again" }, found.map { it.error })
         assertNotNull(found[0].forward)
     }
 

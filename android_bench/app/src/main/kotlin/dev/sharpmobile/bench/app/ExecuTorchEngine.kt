@@ -1,7 +1,7 @@
 // ExecuTorch on the phone, by its Kotlin API.
 //
-// That API hands backends whole numbers only (BackendOptionsMap.setInt), and XNNPACK's weight cache and the place of its
-// packed weights are a boolean and a path. So the weight cache is as the library was built: on, by ExecuTorch's preset
+// That API hands backends whole numbers only (BackendOptionsMap.setInt), and XNNPACK's weight cache and the place of
+// its packed weights are a boolean and a path. So the weight cache is as the library was built: on, by ExecuTorch's preset
 // for Android. And every launch packs anew.
 
 package dev.sharpmobile.bench.app

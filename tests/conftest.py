@@ -13,6 +13,8 @@ from sharp_mobile.packaged import packaged_model
 from sharp_mobile.pipeline import ExportResult, export
 from sharp_mobile.recipe import Recipe
 
+pytest.register_assert_rewrite("phone_harnesses")  # so that its assertions show what they compared
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:

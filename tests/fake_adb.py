@@ -22,6 +22,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from fake_server import FakeServer
+
 PROGRAMS, APP = Path(__file__).parent / "fake_android", Path(__file__).parent / "fake_app.py"
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 FILES = "sdcard/Android/data/dev.sharpmobile.bench/files"
@@ -68,7 +70,7 @@ class FakePhone:
             os.kill(int((self.root / "pid").read_text()), signal.SIGKILL)
 
 
-class FakeAdb:
+class FakeAdb(FakeServer):
     """The server; `received` counts the bytes of input that commands were given."""
 
     def __init__(self, *phones: FakePhone) -> None:
@@ -79,12 +81,10 @@ class FakeAdb:
         self.away = 0.1
         self._back_at = 0.0
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
     def close(self) -> None:
-        self._listener.close()
+        super().close()
         self.pull()
         for phone in self.phones.values():
             phone.kill_app()
@@ -97,12 +97,6 @@ class FakeAdb:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
                 connection.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         self._open.add(connection)

@@ -14,11 +14,11 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from fake_server import FakeServer
 from pymobiledevice3.lockdown_service_provider import LockdownServiceProvider
 from pymobiledevice3.service_connection import ServiceConnection
 from pymobiledevice3.services.afc import AfcError, AfcFopenMode, AfcOpcode, AfcService
@@ -34,7 +34,7 @@ FLAGS = {
 }
 
 
-class FakeAfc:
+class FakeAfc(FakeServer):
     """The server. `received` counts bytes of written data; `free` is what it says is free."""
 
     def __init__(self, root: Path) -> None:
@@ -42,18 +42,7 @@ class FakeAfc:
         self.cut_at: int | None = None
         self.free, self.full = 1 << 40, False
         (root / "Documents").mkdir(parents=True)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        super().__init__()
 
     def _serve(self, connection: socket.socket) -> None:
         handles: set[int] = set()

@@ -1,7 +1,6 @@
 """The Android benchmark on this computer: its core is tested, benches a real `.pte`, and its app is type-checked."""
 
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -25,16 +24,19 @@ from kotlin_tools import (
     kotlinc,
     require_kotlin,
 )
+from phone_harnesses import (
+    SPOILED,
+    Harness,
+    check_a_broken_export_is_told_in_its_results,
+    check_a_real_pte_is_benched_and_answers_as_in_cpp,
+    check_its_results_stand_beside_those_of_other_harnesses,
+)
 
-from sharp_mobile.bench.columns import read_columns
-from sharp_mobile.bench.compare import as_text, compare
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import this_device
 from sharp_mobile.bench.results import read_results
-from sharp_mobile.bench.runner import Task, launch
 
 CORE_TESTS = ANDROID_BENCH / "core" / "src" / "test"
-Bench = Callable[..., "subprocess.CompletedProcess[str]"]
+NAME = "kotlin-jvm"
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +53,7 @@ def core_tests(core: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def bench(core: Path) -> Bench:
+def bench(core: Path) -> Harness:
     """The benchmark's program around the engine's C interface."""
     classes = [kotlinc("jvm", ANDROID_BENCH / "jvm" / "src" / "main", [core]), core, STDLIB]
     library = f"-Dsharp.engine={jni_library()}"
@@ -77,90 +79,24 @@ def test_the_results_that_kotlin_writes_are_the_checked_in_ones(core_tests: list
 
 @pytest.mark.slow
 def test_a_real_pte_is_benched_and_answers_as_in_cpp(
-    bench: Bench, runner: Path, shared: Export, unshared: Export, tmp_path: Path
+    bench: Harness, runner: Path, shared: Export, unshared: Export, tmp_path: Path
 ) -> None:
-    sizes = ["--repetitions", "2", "--prefill", "16", "--decode", "4"]
-    places = ["--out", tmp_path, "--caches", tmp_path / "caches"]
-    done = bench(shared.directory, unshared.directory, *sizes, *places)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == [
-        f"repetition {n} of 2: {name}" for n in (1, 2) for name in ("shared", "unshared")
-    ]
-    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
-    for export in (shared, unshared):
-        found = read_results(tmp_path / f"results-kotlin-jvm-{export.directory.name}.json")
-        cpp = launch(runner, export.pte, Task(prompt=export.prompt, forwards=0, tokens=len(export.tokens)))
-        assert [token for token, _ in found.likeliest] == [token for token, _ in cpp.likeliest]
-        assert [logit for _, logit in found.likeliest] == pytest.approx([logit for _, logit in cpp.likeliest], rel=1e-7)
-        assert found.tokens == cpp.tokens
-        assert found.export == export.identity
-        assert (found.settings.harness, found.settings.runtime) == ("kotlin-jvm", cpp.runtime)
-        assert found.load.first is not None
-        assert found.load.later is not None
-        assert found.forward is not None
-        assert found.prefill is not None
-        assert found.decode is not None
-        assert (len(found.load.first.seconds), len(found.load.later.seconds), len(found.forward.seconds)) == (2, 2, 10)
-        assert (found.prefill.tokens, found.decode.tokens) == (16, 4)
-        assert found.memory is not None
-        assert found.memory.peak >= found.memory.resident
+    check_a_real_pte_is_benched_and_answers_as_in_cpp(bench, NAME, runner, (shared, unshared), tmp_path)
 
 
 @pytest.mark.slow
 def test_its_results_stand_beside_those_of_other_harnesses(
-    bench: Bench, shared: Export, unshared: Export, tmp_path: Path
+    bench: Harness, shared: Export, unshared: Export, tmp_path: Path
 ) -> None:
-    exports = [
-        Path(shutil.copytree(export.directory, tmp_path / export.directory.name)) for export in (shared, unshared)
-    ]
-    sizes = ["--repetitions", "1", "--prefill", "8", "--decode", "2"]
-    done = bench(*exports, *sizes, "--caches", tmp_path / "caches")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(export / "results-kotlin-jvm.json") for export in exports]
-    ours, theirs = read_results(exports[0] / "results-kotlin-jvm.json").device, this_device()
-    assert (ours.kind, ours.cpu, ours.cores, ours.memory_bytes) == (
-        theirs.kind,
-        theirs.cpu,
-        theirs.cores,
-        theirs.memory_bytes,
-    )
-    assert as_text(compare(read_columns(exports))).count("kotlin-jvm") == 2
-
-
-def _drop_manifest(export: Path) -> None:
-    (export / "manifest.json").unlink()
-
-
-def _cut(export: Path) -> None:
-    (export / "model.pte").write_bytes((export / "model.pte").read_bytes()[:-10])
-
-
-def _other_runtime(export: Path) -> None:
-    manifest = json.loads((export / "manifest.json").read_text())
-    manifest["versions"]["executorch"] = "1.4.0"
-    (export / "manifest.json").write_text(json.dumps(manifest))
+    check_its_results_stand_beside_those_of_other_harnesses(bench, NAME, (shared, unshared), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (_drop_manifest, "it has no manifest.json"),
-        (_cut, "its manifest says"),
-        (_other_runtime, "was exported for executorch 1.4.0"),
-    ],
-)
+@SPOILED
 def test_a_broken_export_is_told_in_its_results(
-    bench: Bench, shared: Export, tmp_path: Path, spoil: Callable[[Path], None], told: str
+    bench: Harness, shared: Export, tmp_path: Path, spoil: Callable[[Path], None], told: str
 ) -> None:
-    export = Path(shutil.copytree(shared.directory, tmp_path / "broken"))
-    spoil(export)
-    done = bench(export, "--out", tmp_path, "--caches", tmp_path / "caches")
-    assert done.returncode == 1
-    found = read_results(tmp_path / "results-kotlin-jvm-broken.json")
-    assert found.status == "failed"
-    assert told in (found.error or "")
-    assert f"error: {found.error}" in done.stderr
+    check_a_broken_export_is_told_in_its_results(bench, NAME, shared, spoil, told, tmp_path)
 
 
 @pytest.mark.slow
@@ -174,7 +110,7 @@ def test_a_broken_export_is_told_in_its_results(
         (("x", "--speed", "9"), "--speed: is no option"),
     ],
 )
-def test_a_wrong_command_is_told(bench: Bench, arguments: tuple[str, ...], told: str) -> None:
+def test_a_wrong_command_is_told(bench: Harness, arguments: tuple[str, ...], told: str) -> None:
     done = bench(*arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {told}")

@@ -1,23 +1,27 @@
 """The iPhone's benchmark on this computer: its core is built and tested, and benches a real `.pte`."""
 
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from phone_harnesses import (
+    SPOILED,
+    check_a_broken_export_is_told_in_its_results,
+    check_a_real_pte_is_benched_and_answers_as_in_cpp,
+    check_its_results_stand_beside_those_of_other_harnesses,
+)
 from swift_tools import IOS_BENCH, ROOT, run, swift
 
-from sharp_mobile.bench.columns import read_columns
-from sharp_mobile.bench.compare import as_text, compare
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import this_device
 from sharp_mobile.bench.results import read_results
-from sharp_mobile.bench.runner import Task, build_engine, launch
+from sharp_mobile.bench.runner import build_engine
 
 pytestmark = pytest.mark.slow
 
+NAME = "swift-linux"
 FIXTURE = ROOT / "tests" / "fixtures" / "results" / "swift.json"
 
 
@@ -47,76 +51,22 @@ def test_the_results_that_swift_writes_are_the_checked_in_ones(tmp_path: Path) -
 def test_a_real_pte_is_benched_and_answers_as_in_cpp(
     sharp_bench: Path, runner: Path, shared: Export, unshared: Export, tmp_path: Path
 ) -> None:
-    sizes = ["--repetitions", "2", "--prefill", "16", "--decode", "4"]
-    places = ["--out", tmp_path, "--caches", tmp_path / "caches"]
-    done = run(sharp_bench, shared.directory, unshared.directory, *sizes, *places)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines() == [
-        f"repetition {n} of 2: {name}" for n in (1, 2) for name in ("shared", "unshared")
-    ]
-    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
-    for export in (shared, unshared):
-        found = read_results(tmp_path / f"results-swift-linux-{export.directory.name}.json")
-        cpp = launch(runner, export.pte, Task(prompt=export.prompt, forwards=0, tokens=len(export.tokens)))
-        assert [token for token, _ in found.likeliest] == [token for token, _ in cpp.likeliest]
-        assert [logit for _, logit in found.likeliest] == pytest.approx([logit for _, logit in cpp.likeliest], rel=1e-7)
-        assert found.tokens == cpp.tokens
-        assert found.export == export.identity
-        assert (found.settings.harness, found.settings.runtime) == ("swift-linux", cpp.runtime)
-        assert found.load.first is not None
-        assert found.load.later is not None
-        assert found.forward is not None
-        assert found.prefill is not None
-        assert found.decode is not None
-        assert (len(found.load.first.seconds), len(found.load.later.seconds), len(found.forward.seconds)) == (2, 2, 10)
-        assert (found.prefill.tokens, found.decode.tokens) == (16, 4)
-        assert found.memory is not None
-        assert found.memory.peak >= found.memory.resident
+    harness = partial(run, sharp_bench)
+    check_a_real_pte_is_benched_and_answers_as_in_cpp(harness, NAME, runner, (shared, unshared), tmp_path)
 
 
 def test_its_results_stand_beside_those_of_other_harnesses(
     sharp_bench: Path, shared: Export, unshared: Export, tmp_path: Path
 ) -> None:
-    exports = [
-        Path(shutil.copytree(export.directory, tmp_path / export.directory.name)) for export in (shared, unshared)
-    ]
-    done = run(
-        sharp_bench, *exports, "--repetitions", "1", "--prefill", "8", "--decode", "2", "--caches", tmp_path / "c"
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(export / "results-swift-linux.json") for export in exports]
-    for export in exports:
-        assert read_results(export / "results-swift-linux.json").device == this_device()
-    table = as_text(compare(read_columns(exports)))
-    assert table.count("swift-linux") == 2
-    assert "×1.000" in table
+    harness = partial(run, sharp_bench)
+    check_its_results_stand_beside_those_of_other_harnesses(harness, NAME, (shared, unshared), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lambda e: (e / "manifest.json").unlink(), "it has no manifest.json"),
-        (lambda e: (e / "model.pte").write_bytes((e / "model.pte").read_bytes()[:-10]), "its manifest says"),
-        (lambda e: _edit(e, "executorch", "1.4.0"), "was exported for executorch 1.4.0"),
-    ],
-)
+@SPOILED
 def test_a_broken_export_is_told_in_its_results(
     sharp_bench: Path, shared: Export, tmp_path: Path, spoil: Callable[[Path], None], told: str
 ) -> None:
-    export = Path(shutil.copytree(shared.directory, tmp_path / "broken"))
-    spoil(export)
-    done = run(sharp_bench, export, "--out", tmp_path)
-    assert done.returncode == 1
-    found = read_results(tmp_path / "results-swift-linux-broken.json")
-    assert found.status == "failed"
-    assert told in (found.error or "")
-    assert f"error: {found.error}" in done.stderr
-
-
-def _edit(export: Path, package: str, version: str) -> None:
-    manifest = json.loads((export / "manifest.json").read_text())
-    manifest["versions"][package] = version
-    (export / "manifest.json").write_text(json.dumps(manifest))
+    check_a_broken_export_is_told_in_its_results(partial(run, sharp_bench), NAME, shared, spoil, told, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,13 @@ class FinetuneSection(_Section):
         return bool(self.epochs or self.max_steps)
 
 
+def embedding_bits(embedding: Bits | Literal["auto"], lm_head: Bits, tied: bool) -> Bits:
+    """The bits of a lookup table: tied to an LM head of 8 bits it has 8, since both are stored once then."""
+    if embedding != "auto":
+        return embedding
+    return 8 if tied and lm_head == 8 else 4
+
+
 class QuantizeSection(_Section):
     """Bits of the weights; activations are quantized to 8 bits dynamically wherever a linear's weights are.
 
@@ -306,9 +313,8 @@ class Recipe(_Section):
         quantize = self.quantize
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         widths = {}
-        shared = config.tie_word_embeddings and quantize.lm_head == 8
-        own_table = quantize.embedding == 4 or (quantize.embedding == "auto" and not shared)
-        if own_table or 4 in (quantize.linear, quantize.lm_head):
+        table = embedding_bits(quantize.embedding, quantize.lm_head, config.tie_word_embeddings)
+        if 4 in (quantize.linear, quantize.lm_head, table):
             widths["hidden width"] = config.hidden_size
         if quantize.linear == 4:
             widths |= {"MLP width": config.intermediate_size, "attention width": config.num_attention_heads * head_dim}

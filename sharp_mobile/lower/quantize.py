@@ -22,9 +22,8 @@ from torchao.quantization.quant_primitives import (
 )
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.recipe import QuantizeSection
+from sharp_mobile.recipe import Bits, QuantizeSection, embedding_bits
 
-Bits = Literal[4, 8, "float"]
 INT4_GROUPS = (128, 64, 32)
 _EMBEDDING, _LM_HEAD = "embedding", "exit.head.lm_head"  # in a `Decoder`
 
@@ -188,7 +187,7 @@ def recovery_group(rank_width: int) -> int:
 class QuantizeOptions(NamedTuple):
     """Bits of each kind of weight ("float" leaves it), the int4 group size, and how scales are chosen.
 
-    embedding: "auto" as `embedding_bits` says.
+    embedding: "auto" as `recipe.embedding_bits` says.
     """
 
     linear: Bits = 4
@@ -217,6 +216,10 @@ def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
     tied = is_tied(modules.get(_EMBEDDING), modules.get(_LM_HEAD))
     options = options._replace(embedding=embedding_bits(options.embedding, options.lm_head, tied))
     done: dict[int, nn.Module] = {}
+    if tied and options.embedding == options.lm_head == 8:
+        table, head = modules[_EMBEDDING], modules[_LM_HEAD]
+        both = cast(QuantizedLinear, _quantized(_LM_HEAD, head, options))
+        done = {id(head): both, id(table): QuantizedEmbedding(both.codes, both.scales.reshape(-1), 8)}
     for name, module in list(decoder.named_modules()):
         for child_name, child in list(module.named_children()):
             if not isinstance(child, nn.Linear | nn.Embedding):
@@ -224,9 +227,6 @@ def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
             if id(child) not in done:
                 done[id(child)] = _quantized(f"{name}.{child_name}".strip("."), child, options)
             setattr(module, child_name, done[id(child)])
-    if tied and options.embedding == options.lm_head == 8:
-        head = cast(QuantizedLinear, decoder.get_submodule(_LM_HEAD))
-        decoder.set_submodule(_EMBEDDING, QuantizedEmbedding(head.codes, head.scales.reshape(-1), 8))
 
 
 def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:
@@ -235,13 +235,6 @@ def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:
         return False
     table, head = (getattr(module, "weight", None) for module in (embedding, lm_head))
     return table is not None and head is not None and table.shape == head.shape and table.data_ptr() == head.data_ptr()
-
-
-def embedding_bits(embedding: Bits | Literal["auto"], lm_head: Bits, tied: bool) -> Bits:
-    """The bits of a lookup table: where both are "tied" and 8 bits, the table and the LM head are stored once."""
-    if embedding != "auto":
-        return embedding
-    return 8 if tied and lm_head == 8 else 4
 
 
 def stored_bytes(decoder: nn.Module) -> int:

@@ -25,7 +25,6 @@ from sharp_mobile.lower.quantize import (
     QuantizedLinear,
     QuantizeOptions,
     dequantize_activation,
-    embedding_bits,
     is_tied,
     quantize_activation,
     quantize_embedding,
@@ -33,6 +32,7 @@ from sharp_mobile.lower.quantize import (
     recovery_group,
 )
 from sharp_mobile.lower.segments import GatedMLP
+from sharp_mobile.recipe import embedding_bits
 from sharp_mobile.share import SharedMLP, shared_layers
 
 

@@ -135,6 +135,7 @@ class Model {
 
   // Load and init: after this every delegate has its packed weights.
   void load() {
+    runtime_log.clear();  // of a model before this one in the same process
     std::unique_ptr<ETDumpGen> tracer;
     if (!given_.etdump.empty()) tracer = std::make_unique<ETDumpGen>();
     module_ = std::make_unique<Module>(given_.pte, Module::LoadMode::Mmap, std::move(tracer));

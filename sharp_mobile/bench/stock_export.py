@@ -149,9 +149,10 @@ def instructions(out: Path, profile: str) -> dict[str, int]:
     from sharp_mobile.bench.profiles import read_profile
     from sharp_mobile.bench.runner import Task
 
+    emulator, phone_profile = find_emulator(), read_profile(profile)
     counted = {}
     for exporter in _EXPORTERS:
-        with emulated_phone(find_emulator(), read_profile(profile), out.resolve() / exporter / _PTE) as phone:
+        with emulated_phone(emulator, phone_profile, out.resolve() / exporter / _PTE) as phone:
             task = Task(prompt=tuple(range(1, 9)), forwards=1, markers="forward")
             counted[exporter] = phone.count(task)[1].instructions
     return counted

@@ -1,6 +1,7 @@
 """The outer model: lowered segments, attention between them, and the `.pte` they make."""
 
-from typing import Any
+import warnings
+from typing import Any, cast
 
 import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, ExecutorchProgramManager, to_edge
@@ -10,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions
+from sharp_mobile.lower.quantize import QuantizedLinear
 from sharp_mobile.lower.template import Template, kind_of, trace_template
 
 # Not 1, which export would take for a constant.
@@ -27,6 +29,7 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
         `layers.4.mlp.gate.codes` (1-based).
     """
     templates: dict[str, Template] = {}
+    stored: dict[str, bytes] = {}
     keys: dict[str, str] = {}
     options = decoder.options
     length = sequence_length(options)
@@ -45,6 +48,7 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
         if kind not in templates:
             templates[kind] = trace_template(segment, example, length)
         lowered, key_of = templates[kind].instance(segment)
+        _hold_once(segment, key_of, lowered.hold_in(stored))
         places = {"end": f"layers.{after}", "start": f"layers.{after + 1}.attention", "head": "head"}
         for name, key in key_of.items():
             place, _, rest = name.partition(".")
@@ -65,6 +69,18 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
         exit_ = lower(decoder.exit, last, hidden[:, -1:], attended[:, -1:], length=None)
     bar.close()
     return decoder.deployed(entry, middles, exit_), keys
+
+
+def _hold_once(segment: nn.Module, key_of: dict[str, str], stored: dict[str, bytes]) -> None:
+    """Let a segment's linears read their codes from the bytes that are going to be written: a model is large."""
+    for name, key in key_of.items():
+        linear_name, _, tensor = name.rpartition(".")
+        if tensor == "codes":
+            linear = cast(QuantizedLinear, segment.get_submodule(linear_name))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given buffer is not writable")  # nobody writes
+                codes = torch.frombuffer(stored[key], dtype=linear.codes.dtype)
+            linear.codes = codes.view(linear.codes.shape)
 
 
 def sequence_length(options: DecoderOptions) -> Any:

@@ -7,9 +7,15 @@ partitioner takes.
 
 `project` quantizes an input once for all the projections that read it. `quantize` is the only entry: it replaces the
 float linears and the embedding of a decoder, each object once, however many layers call it.
+
+At rest a 4-bit linear takes what its `.pte` will take: two codes a byte, as XNNPACK stores them, and scales in
+bfloat16. While a segment is traced and serialized, its linears are `unpacked`. Float weights may be of any type and lie
+in a file that is mapped: they are read once, a few rows at a time.
 """
 
-from typing import Literal, NamedTuple, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +31,8 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe import Bits, QuantizeSection, embedding_bits
 
 INT4_GROUPS = (128, 64, 32)
+# So many numbers of a weight are rounded together, a few rows: five times faster than what no CPU cache holds.
+_AT_ONCE = 1 << 17
 _EMBEDDING, _LM_HEAD = "embedding", "exit.head.lm_head"  # in a `Decoder`
 
 
@@ -58,22 +66,26 @@ def dequantize_activation(x: QuantizedActivation) -> torch.Tensor:
 class QuantizedLinear(nn.Module):
     """A linear with integer weights.
 
-    Buffers: codes int8 [out, in] (within −8…7 at 4 bits), scales float32 [out, in / group], zero_points int8 (all 0),
-    bias float32 [out] or None.
+    Buffers: codes int8 [out, in] and scales float32 [out, in / group] with zero_points int8 (all 0); at 4 bits, unless
+    it is `unpacked`, codes uint8 [out, in / 2] and scales bfloat16 without zero points; bias float32 [out] or None.
+
+    Args:
+        codes: int8 [out, in], within −8…7 at 4 bits.
+        scales: float32 [out, in / group], representable in bfloat16 at 4 bits.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
-    zero_points: torch.Tensor
+    zero_points: torch.Tensor | None
     bias: torch.Tensor | None
 
     def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.bits = bits
         self.group = codes.shape[1] // scales.shape[1]
-        self.register_buffer("codes", codes)
-        self.register_buffer("scales", scales)
-        self.register_buffer("zero_points", torch.zeros_like(scales, dtype=torch.int8))
+        self.register_buffer("codes", pack_codes(codes) if bits == 4 else codes)
+        self.register_buffer("scales", scales.to(torch.bfloat16) if bits == 4 else scales)
+        self.register_buffer("zero_points", None if bits == 4 else _zero_points(scales))
         self.register_buffer("bias", bias)
 
     def forward(self, x: QuantizedActivation) -> torch.Tensor:
@@ -82,12 +94,50 @@ class QuantizedLinear(nn.Module):
     def weight(self) -> torch.Tensor:
         """The dequantized weight [out, in]."""
         low, high = _code_range(self.bits)
-        return torch.ops.torchao.dequantize_affine(
-            self.codes, [1, self.group], self.scales, self.zero_points, torch.int8, low, high
-        )
+        codes, scales, zero_points = self.tensors()
+        return torch.ops.torchao.dequantize_affine(codes, [1, self.group], scales, zero_points, torch.int8, low, high)
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Codes int8 [out, in], scales float32 and zero points int8 [out, in / group], however they are kept."""
+        if self.zero_points is not None:
+            return self.codes, self.scales, self.zero_points
+        scales = self.scales.float()
+        return unpack_codes(self.codes), scales, _zero_points(scales)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, group={self.group}, bias={self.bias is not None}"
+
+
+def pack_codes(codes: torch.Tensor) -> torch.Tensor:
+    """Two 4-bit codes a byte, uint8 [out, in / 2]: the even column in the low half, with an offset of 8."""
+    shifted = codes.view(torch.uint8) + 8
+    return shifted[:, ::2] | shifted[:, 1::2] << 4
+
+
+def unpack_codes(packed: torch.Tensor) -> torch.Tensor:
+    """The codes int8 [out, in] of `pack_codes`."""
+    return (torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1) - 8).view(torch.int8)
+
+
+def _zero_points(scales: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(scales, dtype=torch.int8)
+
+
+@contextmanager
+def unpacked(module: nn.Module) -> Iterator[None]:
+    """Within the block the 4-bit linears of a module hold a code a byte, as they are traced and serialized."""
+    at_rest = {linear: (linear.codes, linear.scales) for linear in module.modules() if _is_packed(linear)}
+    try:
+        for linear in at_rest:
+            linear.codes, linear.scales, linear.zero_points = linear.tensors()
+        yield
+    finally:
+        for linear, (codes, scales) in at_rest.items():
+            linear.codes, linear.scales, linear.zero_points = codes, scales, None
+
+
+def _is_packed(module: nn.Module) -> TypeGuard[QuantizedLinear]:
+    return isinstance(module, QuantizedLinear) and module.zero_points is None
 
 
 class QuantizedEmbedding(nn.Module):
@@ -99,9 +149,8 @@ class QuantizedEmbedding(nn.Module):
     def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int) -> None:
         super().__init__()
         self.bits = bits
-        # ExecuTorch's operator keeps the even column in the high half of a byte, with an offset of 8.
-        packed = ((codes[:, ::2] + 8) * 16 + codes[:, 1::2] + 8).to(torch.uint8) if bits == 4 else codes
-        self.register_buffer("codes", packed)
+        # ExecuTorch's operator keeps the even column in the high half of a byte: not as XNNPACK does.
+        self.register_buffer("codes", pack_codes(codes.view(-1, 2).flip(1).view(codes.shape)) if bits == 4 else codes)
         self.register_buffer("scales", scales)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -129,15 +178,25 @@ def quantize_weight(
     """
     if weight.shape[1] % group:
         raise SharpError(f"group size {group} does not divide the input width {weight.shape[1]} of a {bits}-bit weight")
+    codes = torch.empty(weight.shape, dtype=torch.int8)
+    scale = torch.empty(weight.shape[0], weight.shape[1] // group)
+    count = max(1, _AT_ONCE // weight.shape[1])
+    for first in range(0, weight.shape[0], count):
+        rows = slice(first, first + count)
+        codes[rows], scale[rows] = _quantize_rows(weight[rows].detach().float(), bits, group, scales)
+    return codes, scale
+
+
+def _quantize_rows(
+    weight: torch.Tensor, bits: int, group: int, scales: Literal["hqq", "minmax"]
+) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = _code_range(bits)
     block = (1, group)
-    groups = weight.detach().float().reshape(weight.shape[0], -1, group)
+    groups = weight.reshape(weight.shape[0], -1, group)
     if scales == "hqq" and bits == 4:
-        _, scale = _choose_qparams_and_quantize_scale_only_hqq(weight.detach().float(), list(block), low, high)
+        _, scale = _choose_qparams_and_quantize_scale_only_hqq(weight, list(block), low, high)
     else:
-        scale, _ = choose_qparams_affine(
-            weight.detach().float(), MappingType.SYMMETRIC, block, torch.int8, low, high, keepdim=True
-        )
+        scale, _ = choose_qparams_affine(weight, MappingType.SYMMETRIC, block, torch.int8, low, high, keepdim=True)
     if bits == 4:
         scale = scale.to(torch.bfloat16)
     scale = scale.float().reshape(groups.shape[:2])
@@ -239,17 +298,13 @@ def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:
 
 def stored_bytes(decoder: nn.Module) -> int:
     """Bytes of a quantized decoder's distinct weights as a `.pte` stores them; its caches are not stored."""
-    seen: set[int] = set()
-    total = 0
-    for module in decoder.modules():
-        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-            if id(tensor) in seen or name in ("zero_points", "k_cache", "v_cache"):
-                continue
-            seen.add(id(tensor))
-            packed = isinstance(module, QuantizedLinear) and module.bits == 4
-            size = {"codes": 0.5, "scales": 2}.get(name, 4) if packed else tensor.element_size()
-            total += int(tensor.numel() * size)
-    return total
+    tensors = {
+        id(tensor): tensor
+        for module in decoder.modules()
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        if name not in ("zero_points", "k_cache", "v_cache")
+    }
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _quantized(name: str, module: nn.Module, options: QuantizeOptions) -> nn.Module:

@@ -35,6 +35,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.quantize import unpacked
 
 _STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -63,13 +64,14 @@ class Template:
         Raises:
             SharpError: XNNPACK does not know an operator of the segment.
         """
-        program = _with_state(self.program, segment)
-        graph, tensors, key_of = serialize(program)
+        with unpacked(segment):
+            program = _with_state(self.program, segment)
+            graph, tensors, key_of = serialize(program)
+            own = _state(segment)
         lowered = LoweredBackendModule(
             self.shapes, XnnpackBackend.__name__, graph, [], tensors.get_named_data_store_output()
         )
         lowered.meta = {"debug_handle_map": {}}
-        own = _state(segment)
         names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target in own}
         delegate = Delegate(lowered, [_alone(own.get(name, tensor)) for name, tensor in self.given.items()])
         return delegate, {names[placeholder]: key for placeholder, key in key_of.items() if placeholder in names}
@@ -87,6 +89,13 @@ class Delegate(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = [self.get_buffer(f"given_{index}") for index in range(self.count)]
         return tuple(self.lowered(*given, *inputs))
+
+    def hold_in(self, stored: dict[str, bytes]) -> dict[str, bytes]:
+        """Take the tensors that other delegates have stored from there, by their keys, and add those that are new."""
+        tensors = self.lowered.named_data_store_output
+        for key, entry in tensors.pte_data.items():
+            tensors.buffers[entry.buffer_index] = stored.setdefault(key, tensors.buffers[entry.buffer_index])
+        return stored
 
 
 class _Shapes(nn.Module):
@@ -116,7 +125,8 @@ def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length
     config = EdgeCompileConfig(
         _check_ir_validity=False, _skip_dim_order=True, preserve_ops=[torch.ops.aten.linear.default]
     )
-    program = to_edge(_export(segment, example, length), compile_config=config).exported_program()
+    with unpacked(segment):
+        program = to_edge(_export(segment, example, length), compile_config=config).exported_program()
     program, given = _with_given(program)
     shapes = _export(_Shapes(segment(*example)), (*given.values(), *example), length, dynamic=example)
     return Template(program, given, shapes)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
@@ -13,6 +14,7 @@ from sharp_mobile.lower.quantize import (
     QuantizedEmbedding,
     QuantizedLinear,
     QuantizeOptions,
+    pack_codes,
     project,
     quantize,
     quantize_activation,
@@ -20,6 +22,9 @@ from sharp_mobile.lower.quantize import (
     quantize_linear,
     quantize_weight,
     recovery_group,
+    stored_bytes,
+    unpack_codes,
+    unpacked,
 )
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recovery, recovery_parameters, share_layers
@@ -121,8 +126,38 @@ def test_a_linear_is_its_dequantized_weight_on_its_dequantized_input(bits: Any) 
     codes, scale, zero_point = quantize_activation(x)
     seen = (codes.float() - zero_point.view(1, 5, 1)) * scale.view(1, 5, 1)
     (y,) = project(x, quantized)
-    torch.testing.assert_close(y, seen @ dequantized(quantized.codes, quantized.scales).T + layer.bias)
+    torch.testing.assert_close(y, seen @ dequantized(*quantized.tensors()[:2]).T + layer.bias)
     assert (y - layer(x)).norm() / layer(x).norm() < (0.15 if bits == 4 else 0.02)
+
+
+def test_a_4_bit_linear_takes_half_a_byte_a_code_until_it_is_unpacked() -> None:
+    codes, scales = quantize_weight(torch.randn(24, 64), 4, 32)
+    linear = QuantizedLinear(codes, scales, 4, None)
+    assert stored_bytes(linear) == 24 * 64 / 2 + 24 * 2 * 2
+    at_rest = (linear.codes, linear.scales)
+    with unpacked(nn.Sequential(linear)):
+        assert torch.equal(linear.codes, codes)
+        assert torch.equal(linear.scales, scales)
+        weight = linear.weight()
+    assert (linear.codes, linear.scales, linear.zero_points) == (*at_rest, None)
+    assert torch.equal(linear.weight(), weight)
+
+
+def test_codes_are_packed_as_xnnpack_stores_them() -> None:
+    codes = torch.randint(-8, 8, (6, 32), dtype=torch.int8)
+    packed = pack_codes(codes)
+    assert torch.equal(packed, NodeVisitor.convert_to_qc4w(codes))
+    assert torch.equal(unpack_codes(packed), codes)
+
+
+def test_rows_are_rounded_alike_however_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(40, 64, dtype=torch.bfloat16)
+    for bits, group in ((4, 32), (8, 64)):
+        codes, scale = quantize_weight(weight.float(), bits, group, "minmax")
+        monkeypatch.setattr("sharp_mobile.lower.quantize._AT_ONCE", 3 * 64)
+        again = quantize_weight(weight, bits, group, "minmax")
+        assert torch.equal(codes, again[0])
+        assert torch.equal(scale, again[1])
 
 
 def test_project_leaves_float_linears_their_float_input() -> None:

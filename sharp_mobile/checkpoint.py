@@ -26,7 +26,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -51,6 +51,8 @@ from sharp_mobile.sharp_json import FORMAT_VERSION, SHARP_JSON, SharpDescription
 from sharp_mobile.weight_files import (
     WEIGHTS,
     check_tensors,
+    mapped_tensors,
+    page_out,
     read_json,
     sampled_bytes,
     stored_tensors,
@@ -141,14 +143,15 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: str | Path, *, allow_pickle: bool = False, dtype: torch.dtype = torch.float32, progress: bool = True
+    source: str | Path, *, allow_pickle: bool = False, dtype: torch.dtype | None = torch.float32, progress: bool = True
 ) -> Checkpoint:
     """Open a packaged model, a Hugging Face directory, a GGUF file, a hub repository or a SHARP checkpoint.
 
     Args:
         source: a name in `PACKAGED_MODELS`, a path, `org/name`, or `random:` and the path of a config.json.
         allow_pickle: take `pytorch_model.bin` where there are no safetensors. Code of a checkpoint is never run.
-        dtype: of the loaded weights.
+        dtype: of the loaded weights; None leaves them in their files, mapped, with the types that they have there (a
+            GGUF file is always read).
         progress: show progress bars while reading, if on a terminal.
 
     Raises:
@@ -274,7 +277,7 @@ def _download(repository: str, allow_pickle: bool) -> Path:
         raise SharpError(f"{repository}: cannot be downloaded: {_one_line(error)}") from error
 
 
-def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: bool) -> Checkpoint:
+def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pickle: bool) -> Checkpoint:
     config = _config_of(path)
     files = weight_files(path, allow_pickle=allow_pickle)
     with torch.device("meta"), named_errors(path / CONFIG_JSON, "describes no model"):
@@ -283,17 +286,14 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: b
         stored_tensors(files), blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path
     )
     with named_errors(path):
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            use_safetensors=files[0].suffix == ".safetensors",
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-    if model.config.tie_word_embeddings and model.get_input_embeddings().weight is not model.lm_head.weight:
-        model.config.tie_word_embeddings = False
-        warnings.append(f"{path}: config.json ties the LM head to the embedding, but they differ; both are used")
+        state = mapped_tensors(files)
+    for name, other in blueprint.all_tied_weights_keys.items():
+        if name in state and other in state and not torch.equal(state[name], state[other]):
+            config.tie_word_embeddings = False
+            warnings.append(f"{path}: config.json ties the LM head to the embedding, but they differ; both are used")
+    model = skeleton(config, path / CONFIG_JSON)
+    _assemble(model, {name: state[name] for name in model.state_dict() if name in state}, dtype)
+    _read_generation_config(model, path)
     tokenizer = _load_tokenizer(path)
     return Checkpoint(
         name=checkpoint_name(source),
@@ -306,12 +306,12 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype, allow_pickle: b
     )
 
 
-def _open_gguf(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
+def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     header = gguf_header(path)
     config = gguf_config(header)
-    model = _skeleton(config, dtype, path)
+    model = skeleton(config, path)
     weights = gguf_weights(header, model.state_dict(), model.all_tied_weights_keys, config)
-    _assemble(model, {name: tensor.to(dtype) for name, tensor in weights.items()})
+    _assemble(model, weights, dtype or torch.float32)
     tokenizer = _load_tokenizer(path) if "tokenizer.ggml.tokens" in header.metadata else None
     return Checkpoint(
         name=checkpoint_name(source),
@@ -324,20 +324,18 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
     )
 
 
-def _open_sharp(source: str, path: Path, dtype: torch.dtype) -> Checkpoint:
+def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     description = SharpDescription.read(path / SHARP_JSON)
     config = _config_of(path)
-    model = _skeleton(config, dtype, path / CONFIG_JSON)
+    model = skeleton(config, path / CONFIG_JSON)
     with _prefixed(path / SHARP_JSON):
         plan = SharePlan.parse(description.plan, description.layers)
         recovery = read_recoveries(description.recovery, description.layers)
         share_layers(model, plan, recovery)
     weights = weight_files(path)
     check_tensors(stored_tensors(weights), model.state_dict(), model.all_tied_weights_keys, directory=path)
-    _assemble(model, {name: tensor.to(dtype) for name, tensor in load_file(weights[0]).items()})
-    if (path / GENERATION_JSON).is_file():
-        with named_errors(path):
-            model.generation_config = GenerationConfig.from_pretrained(path)
+    _assemble(model, mapped_tensors(weights), dtype)
+    _read_generation_config(model, path)
     tokenizer = _load_tokenizer(path)
     return Checkpoint(
         name=checkpoint_name(source),
@@ -383,22 +381,33 @@ def read_config(path: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
-def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, path: Path) -> PreTrainedModel:
+def skeleton(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
     """A model whose parameters are allocated but not set: untouched pages take no memory until `_assemble`.
 
-    Not on the meta device, because buffers that no file holds (RoPE frequencies) must be real. `path`: of the
-    configuration, for messages.
+    Not on the meta device, because buffers that no file holds (RoPE frequencies) must be real.
+
+    Args:
+        path: of the configuration, for messages.
+
+    Raises:
+        SharpError: transformers can make no model of it.
     """
     with no_init_weights(), named_errors(path, "describes no model"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def _assemble(model: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """Give a skeleton its weights, without a copy."""
-    tied = {name: state[source] for name, source in model.all_tied_weights_keys.items()}
-    model.load_state_dict({**state, **tied}, strict=True, assign=True)
+def _assemble(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
+    """Give a skeleton its weights; without a copy if they may stay of their types (None)."""
+    typed = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in state.items()}
+    tied = {name: typed[source] for name, source in model.all_tied_weights_keys.items()}
+    model.load_state_dict({**typed, **tied}, strict=True, assign=True)
     model.tie_weights()
-    return model
+
+
+def _read_generation_config(model: PreTrainedModel, directory: Path) -> None:
+    if (directory / GENERATION_JSON).is_file():
+        with named_errors(directory):
+            model.generation_config = GenerationConfig.from_pretrained(directory)
 
 
 def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
@@ -408,6 +417,7 @@ def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
         if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
             what = "NaN" if torch.isnan(parameter.detach()).any() else "Inf"
             raise SharpError(f"{path}: tensor {name} holds {what}; copy or download it again, or train it again")
+        page_out(parameter)
     return model.eval().requires_grad_(False)
 
 

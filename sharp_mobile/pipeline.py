@@ -73,7 +73,7 @@ def export(
     out = check_writable(out)
     stages = Stages()
     with stages.stage("open"):
-        opened = open_recipe(recipe, allow_pickle=allow_pickle, work=work, progress=progress)
+        opened = open_recipe(recipe, allow_pickle=allow_pickle, mapped=True, work=work, progress=progress)
         check_lowerable(opened)
         prompt = _prompt_tokens(opened.checkpoint)
         if len(prompt) >= recipe.lower.max_length:

@@ -3,26 +3,43 @@
 What a `.pte` takes on disk and in memory, and how long it runs, depends on the architecture and on how it is shared and
 quantized, not on what its numbers say. So any published architecture can be measured without its weights. Recovery
 parameters are random too; there is no tokenizer, and nothing to fit.
+
+All weights are windows on one strip of random numbers, each a little further along it:
+
+    strip   ├──────────────────────────────────────────┤
+    weights ├────────────────┤
+              ├───────┤
+                ├──────────────────────────────────┤
+
+So no two are equal, and a model of seven billion parameters takes the memory of its largest tensor.
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel
 
-from sharp_mobile.checkpoint import RANDOM, Checkpoint, checkpoint_name, named_errors, read_config
+from sharp_mobile.checkpoint import RANDOM, Checkpoint, checkpoint_name, read_config, skeleton
 from sharp_mobile.errors import SharpError
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recoveries, recovery_parameters, share_layers
 
 _SEED = 0
-# Large enough that no group of a quantized recovery parameter is all zeros, which would be stored once for all.
-_RECOVERY_STD = 0.02
+# As published models are initialised. Large enough that no group of a quantized recovery parameter is all zeros, which
+# would be stored once for all.
+_STD = 0.02
+# From one window to the next: not a multiple of a quantization group, whose codes could be another tensor's.
+_STEP = 101
 
 
-def open_random(source: str, dtype: torch.dtype = torch.float32) -> Checkpoint:
+def open_random(source: str, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
     """A model of the architecture that `random:<config.json>` names; the same weights every time.
+
+    Args:
+        dtype: of the weights; None for bfloat16, as most are published.
 
     Raises:
         SharpError: no such file, or it describes no supported model.
@@ -30,10 +47,11 @@ def open_random(source: str, dtype: torch.dtype = torch.float32) -> Checkpoint:
     path = Path(source.removeprefix(RANDOM)).expanduser()
     if not path.is_file():
         raise SharpError(f"{path}: no such file; give the config.json of a model, such as those in export/shapes/")
-    config = read_config(path)
-    with torch.random.fork_rng(), named_errors(path, "describes no model"):
-        torch.manual_seed(_SEED)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = skeleton(read_config(path), path)
+    _fill(model.parameters(), dtype or torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:  # a norm's gain or a bias
+            parameter.data = torch.full_like(parameter, float(not name.endswith("bias")))
     return Checkpoint(
         name=checkpoint_name(source),
         source=source,
@@ -49,6 +67,15 @@ def open_random(source: str, dtype: torch.dtype = torch.float32) -> Checkpoint:
 def share_random(model: PreTrainedModel, plan: SharePlan, recovery: Recoveries) -> None:
     """Share a model of random weights by a plan, in place, with random recovery parameters."""
     share_layers(model, plan, recovery)
-    generator = torch.Generator().manual_seed(_SEED)
-    for _, parameter in recovery_parameters(model):
-        parameter.normal_(std=_RECOVERY_STD, generator=generator)
+    _fill((parameter for _, parameter in recovery_parameters(model)), model.dtype)
+
+
+def _fill(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
+    """Make each parameter a window on one strip of random numbers."""
+    distinct = list(dict.fromkeys(parameters))
+    length = max((parameter.numel() for parameter in distinct), default=0) + _STEP * len(distinct)
+    strip = torch.empty(length, dtype=dtype)
+    strip.normal_(std=_STD, generator=torch.Generator().manual_seed(_SEED))
+    for number, parameter in enumerate(distinct):
+        first = _STEP * number
+        parameter.data = strip[first : first + parameter.numel()].view(parameter.shape)

@@ -8,16 +8,20 @@ So a file that is cut short, misses a tensor or belongs to another model is know
 read. A pickle, where it is allowed, is loaded to the meta device for the same answer. (`gguf_file` does this for GGUF.)
 """
 
+import ctypes
 import json
 import math
+import mmap
 import pickle
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from sharp_mobile.errors import SharpError
 
@@ -212,6 +216,33 @@ def _owner(name: str) -> str:
     """The decoder layer that a tensor belongs to, or the module where it belongs to none."""
     layer = re.match(r"model\.layers\.\d+\.", name)
     return layer[0] if layer else name.rpartition(".")[0]
+
+
+def mapped_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
+    """The tensors of checked files by name, of their own types, mapped: a page is read when it is touched."""
+    found: dict[str, torch.Tensor] = {}
+    for file in files:
+        pickled = file.suffix == ".bin"
+        found |= torch.load(file, map_location="cpu", mmap=True, weights_only=True) if pickled else load_file(file)
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+
+
+# Linux's madvise: give pages back that can be read again. It changes no memory, whoever it belongs to.
+_MADV_PAGEOUT = 21
+
+
+def page_out(tensor: torch.Tensor) -> None:
+    """Let a mapped tensor's pages go until they are touched again, so that they don't count as this process's memory.
+
+    Nothing happens to tensors that are not mapped, and on other systems than Linux, which take pages as they need them.
+    """
+    if sys.platform != "linux" or tensor.device.type != "cpu":
+        return
+    page = mmap.PAGESIZE
+    first = -(-tensor.data_ptr() // page) * page
+    length = (tensor.data_ptr() + tensor.nbytes) // page * page - first
+    if length > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_PAGEOUT)
 
 
 def sampled_bytes(path: Path, *, samples: int = 64, length: int = 4096) -> Iterator[bytes]:

@@ -162,6 +162,13 @@ class DecoderOptions:
         return min(self.prefill_chunk or suiting, self.max_length - 1)
 
 
+class Surroundings(NamedTuple):
+    """Of a layer's attention: cos and signed sin (nothing without RoPE), and the mask of its scores."""
+
+    rotation: tuple[torch.Tensor, ...]
+    mask: torch.Tensor | None
+
+
 class Decoder(nn.Module):
     """tokens int64 [1, S], input_pos int64 [1] → logits, writing positions input_pos … input_pos + S − 1 of the cache.
 
@@ -202,22 +209,29 @@ class Decoder(nn.Module):
         start: int = input_pos[0].item()  # type: ignore[assignment]
         torch._check(start >= 0)
         torch._check(start + tokens.shape[1] <= self.options.max_length)
-        positions = torch.arange(tokens.shape[1]) + start
-        tables = [rotation(positions.float()) for rotation in self.rotations]
-        rotation = [() if i is None else tables[i] for i in self.rotation_of]
-        windows = [attention.settings.window for attention in self.attentions]
-        masks = {window: self._mask(positions, start + tokens.shape[1], window) for window in windows}
+        surroundings = self.surroundings(start, tokens.shape[1])
 
         hidden = self.embedding(tokens)
-        q, k, v = self.entry(hidden, *rotation[0])
+        q, k, v = self.entry(hidden, *surroundings[0].rotation)
         for layer, middle in enumerate(self.middles):
-            attended = self.attentions[layer](q, k, v, start, masks[windows[layer]])
-            hidden, q, k, v = middle(hidden, attended, *rotation[layer + 1])
-        attended = self.attentions[-1](q, k, v, start, masks[windows[-1]])
+            attended = self.attentions[layer](q, k, v, start, surroundings[layer].mask)
+            hidden, q, k, v = middle(hidden, attended, *surroundings[layer + 1].rotation)
+        attended = self.attentions[-1](q, k, v, start, surroundings[-1].mask)
         if not self.options.all_logits:
             # What follows the last attention works token by token, so only the last token needs it.
             hidden, attended = hidden[:, -1:], attended[:, -1:]
         return self.exit(hidden, attended)[0]
+
+    def surroundings(self, start: int, tokens: int) -> list["Surroundings"]:
+        """What each layer's attention is given beside q, k and v, for S = `tokens` positions from `start` on."""
+        positions = torch.arange(tokens) + start
+        tables = [rotation(positions.float()) for rotation in self.rotations]
+        windows = [attention.settings.window for attention in self.attentions]
+        masks = {window: self._mask(positions, start + tokens, window) for window in windows}
+        return [
+            Surroundings(() if turned is None else tables[turned], masks[window])
+            for turned, window in zip(self.rotation_of, windows, strict=True)
+        ]
 
     def _mask(self, positions: torch.Tensor, end: int, window: int | None) -> torch.Tensor | None:
         """What is added to the scores, 0 or −∞; None where custom_sdpa's own causal mask will do.

@@ -29,6 +29,7 @@ from torchao.quantization.quant_primitives import (
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe import Bits, QuantizeSection, embedding_bits
+from sharp_mobile.weight_files import page_out
 
 INT4_GROUPS = (128, 64, 32)
 # So many numbers of a weight are rounded together, a few rows: five times faster than what no CPU cache holds.
@@ -184,6 +185,7 @@ def quantize_weight(
     for first in range(0, weight.shape[0], count):
         rows = slice(first, first + count)
         codes[rows], scale[rows] = _quantize_rows(weight[rows].detach().float(), bits, group, scales)
+    page_out(weight)
     return codes, scale
 
 
@@ -216,7 +218,7 @@ def quantize_linear(linear: nn.Linear, bits: Bits, group: int, scales: Literal["
         SharpError: a 4-bit group that does not divide the input width.
     """
     if bits == "float":
-        return linear
+        return linear.float()
     codes, scale = quantize_weight(linear.weight, bits, group if bits == 4 else linear.weight.shape[1], scales)
     return QuantizedLinear(codes, scale, bits, None if linear.bias is None else linear.bias.detach().float())
 
@@ -226,7 +228,7 @@ def quantize_embedding(
 ) -> nn.Module:
     """The integer form of a lookup table [vocabulary, width]; at "float" the embedding itself."""
     if bits == "float":
-        return embedding
+        return embedding.float()
     width = embedding.weight.shape[1]
     codes, scale = quantize_weight(embedding.weight, bits, group if bits == 4 else width, scales)
     return QuantizedEmbedding(codes, scale if bits == 4 else scale.reshape(-1), bits)

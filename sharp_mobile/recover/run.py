@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from sharp_mobile import __version__
 from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
@@ -71,15 +73,28 @@ class Opened:
         return self.plan.compression_ratio(*widths, sum(own.parameters(*widths) for own in self.recovery.values()))
 
 
-def open_recipe(recipe: Recipe, *, allow_pickle: bool = False, work: Path = RECOVERED, progress: bool = True) -> Opened:
+def open_recipe(
+    recipe: Recipe,
+    *,
+    allow_pickle: bool = False,
+    mapped: bool = False,
+    work: Path = RECOVERED,
+    progress: bool = True,
+) -> Opened:
     """Open a recipe's checkpoint and parse its plan for it, or choose one if it is auto.
+
+    Args:
+        mapped: leave the weights in their files, with the types they have there, if nothing is to be fitted.
+        work: where a plan that was chosen is kept.
 
     Raises:
         SharpError: the checkpoint is broken, the plan does not fit it, or it is shared already by another plan.
     """
-    checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, progress=progress)
+    dtype = None if mapped else torch.float32
+    checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, dtype=dtype, progress=progress)
     explanation: list[str] = []
     if is_auto(recipe.plan):
+        checkpoint.model.float()
         recipe, explanation = resolve(recipe, checkpoint, work, progress=progress)
     plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
     recovery = recipe.recovery.recoveries(plan)
@@ -88,6 +103,8 @@ def open_recipe(recipe: Recipe, *, allow_pickle: bool = False, work: Path = RECO
             f"{checkpoint.path}: is shared already, by plan {checkpoint.plan}; leave plan and recovery out, or start "
             "from the original model"
         )
+    if recovery and checkpoint.plan is None and not checkpoint.random:
+        checkpoint.model.float()
     return Opened(recipe, checkpoint, plan, recovery, tuple(explanation))
 
 
@@ -126,7 +143,7 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     if (kept / SHARP_JSON).is_file():
         say(f"recovered before, taken from {kept}")
         with stages.stage("open recovered"):
-            recovered = open_checkpoint(kept, progress=progress)
+            recovered = open_checkpoint(kept, dtype=None, progress=progress)
     else:
         with stages.stage("recover"):
             recovered = _recover(opened, kept, progress)

@@ -19,6 +19,7 @@ from sharp_mobile.share import Recovery, recovery_parameters, share_layers
 
 GROUP, WIDTH, OUT = 32, 128, 48
 OPTIONS = QuantizeOptions(group_size=GROUP)
+DTYPES = (torch.bfloat16, torch.float32)
 
 
 def dequantized(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -82,14 +83,13 @@ def test_quantizing_leaves_what_is_rounded_and_takes_the_rest() -> None:
     assert not any(isinstance(module, nn.Linear) for module in decoder.modules())
 
 
-def test_a_layer_by_layer_text_in_little_memory_gives_the_same_first_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, pieces = shared_decoder(), shared_decoder()
-    round_to_text(whole, tiny_tokens(48), OPTIONS)
-    monkeypatch.setattr("sharp_mobile.lower.rounding._LARGEST_H", 1)
-    round_to_text(pieces, tiny_tokens(48), OPTIONS)
-    first, last = (lambda d: d.entry.start.q.codes), (lambda d: d.exit.end.mlp.down.codes)
-    assert torch.equal(first(whole), first(pieces))
-    assert 0.5 < (last(whole) == last(pieces)).float().mean() < 1  # it saw rounded layers before it
+def test_weights_of_a_shorter_type_are_rounded_as_the_same_numbers_in_float() -> None:
+    short, long = (build_decoder(tiny_model().to(torch.bfloat16).to(dtype), DecoderOptions(64)) for dtype in DTYPES)
+    for decoder in (short, long):
+        round_to_text(decoder, tiny_tokens(48), OPTIONS)
+        quantize(decoder, OPTIONS)
+    assert torch.equal(short.middles[1].end.mlp.down.codes, long.middles[1].end.mlp.down.codes)
+    assert torch.equal(*(decoder(tiny_tokens(), torch.tensor([0])) for decoder in (short, long)))
 
 
 def test_it_needs_a_text_and_no_quantization_aware_recovery(tmp_path: Path) -> None:

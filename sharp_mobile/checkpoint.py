@@ -45,6 +45,7 @@ from sharp_mobile.families import FAMILIES, Family, family_of
 from sharp_mobile.gguf_file import gguf_config, gguf_header, gguf_weights
 from sharp_mobile.outputs import replace_directory
 from sharp_mobile.packaged import PACKAGED_MODELS, packaged_model
+from sharp_mobile.pages import page_out
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recoveries, share_layers, shared_layers
 from sharp_mobile.sharp_json import FORMAT_VERSION, SHARP_JSON, SharpDescription, describe_recoveries, read_recoveries
@@ -52,7 +53,6 @@ from sharp_mobile.weight_files import (
     WEIGHTS,
     check_tensors,
     mapped_tensors,
-    page_out,
     read_json,
     sampled_bytes,
     stored_tensors,

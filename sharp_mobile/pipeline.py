@@ -17,15 +17,16 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder, preferred_attention
-from sharp_mobile.lower.inspect import Inspection, inspect_pte
+from sharp_mobile.lower.inspect import Inspection, inspect_pte, stored_places
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, measure, versions
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.pte_file import write_pte_file
-from sharp_mobile.lower.quantize import QuantizeOptions, quantize, stored_bytes
+from sharp_mobile.lower.quantize import QuantizeOptions, quantize, read_codes, stored_bytes
 from sharp_mobile.lower.report import write_report
 from sharp_mobile.lower.rounding import round_to_text
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.outputs import check_writable, replace_directory
+from sharp_mobile.pages import return_freed_tensors
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.recipes import recipe_name
 from sharp_mobile.recover.data import source_windows
@@ -69,6 +70,7 @@ def export(
     Raises:
         SharpError: a wrong input, or an export that is not sound; nothing is written then.
     """
+    return_freed_tensors()
     recipe.check_exportable()
     out = check_writable(out)
     stages = Stages()
@@ -182,6 +184,7 @@ def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, prog
         program = assemble(lowered, _metadata(decoder.options, shared.checkpoint))
     with stages.stage("write"):
         write_pte_file(program, path)
+    read_codes(decoder, path, stored_places(path))
     return keys
 
 
@@ -232,7 +235,7 @@ def check_against_eager(
         tolerance = TOLERANCE_INTEGER if integer else TOLERANCE_FLOAT
         count = min(GENERATED_TOKENS, options.max_length - len(prompt))
         step, jittered = eager_step(decoder), eager_step(decoder, _ROUNDING) if integer else None
-        return compare(load_pte(pte), step, prompt, count, checkpoint.eos_token_ids, tolerance, jittered)
+        return compare(lambda: load_pte(pte), step, prompt, count, checkpoint.eos_token_ids, tolerance, jittered)
     finally:
         decoder.options = options
 

@@ -8,13 +8,10 @@ So a file that is cut short, misses a tensor or belongs to another model is know
 read. A pickle, where it is allowed, is loaded to the meta device for the same answer. (`gguf_file` does this for GGUF.)
 """
 
-import ctypes
 import json
 import math
-import mmap
 import pickle
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,24 +222,6 @@ def mapped_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
         pickled = file.suffix == ".bin"
         found |= torch.load(file, map_location="cpu", mmap=True, weights_only=True) if pickled else load_file(file)
     return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
-
-
-# Linux's madvise: give pages back that can be read again. It changes no memory, whoever it belongs to.
-_MADV_PAGEOUT = 21
-
-
-def page_out(tensor: torch.Tensor) -> None:
-    """Let a mapped tensor's pages go until they are touched again, so that they don't count as this process's memory.
-
-    Nothing happens to tensors that are not mapped, and on other systems than Linux, which take pages as they need them.
-    """
-    if sys.platform != "linux" or tensor.device.type != "cpu":
-        return
-    page = mmap.PAGESIZE
-    first = -(-tensor.data_ptr() // page) * page
-    length = (tensor.data_ptr() + tensor.nbytes) // page * page - first
-    if length > 0:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_PAGEOUT)
 
 
 def sampled_bytes(path: Path, *, samples: int = 64, length: int = 4096) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ nearer a model is to noise, the more rounding decides; one that parts from its e
 held against what that decoder parts from itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,7 @@ class Agreement:
 
 @torch.no_grad()
 def compare(
-    pte: Step,
+    open_pte: Callable[[], Step],
     eager: Step,
     prompt: list[int],
     count: int,
@@ -66,15 +67,19 @@ def compare(
     """Generate `count` tokens with the `.pte`, then let both score the whole text.
 
     Args:
-        pte, eager: steps of the program and of its eager decoder.
+        open_pte: loads the program, which is let go before its eager decoder computes: both may be large.
+        eager: a step of that decoder.
         jittered: the eager decoder with its input changed by rounding; asked where `tolerance` is not kept.
         prompt: token ids to start from.
         stop: tokens that end the generation.
         tolerance: the largest divergence, in nats a token.
     """
+    pte = open_pte()
     generated = greedy(pte, prompt, count, stop)
     text = torch.tensor([prompt + generated[:-1]])
-    theirs, ours = whole_window(pte)(text)[0].double(), whole_window(eager)(text)[0].double()
+    theirs = whole_window(pte)(text)[0].double()
+    del pte
+    ours = whole_window(eager)(text)[0].double()
     divergence = _divergence(ours, theirs)
     if divergence > tolerance and jittered is not None:
         tolerance = max(tolerance, _TIMES_ITS_OWN * _divergence(ours, whole_window(jittered)(text)[0].double()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401  registers llama::custom_sdpa and update_cache
+import numpy as np
 import torch
 from torch import nn
 
@@ -86,8 +87,13 @@ class Attention(nn.Module):
     def __init__(self, settings: AttentionSettings, k_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("k_cache", torch.zeros(k_shape))
-        self.register_buffer("v_cache", torch.zeros(v_shape))
+        self.register_buffer("k_cache", _untouched_zeros(k_shape))
+        self.register_buffer("v_cache", _untouched_zeros(v_shape))
+
+
+def _untouched_zeros(shape: tuple[int, ...]) -> torch.Tensor:
+    """Float zeros that take no memory before they are written; PyTorch's own are written at once."""
+    return torch.from_numpy(np.zeros(shape, dtype=np.float32))
 
 
 class CustomAttention(Attention):

@@ -91,12 +91,10 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
     path = Path(path)
     with _mapped(path) as data:
         program, base = _parse(path, data)
-        segments = [(base + s.offset, base + s.offset + s.size) for s in program.segments]
-        if any(end > len(data) for _, end in segments):
-            raise SharpError(f"{path}: is cut short: has {len(data)} bytes, needs {max(end for _, end in segments)}")
+        segments = _segments(path, program, base, data)
         graphs = _delegate_graphs(program, data, segments)
         weights = [weight for number, graph in enumerate(graphs) for weight in _weights(number, graph)]
-        blobs = {entry.key: segments[entry.segment_index] for entry in program.named_data or []}
+        blobs = _places(program, segments)
         tensors = _with_constants(_stored(weights, blobs, names or {}), program, data, segments, blobs)
         problems = [
             *_missing_blobs(weights, blobs),
@@ -124,6 +122,17 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
             metadata=_metadata(program),
             problems=tuple(problems),
         )
+
+
+def stored_places(path: Path) -> dict[str, tuple[int, int]]:
+    """Begin and end in the file of each tensor that a delegate asks for, by its key.
+
+    Raises:
+        SharpError: as `inspect_pte`.
+    """
+    with _mapped(path) as data:
+        program, base = _parse(path, data)
+        return _places(program, _segments(path, program, base, data))
 
 
 def inspect_export(path: str | Path) -> Inspection:
@@ -195,6 +204,18 @@ def _parse(path: Path, data: mmap.mmap) -> tuple[Program, int]:
     if data[4:8] != b"ET12" or header is None or not header.is_valid() or header.program_size > len(data):
         raise SharpError(f"{path}: is not an ExecuTorch program, or is cut short; export it again")
     return _flatbuffer_to_program(data[: header.program_size]), header.segment_base_offset
+
+
+def _segments(path: Path, program: Program, base: int, data: mmap.mmap) -> list[tuple[int, int]]:
+    """Begin and end of each segment in the file."""
+    segments = [(base + s.offset, base + s.offset + s.size) for s in program.segments]
+    if any(end > len(data) for _, end in segments):
+        raise SharpError(f"{path}: is cut short: has {len(data)} bytes, needs {max(end for _, end in segments)}")
+    return segments
+
+
+def _places(program: Program, segments: list[tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    return {entry.key: segments[entry.segment_index] for entry in program.named_data or []}
 
 
 def _delegate_graphs(program: Program, data: mmap.mmap, segments: list[tuple[int, int]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions
-from sharp_mobile.lower.quantize import QuantizedLinear
+from sharp_mobile.lower.quantize import QuantizedEmbedding, QuantizedLinear
 from sharp_mobile.lower.template import Template, kind_of, trace_template
 
 # Not 1, which export would take for a constant.
@@ -35,7 +35,7 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
     length = sequence_length(options)
     tokens = min(_EXAMPLE_TOKENS, options.chunk)
     heads = decoder.attentions[0].settings.heads
-    hidden = decoder.embedding(torch.zeros(1, tokens, dtype=torch.long))
+    hidden = torch.zeros(1, tokens, cast(nn.Embedding | QuantizedEmbedding, decoder.embedding).embedding_dim)
     attended = torch.zeros(1, tokens, heads.queries * heads.width)
 
     def rotation(layer: int) -> list[torch.Tensor]:
@@ -80,7 +80,7 @@ def _hold_once(segment: nn.Module, key_of: dict[str, str], stored: dict[str, byt
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The given buffer is not writable")  # nobody writes
                 codes = torch.frombuffer(stored[key], dtype=linear.codes.dtype)
-            linear.codes = codes.view(linear.codes.shape)
+            linear.codes, linear.key = codes.view(linear.codes.shape), key
 
 
 def sequence_length(options: DecoderOptions) -> Any:

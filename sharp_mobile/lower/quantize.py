@@ -13,8 +13,9 @@ bfloat16. While a segment is traced and serialized, its linears are `unpacked`. 
 in a file that is mapped: they are read once, a few rows at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeGuard, cast
 
 import torch
@@ -28,8 +29,8 @@ from torchao.quantization.quant_primitives import (
 )
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.pages import mapped_bytes, page_out
 from sharp_mobile.recipe import Bits, QuantizeSection, embedding_bits
-from sharp_mobile.weight_files import page_out
 
 INT4_GROUPS = (128, 64, 32)
 # So many numbers of a weight are rounded together, a few rows: five times faster than what no CPU cache holds.
@@ -70,6 +71,8 @@ class QuantizedLinear(nn.Module):
     Buffers: codes int8 [out, in] and scales float32 [out, in / group] with zero_points int8 (all 0); at 4 bits, unless
     it is `unpacked`, codes uint8 [out, in / 2] and scales bfloat16 without zero points; bias float32 [out] or None.
 
+    `key` names the codes in the `.pte` once they are lowered.
+
     Args:
         codes: int8 [out, in], within −8…7 at 4 bits.
         scales: float32 [out, in / group], representable in bfloat16 at 4 bits.
@@ -84,6 +87,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.bits = bits
         self.group = codes.shape[1] // scales.shape[1]
+        self.key: str | None = None
         self.register_buffer("codes", pack_codes(codes) if bits == 4 else codes)
         self.register_buffer("scales", scales.to(torch.bfloat16) if bits == 4 else scales)
         self.register_buffer("zero_points", None if bits == 4 else _zero_points(scales))
@@ -93,7 +97,11 @@ class QuantizedLinear(nn.Module):
         return F.linear(dequantize_activation(x), self.weight(), self.bias)
 
     def weight(self) -> torch.Tensor:
-        """The dequantized weight [out, in]."""
+        """The dequantized weight [out, in]; as the operator that XNNPACK's partitioner knows while it is traced."""
+        if _is_packed(self):
+            codes, scales, _ = self.tensors()
+            groups = codes.float().view(*scales.shape, self.group)
+            return groups.mul_(scales.unsqueeze(-1)).flatten(1)
         low, high = _code_range(self.bits)
         codes, scales, zero_points = self.tensors()
         return torch.ops.torchao.dequantize_affine(codes, [1, self.group], scales, zero_points, torch.int8, low, high)
@@ -124,6 +132,19 @@ def _zero_points(scales: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(scales, dtype=torch.int8)
 
 
+def read_codes(decoder: nn.Module, pte: Path, places: Mapping[str, tuple[int, int]]) -> None:
+    """Let the linears of a lowered decoder read their codes from its `.pte`, where they take no memory of their own.
+
+    Args:
+        places: begin and end of each stored tensor in the file, by its key.
+    """
+    content = mapped_bytes(pte)
+    for linear in decoder.modules():
+        if isinstance(linear, QuantizedLinear) and linear.key is not None:
+            begin, end = places[linear.key]
+            linear.codes = content[begin:end].view(linear.codes.dtype).view(linear.codes.shape)
+
+
 @contextmanager
 def unpacked(module: nn.Module) -> Iterator[None]:
     """Within the block the 4-bit linears of a module hold a code a byte, as they are traced and serialized."""
@@ -149,15 +170,25 @@ class QuantizedEmbedding(nn.Module):
 
     def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits, self.embedding_dim = bits, codes.shape[1]
         # ExecuTorch's operator keeps the even column in the high half of a byte: not as XNNPACK does.
-        self.register_buffer("codes", pack_codes(codes.view(-1, 2).flip(1).view(codes.shape)) if bits == 4 else codes)
+        self.register_buffer("codes", pack_codes(_swapped(codes)) if bits == 4 else codes)
         self.register_buffer("scales", scales)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_exporting():  # in eager mode the operator dequantizes the whole table
+            codes, scales = self.codes[tokens.flatten()], self.scales[tokens.flatten()]
+            codes = _swapped(unpack_codes(codes)) if self.bits == 4 else codes
+            groups = codes.view(len(codes), -1, codes.shape[1] // (scales.numel() // len(scales)))
+            return (groups * scales.view(len(codes), -1, 1)).view(*tokens.shape, self.embedding_dim)
         low, high = _code_range(self.bits)
         lookup = getattr(torch.ops.quantized_decomposed, "embedding_4bit" if self.bits == 4 else "embedding_byte")
         return lookup(self.codes, self.scales, None, low, high, tokens)
+
+
+def _swapped(codes: torch.Tensor) -> torch.Tensor:
+    """Every even column in the place of the odd one after it, and the other way round."""
+    return codes.view(-1, 2).flip(1).view(codes.shape)
 
 
 def project(x: torch.Tensor, *linears: nn.Module) -> list[torch.Tensor]:

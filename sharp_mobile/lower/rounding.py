@@ -25,7 +25,7 @@ from tqdm import tqdm
 from sharp_mobile.lower.decoder import Decoder
 from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, quantize_weight
 from sharp_mobile.lower.segments import Exit
-from sharp_mobile.weight_files import page_out
+from sharp_mobile.pages import page_out
 
 # H gets this fraction of its mean diagonal added, so that inputs that never come are not trusted with errors.
 _DAMPING = 0.01

@@ -128,7 +128,8 @@ def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length
     with unpacked(segment):
         program = to_edge(_export(segment, example, length), compile_config=config).exported_program()
     program, given = _with_given(program)
-    shapes = _export(_Shapes(segment(*example)), (*given.values(), *example), length, dynamic=example)
+    outputs = [node.meta["val"] for node in program.graph.output_node().all_input_nodes]
+    shapes = _export(_Shapes(outputs), (*given.values(), *example), length, dynamic=example)
     return Template(program, given, shapes)
 
 

@@ -75,7 +75,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Decoder, Path]:
 def test_a_quantized_program_predicts_what_its_eager_decoder_predicts(quantized: tuple[Decoder, Path]) -> None:
     decoder, path = quantized
     prompt = tiny_tokens(8)[0].tolist()
-    agreement = compare(load_pte(path), eager_step(decoder), prompt, 16, [], TOLERANCE_INTEGER)
+    agreement = compare(lambda: load_pte(path), eager_step(decoder), prompt, 16, [], TOLERANCE_INTEGER)
     assert agreement.problems() == []
     # Far below the tolerance: three layers have few borders between codes to fall over.
     assert agreement.divergence < 5e-3
@@ -87,7 +87,7 @@ def test_a_quantized_program_predicts_what_its_eager_decoder_predicts(quantized:
 @pytest.mark.slow
 def test_another_models_program_is_not_taken_for_this_one(quantized: tuple[Decoder, Path]) -> None:
     other = build_decoder(tiny_model(num_hidden_layers=3, seed=1), DecoderOptions(MAX_LENGTH, all_logits=True))
-    agreement = compare(load_pte(quantized[1]), eager_step(other), [5, 6, 7], 8, [], TOLERANCE_INTEGER)
+    agreement = compare(lambda: load_pte(quantized[1]), eager_step(other), [5, 6, 7], 8, [], TOLERANCE_INTEGER)
     assert "more than the tolerated 0.1" in agreement.problems()[0]
     assert agreement.agreeing < 8
 
@@ -172,6 +172,6 @@ def test_a_model_near_noise_is_held_against_itself() -> None:
         return lambda tokens, position: (exact + noise)[None, position : position + tokens.shape[1]]
 
     eager, pte, jittered, other = noisy(0.0), noisy(0.5), noisy(0.4), noisy(2.0)
-    assert compare(pte, eager, [1, 2], 8, [], 0.05).problems()
-    assert not compare(pte, eager, [1, 2], 8, [], 0.05, jittered).problems()
-    assert compare(other, eager, [1, 2], 8, [], 0.05, jittered).problems()
+    assert compare(lambda: pte, eager, [1, 2], 8, [], 0.05).problems()
+    assert not compare(lambda: pte, eager, [1, 2], 8, [], 0.05, jittered).problems()
+    assert compare(lambda: other, eager, [1, 2], 8, [], 0.05, jittered).problems()

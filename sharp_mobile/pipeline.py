@@ -172,7 +172,7 @@ def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bo
             windows = _rounding_windows(recipe, shared.checkpoint)
             round_to_text(decoder, windows, options, progress=progress)
     with stages.stage("quantize"):
-        quantize(decoder, options)
+        quantize(decoder, options, progress=progress)
     return decoder
 
 
@@ -183,7 +183,7 @@ def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, prog
     with stages.stage("assemble"):
         program = assemble(lowered, _metadata(decoder.options, shared.checkpoint))
     with stages.stage("write"):
-        write_pte_file(program, path)
+        write_pte_file(program, path, progress=progress)
     read_codes(decoder, path, stored_places(path))
     return keys
 

@@ -20,6 +20,7 @@ from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_progra
 from executorch.exir._serialize._program import PTEFile, _get_extended_header, serialize_pte_binary
 from executorch.exir.schema import Buffer
 from flatbuffers.table import Table
+from tqdm import tqdm
 
 _HEAD = 64  # bytes that hold the program's header
 _UINT64 = 8
@@ -36,7 +37,7 @@ class _Tied(NamedTuple):
     key: str
 
 
-def write_pte_file(manager: ExecutorchProgramManager, path: Path) -> None:
+def write_pte_file(manager: ExecutorchProgramManager, path: Path, *, progress: bool = False) -> None:
     """Write a program; the largest constant that is a named weight too takes no bytes of its own.
 
     Args:
@@ -44,23 +45,24 @@ def write_pte_file(manager: ExecutorchProgramManager, path: Path) -> None:
     """
     emitted, named = manager._emitter_output, manager._named_data
     tied = None if named is None else _find(emitted.program.constant_buffer, named)
-    if named is None or tied is None:
-        with path.open("wb") as file:
-            manager.write_to_file(file)
-        return
     constants = list(emitted.program.constant_buffer)
-    constants[tied.constant] = Buffer(storage=b"")
+    if named is not None and tied is not None:
+        constants[tied.constant] = Buffer(storage=b"")
+        named = replace(named, pte_data={tied.key: named.pte_data[tied.key], **named.pte_data})
     content = serialize_pte_binary(
         PTEFile(
             program=replace(emitted.program, constant_buffer=constants),
             mutable_data=emitted.mutable_data,
-            named_data=replace(named, pte_data={tied.key: named.pte_data[tied.key], **named.pte_data}),
+            named_data=named,
         ),
         extract_delegate_segments=True,
     )
     with path.open("w+b") as file:
-        content.write_to_file(file)
-        _overlap(file, tied)
+        # Tensor by tensor from where each lies: nothing is put together in memory.
+        with tqdm.wrapattr(file, "write", len(content), desc="write", disable=None if progress else True) as output:
+            content.write_to_file(output)
+        if tied is not None:
+            _overlap(file, tied)
 
 
 def _find(constants: list[Any], named: Any) -> _Tied | None:

@@ -27,6 +27,7 @@ from torchao.quantization.quant_primitives import (
     _choose_qparams_and_quantize_scale_only_hqq,
     choose_qparams_affine,
 )
+from tqdm import tqdm
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pages import mapped_bytes, page_out
@@ -296,7 +297,7 @@ class QuantizeOptions(NamedTuple):
 
 
 @torch.no_grad()
-def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
+def quantize(decoder: nn.Module, options: QuantizeOptions, *, progress: bool = False) -> None:
     """Replace the float linears and the embedding of a `Decoder` by integer ones, in place.
 
     A linear that several layers call is quantized once and stays one object.
@@ -312,13 +313,18 @@ def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
         table, head = modules[_EMBEDDING], modules[_LM_HEAD]
         both = cast(QuantizedLinear, _quantized(_LM_HEAD, head, options))
         done = {id(head): both, id(table): QuantizedEmbedding(both.codes, both.scales.reshape(-1), 8)}
-    for name, module in list(decoder.named_modules()):
+    wanted = [module for module in modules.values() if isinstance(module, nn.Linear | nn.Embedding)]
+    total = sum(module.weight.numel() for module in wanted if id(module) not in done)
+    bar = tqdm(total=total, desc="quantize", unit="weight", unit_scale=True, disable=None if progress else True)
+    for name, module in modules.items():
         for child_name, child in list(module.named_children()):
             if not isinstance(child, nn.Linear | nn.Embedding):
                 continue
             if id(child) not in done:
                 done[id(child)] = _quantized(f"{name}.{child_name}".strip("."), child, options)
+                bar.update(child.weight.numel())
             setattr(module, child_name, done[id(child)])
+    bar.close()
 
 
 def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:

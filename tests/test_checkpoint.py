@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.checkpoint import checkpoint_name, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
+from sharp_mobile.pages import page_out
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recovery, recovery_parameters, share_layers
 
@@ -79,6 +80,17 @@ def test_half_precision_weights_open_in_float32(tmp_path: Path) -> None:
     tiny_model().to(torch.bfloat16).save_pretrained(tmp_path)
     assert open_checkpoint(tmp_path).model.dtype == torch.float32
     assert open_checkpoint(tmp_path, dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_weights_may_stay_in_their_files_with_their_types(tmp_path: Path) -> None:
+    tiny_model().to(torch.bfloat16).save_pretrained(tmp_path)
+    mapped, read = (open_checkpoint(tmp_path, dtype=dtype).model for dtype in (None, torch.float32))
+    assert {parameter.dtype for parameter in mapped.parameters()} == {torch.bfloat16}
+    for a, b in zip(mapped.parameters(), read.parameters(), strict=True):
+        assert torch.equal(a.float(), b)
+    weight = mapped.get_input_embeddings().weight
+    page_out(weight)  # and read again when they are touched
+    assert torch.equal(weight.float(), read.get_input_embeddings().weight)
 
 
 def test_a_sharded_directory_opens(tmp_path: Path) -> None:

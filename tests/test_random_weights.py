@@ -1,5 +1,7 @@
 """An architecture without weights goes through the pipeline as a model with weights does."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,28 @@ def test_it_is_exported_with_what_is_shared_stored_once(config: Path, tmp_path: 
     assert found.manifest.name == recipe_name(argument) == "shape"
     assert not (tmp_path / "out" / "tokenizer.json").exists()
     assert any("the weights are random" in line for line in said)
+
+
+GROWTH = """
+import resource, sys
+from sharp_mobile import cli, pipeline
+def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+cli.main(sys.argv[1:], standalone_mode=False)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in their own ways")
+def test_a_model_is_walked_through_and_never_whole_in_memory(config: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "vocab_size": 32768, "num_hidden_layers": 8}
+    tiny_config(**sizes, num_attention_heads=16, num_key_value_heads=16, head_dim=64).to_json_file(config)
+    options = ["--random-weights", str(config), "--plan", "none", "--set", "max_length=96", "--quiet"]
+    run = [sys.executable, "-c", GROWTH, "export", *options, "--out", str(tmp_path / "out")]
+    growth = int(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()[-1])
+    parameters = 8 * (4 * 1024**2 + 3 * 1024 * 4096) + 2 * 32768 * 1024
+    assert growth < 4 * parameters  # what they take in float, without any work on them
 
 
 def test_what_is_no_config_is_refused(tmp_path: Path) -> None:

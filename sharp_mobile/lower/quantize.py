@@ -98,14 +98,14 @@ class QuantizedLinear(nn.Module):
         return F.linear(dequantize_activation(x), self.weight(), self.bias)
 
     def weight(self) -> torch.Tensor:
-        """The dequantized weight [out, in]; as the operator that XNNPACK's partitioner knows while it is traced."""
-        if _is_packed(self):
-            codes, scales, _ = self.tensors()
-            groups = codes.float().view(*scales.shape, self.group)
-            return groups.mul_(scales.unsqueeze(-1)).flatten(1)
-        low, high = _code_range(self.bits)
+        """The dequantized weight [out, in]; in an exported graph by the operator that XNNPACK's partitioner knows."""
         codes, scales, zero_points = self.tensors()
-        return torch.ops.torchao.dequantize_affine(codes, [1, self.group], scales, zero_points, torch.int8, low, high)
+        if torch.compiler.is_exporting():
+            low, high = _code_range(self.bits)
+            return torch.ops.torchao.dequantize_affine(
+                codes, [1, self.group], scales, zero_points, torch.int8, low, high
+            )
+        return codes.float().view(*scales.shape, self.group).mul_(scales.unsqueeze(-1)).flatten(1)
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Codes int8 [out, in], scales float32 and zero points int8 [out, in / group], however they are kept."""

@@ -5,6 +5,7 @@
 It reads like the pipeline that it is; the work is in the rooms.
 """
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -185,6 +186,8 @@ def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, prog
     with stages.stage("write"):
         write_pte_file(program, path, progress=progress)
     read_codes(decoder, path, stored_places(path))
+    del lowered, program
+    gc.collect()  # programs refer to themselves, and hold all weights
     return keys
 
 

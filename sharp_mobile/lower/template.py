@@ -67,6 +67,7 @@ class Template:
         with unpacked(segment):
             program = _with_state(self.program, segment)
             graph, tensors, key_of = serialize(program)
+            program.state_dict.clear()  # programs refer to themselves, so their tensors would wait for the collector
             own = _state(segment)
         lowered = LoweredBackendModule(
             self.shapes, XnnpackBackend.__name__, graph, [], tensors.get_named_data_store_output()

@@ -20,7 +20,7 @@ from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreeme
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder, preferred_attention
 from sharp_mobile.lower.inspect import Inspection, inspect_pte, stored_places
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, measure, versions
-from sharp_mobile.lower.program import assemble, lower_segments
+from sharp_mobile.lower.program import assemble, forget_weights, lower_segments
 from sharp_mobile.lower.pte_file import write_pte_file
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, read_codes, stored_bytes
 from sharp_mobile.lower.report import write_report
@@ -186,8 +186,9 @@ def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, prog
     with stages.stage("write"):
         write_pte_file(program, path, progress=progress)
     read_codes(decoder, path, stored_places(path))
-    del lowered, program
-    gc.collect()  # programs refer to themselves, and hold all weights
+    forget_weights(lowered)
+    del program
+    gc.collect()  # programs refer to themselves
     return keys
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions
 from sharp_mobile.lower.quantize import QuantizedEmbedding, QuantizedLinear
-from sharp_mobile.lower.template import Template, kind_of, trace_template
+from sharp_mobile.lower.template import Delegate, Template, kind_of, trace_template
 
 # Not 1, which export would take for a constant.
 _EXAMPLE_TOKENS = 8
@@ -113,6 +113,13 @@ def assemble(decoder: Decoder, metadata: dict[str, Any]) -> ExecutorchProgramMan
             sym_shape_eval_pass={"forward": ConstraintBasedSymShapeEvalPass()},
         )
     )
+
+
+def forget_weights(lowered: Decoder) -> None:
+    """Drop what the delegates of a decoder store, once it is written."""
+    for module in lowered.modules():
+        if isinstance(module, Delegate):
+            module.forget()
 
 
 class _CachesOnce(MemoryPlanningPass):

@@ -98,6 +98,10 @@ class Delegate(nn.Module):
             tensors.buffers[entry.buffer_index] = stored.setdefault(key, tensors.buffers[entry.buffer_index])
         return stored
 
+    def forget(self) -> None:
+        """Drop the tensors, once they are written: PyTorch's caches of shapes hold lowered modules for good."""
+        self.lowered.named_data_store_output.buffers.clear()
+
 
 class _Shapes(nn.Module):
     """Outputs of the segment's shapes, as long as its last input, with nothing in them."""

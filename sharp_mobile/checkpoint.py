@@ -163,8 +163,8 @@ def open_checkpoint(
         from sharp_mobile.random_weights import open_random  # which is built on this module
 
         return open_random(source, dtype)
-    with _quiet(progress):
-        path = _locate(source, allow_pickle)
+    with quiet(progress):
+        path = locate(source, [*_HUB_FILES, "pytorch_model*.bin"] if allow_pickle else _HUB_FILES)
         if path.is_file():
             return _open_gguf(source, path, dtype)
         if (path / SHARP_JSON).is_file():
@@ -233,8 +233,12 @@ def stored_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
-def _locate(source: str, allow_pickle: bool) -> Path:
-    """The directory or GGUF file behind a source; downloads a hub repository."""
+def locate(source: str, wanted: list[str]) -> Path:
+    """The directory or GGUF file behind a source; of a hub repository the `wanted` files are downloaded.
+
+    Raises:
+        SharpError: nothing is there.
+    """
     if source in PACKAGED_MODELS:
         return packaged_model(source)
     path = Path(source).expanduser()
@@ -245,7 +249,7 @@ def _locate(source: str, allow_pickle: bool) -> Path:
             raise SharpError(f"{source}: is a file, but not a .gguf; give the directory that holds config.json")
         return path
     if HUB_ID.fullmatch(source) and path.suffix not in (".gguf", ".safetensors", ".bin", ".yaml"):
-        return _download(source, allow_pickle)
+        return _download(source, wanted)
     known = ", ".join(PACKAGED_MODELS)
     raise SharpError(
         f"{source}: no such directory or file; give a Hugging Face directory, a .gguf file, a hub id (org/name), or a "
@@ -253,9 +257,8 @@ def _locate(source: str, allow_pickle: bool) -> Path:
     )
 
 
-def _download(repository: str, allow_pickle: bool) -> Path:
+def _download(repository: str, wanted: list[str]) -> Path:
     """A snapshot of a hub repository, from the local cache where it has one."""
-    wanted = [*_HUB_FILES, "pytorch_model*.bin"] if allow_pickle else _HUB_FILES
     try:
         return Path(snapshot_download(repository, allow_patterns=wanted))
     except GatedRepoError as error:
@@ -278,7 +281,7 @@ def _download(repository: str, allow_pickle: bool) -> Path:
 
 
 def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pickle: bool) -> Checkpoint:
-    config = _config_of(path)
+    config = config_of(path)
     files = weight_files(path, allow_pickle=allow_pickle)
     with torch.device("meta"), named_errors(path / CONFIG_JSON, "describes no model"):
         blueprint = AutoModelForCausalLM.from_config(config)
@@ -326,9 +329,9 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint
 
 def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     description = SharpDescription.read(path / SHARP_JSON)
-    config = _config_of(path)
+    config = config_of(path)
     model = skeleton(config, path / CONFIG_JSON)
-    with _prefixed(path / SHARP_JSON):
+    with prefixed(path / SHARP_JSON):
         plan = SharePlan.parse(description.plan, description.layers)
         recovery = read_recoveries(description.recovery, description.layers)
         share_layers(model, plan, recovery)
@@ -350,7 +353,12 @@ def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoin
     )
 
 
-def _config_of(directory: Path) -> PreTrainedConfig:
+def config_of(directory: Path) -> PreTrainedConfig:
+    """The configuration of a Hugging Face directory.
+
+    Raises:
+        SharpError: it has none, or that of another model.
+    """
     path = directory / CONFIG_JSON
     if not path.is_file():
         ggufs = sorted(directory.glob("*.gguf"))
@@ -373,7 +381,7 @@ def read_config(path: Path) -> PreTrainedConfig:
         raise SharpError(
             f"{path}: model type '{model_type}' also takes images; give its text model ('{model_type}_text') alone"
         )
-    with _prefixed(path):
+    with prefixed(path):
         family_of(model_type)
     if "quantization_config" in content:
         raise SharpError(f"{path}: quantization_config: the checkpoint is quantized already; use the original")
@@ -446,7 +454,7 @@ def _fingerprint(files: list[Path]) -> str:
 
 
 @contextmanager
-def _prefixed(path: Path) -> Iterator[None]:
+def prefixed(path: Path) -> Iterator[None]:
     """Put the file before a message that cannot know it."""
     try:
         yield
@@ -470,7 +478,7 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
+def quiet(progress: bool) -> Iterator[None]:
     """Without transformers' remarks while it loads (what matters is checked here), and its bars only if asked for."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,6 +1,7 @@
 """The command line: one thin command a verb, no logic.
 
     sharp-mobile plan MODEL        which layers share, τ and s
+    sharp-mobile size MODEL        bytes of an export, in the file and in memory, before it is made
     sharp-mobile recover MODEL     fit the recovery parameters, write a SHARP checkpoint
     sharp-mobile export MODEL      the above as needed, then model.pte with its manifest, checked
     sharp-mobile inspect PTE       what a .pte holds, and whether it is sound
@@ -73,25 +74,51 @@ def _silence_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """MODEL and the options that override its recipe."""
-    decorators = [
-        click.argument("model", default="smollm2-135m", required=False),
-        click.option("--plan", help="none, a preset (t_next, t_back, …), or '3:4, 16:17-22' (reference:targets)."),
-        click.option("--rank", type=int, help="Rank of the recovery parameters; 0 for none."),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="Any other setting of the recipe, such as group_size=64, lm_head=4, text=notes.txt, max_length=512.",
-        ),
-        click.option("--allow-pickle", is_flag=True, help="Load .bin checkpoints. A pickle can run any code."),
-        click.option("--quiet", is_flag=True, help="No progress bars."),
-    ]
+_PLAN = "none, a preset (t_next, t_back, …), or '3:4, 16:17-22' (reference:targets)."
+_MODEL = [
+    click.argument("model", default="smollm2-135m", required=False),
+    click.option("--rank", type=int, help="Rank of the recovery parameters; 0 for none."),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any other setting of the recipe, such as group_size=64, lm_head=4, text=notes.txt, max_length=512.",
+    ),
+]
+_RANDOM_WEIGHTS = click.option(
+    "--random-weights",
+    type=Path,
+    metavar="CONFIG",
+    help="An architecture without weights, by its config.json, as MODEL.",
+)
+
+
+def _decorated(command: Callable[..., Any], *decorators: Callable[..., Any]) -> Callable[..., Any]:
     for decorator in reversed(decorators):
         command = decorator(command)
     return command
+
+
+def _recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """MODEL and the options that override its recipe."""
+    return _decorated(
+        command,
+        *_MODEL,
+        click.option("--plan", help=_PLAN),
+        click.option("--allow-pickle", is_flag=True, help="Load .bin checkpoints. A pickle can run any code."),
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+    )
+
+
+def _blueprint_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """MODEL, of which no weights are read, and the options that override its recipe; several plans at once."""
+    return _decorated(
+        command,
+        *_MODEL,
+        click.option("--plan", "plans", multiple=True, help=f"{_PLAN} Several, each with its --plan, side by side."),
+        _RANDOM_WEIGHTS,
+    )
 
 
 def _recipe(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...]) -> Any:
@@ -127,6 +154,35 @@ def plan(model: str, plan: str | None, rank: int | None, settings: tuple[str, ..
 
 
 @main.command()
+@_blueprint_options
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def size(
+    model: str,
+    plans: tuple[str, ...],
+    rank: int | None,
+    settings: tuple[str, ...],
+    random_weights: Path | None,
+    as_json: bool,
+) -> None:
+    """Tell what exports of MODEL will take, in the file and in memory, from its configuration alone.
+
+    \b
+    sharp-mobile size smollm2-135m
+    sharp-mobile size ./Llama-3.2-1B --plan t_next --plan t_back --rank 128
+    sharp-mobile size --random-weights export/shapes/llama-2-7b.json --plan t_next --plan t_back --rank 384
+    """
+    import json
+
+    from sharp_mobile.checkpoint import RANDOM
+    from sharp_mobile.size import report
+
+    if random_weights is not None:
+        model = f"{RANDOM}{random_weights}"
+    found = report([_recipe(model, plan, rank, settings) for plan in plans or (None,)])
+    click.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(found.lines()))
+
+
+@main.command()
 @_recipe_options
 @click.option("--out", type=Path, help="The SHARP checkpoint's directory; kept under build/recovered/ by default.")
 def recover(
@@ -147,12 +203,7 @@ def recover(
 @_recipe_options
 @click.option("--out", type=Path, help="Directory of the export; build/exports/<name> by default.")
 @click.option("--profile", is_flag=True, help="Show seconds and peak memory by stage.")
-@click.option(
-    "--random-weights",
-    type=Path,
-    metavar="CONFIG",
-    help="An architecture without weights, by its config.json, as MODEL.",
-)
+@_RANDOM_WEIGHTS
 def export(
     model: str,
     plan: str | None,

@@ -69,10 +69,13 @@ def _check_replaceable(path: str | Path, target: Path) -> None:
 
 
 @contextmanager
-def replace_directory(path: str | Path) -> Iterator[Path]:
+def replace_directory(path: str | Path, *, needed: int = 0) -> Iterator[Path]:
     """Write a directory under a temporary name; rename it over `path` when the block ends without an exception.
 
     On any exception, `KeyboardInterrupt` included, the temporary directory is deleted and what was at `path` stays.
+
+    Args:
+        needed: bytes that will be written at least.
 
     Yields:
         The temporary directory, empty, beside `path` (so on the same disk).
@@ -80,7 +83,7 @@ def replace_directory(path: str | Path) -> Iterator[Path]:
     Raises:
         SharpError: `path` cannot be written (see `check_writable`), or the disk is full.
     """
-    target = check_writable(path)
+    target = check_writable(path, needed=needed)
     partial = _sibling(target, "partial")
     partial.mkdir()
     try:
@@ -88,7 +91,7 @@ def replace_directory(path: str | Path) -> Iterator[Path]:
         _swap(partial, target)
     except Exception as error:
         if _is_disk_full(error):
-            raise _disk_full(target, written=_bytes_in(partial)) from error
+            raise _disk_full(target, written=_bytes_in(partial), needed=needed) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -141,10 +144,11 @@ def _is_disk_full(error: Exception) -> bool:
     return match is not None and int(match[1]) in _DISK_FULL
 
 
-def _disk_full(path: Path, *, written: int = 0) -> SharpError:
+def _disk_full(path: Path, *, written: int = 0, needed: int = 0) -> SharpError:
+    of = f" of {needed:,}" if needed else ""
     free = shutil.disk_usage(path.parent if not path.is_dir() else path).free
     return SharpError(
-        f"{path}: disk full after {written:,} bytes ({free:,} free, or a quota or file size limit); "
+        f"{path}: disk full after {written:,}{of} bytes ({free:,} free, or a quota or file size limit); "
         "make room or choose another disk"
     )
 

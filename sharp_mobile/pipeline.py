@@ -17,12 +17,12 @@ from sharp_mobile.checkpoint import Checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
-from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder, preferred_attention
+from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.lower.inspect import Inspection, inspect_pte, stored_places
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, measure, versions
 from sharp_mobile.lower.program import assemble, forget_weights, lower_segments
 from sharp_mobile.lower.pte_file import write_pte_file
-from sharp_mobile.lower.quantize import QuantizeOptions, quantize, read_codes, stored_bytes
+from sharp_mobile.lower.quantize import QuantizeOptions, quantize, read_codes
 from sharp_mobile.lower.report import write_report
 from sharp_mobile.lower.rounding import round_to_text
 from sharp_mobile.lower.runtime import Step, load_pte
@@ -32,6 +32,7 @@ from sharp_mobile.recipe import Recipe
 from sharp_mobile.recipes import recipe_name
 from sharp_mobile.recover.data import source_windows
 from sharp_mobile.recover.run import RECOVERED, Opened, Say, Shared, open_recipe, share
+from sharp_mobile.size import predict
 from sharp_mobile.stages import Stages
 
 PROMPT = "What is the capital of France?"
@@ -84,10 +85,11 @@ def export(
                 f"lower.max_length: {recipe.lower.max_length} has no room for the prompt of {len(prompt)} tokens that "
                 f"every export is checked with; use {len(prompt) + 1} or more"
             )
+        needed = predict(opened).file.total
+        check_writable(out, needed=needed)
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
     decoder = make_decoder(recipe, shared, stages, progress=progress)
-    check_writable(out, needed=stored_bytes(decoder))
-    with replace_directory(out) as partial:
+    with replace_directory(out, needed=needed) as partial:
         keys = write_pte(decoder, shared, partial / MODEL_PTE, stages, progress)
         with stages.stage("inspect"):
             inspection = inspect_pte(partial / MODEL_PTE, keys)
@@ -139,15 +141,7 @@ def check_lowerable(opened: Opened) -> None:
     opened.recipe.check_fits(opened.checkpoint.config)
     if _rounds_to_text(opened.recipe, opened.checkpoint):
         _rounding_windows(opened.recipe, opened.checkpoint)
-    build_decoder(opened.checkpoint.model, _decoder_options(opened.recipe, opened.checkpoint))
-
-
-def _decoder_options(recipe: Recipe, checkpoint: Checkpoint) -> DecoderOptions:
-    attention = recipe.lower.attention
-    if attention == "auto":
-        attention = preferred_attention(checkpoint.config)
-    lower = recipe.lower
-    return DecoderOptions(lower.max_length, attention, lower.logits == "all", lower.prefill_chunk)
+    build_decoder(opened.checkpoint.model, DecoderOptions.of(opened.recipe.lower, opened.checkpoint.config))
 
 
 def _rounds_to_text(recipe: Recipe, checkpoint: Checkpoint) -> bool:
@@ -166,7 +160,7 @@ def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
 def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bool = False) -> Decoder:
     """The quantized decoder of a shared model, in eager mode."""
     with stages.stage("build decoder"):
-        decoder = build_decoder(shared.checkpoint.model, _decoder_options(recipe, shared.checkpoint))
+        decoder = build_decoder(shared.checkpoint.model, DecoderOptions.of(recipe.lower, shared.checkpoint.config))
     options = QuantizeOptions.of(recipe.quantize)
     if _rounds_to_text(recipe, shared.checkpoint):
         with stages.stage("round"):

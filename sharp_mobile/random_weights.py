@@ -44,9 +44,7 @@ def open_random(source: str, dtype: torch.dtype | None = torch.float32) -> Check
     Raises:
         SharpError: no such file, or it describes no supported model.
     """
-    path = Path(source.removeprefix(RANDOM)).expanduser()
-    if not path.is_file():
-        raise SharpError(f"{path}: no such file; give the config.json of a model, such as those in export/shapes/")
+    path = shape_file(source)
     model = skeleton(read_config(path), path)
     _fill(model.parameters(), dtype or torch.bfloat16)
     for name, parameter in model.named_parameters():
@@ -61,6 +59,18 @@ def open_random(source: str, dtype: torch.dtype | None = torch.float32) -> Check
         warnings=(f"{path}: the weights are random; size, memory and speed are those of the architecture",),
         random=True,
     )
+
+
+def shape_file(source: str) -> Path:
+    """The file that `random:<config.json>` names.
+
+    Raises:
+        SharpError: there is none.
+    """
+    path = Path(source.removeprefix(RANDOM)).expanduser()
+    if not path.is_file():
+        raise SharpError(f"{path}: no such file; give the config.json of a model, such as those in export/shapes/")
+    return path
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ RECIPE_OPTIONS = ("--plan", "--rank", "--set", "--allow-pickle", "--quiet")
     ("verb", "options"),
     [
         ("plan", RECIPE_OPTIONS),
+        ("size", ("--plan", "--rank", "--set", "--random-weights", "--json")),
         ("recover", (*RECIPE_OPTIONS, "--out")),
         ("export", (*RECIPE_OPTIONS, "--out", "--profile")),
         ("inspect", ("--json", "--tensors")),
@@ -61,6 +62,18 @@ def test_plan_tells_the_plan_and_its_ratios(tiny_checkpoint: Path) -> None:
     direct = run("plan", tiny_checkpoint, "--plan", "direct:2:3-5", "--quiet").stdout
     assert "no recovery parameters" in direct
     assert "τ = 0.50, compression ratio s = 0.500" in direct
+
+
+def test_size_tells_several_plans_from_a_configuration(tiny_checkpoint: Path) -> None:
+    arguments = ("--plan", "2:3", "--plan", "2:3-5", "--rank", 32, "--set", "max_length=64")
+    table = run("size", "--random-weights", tiny_checkpoint / "config.json", *arguments)
+    assert table.exit_code == 0
+    assert ["bytes", "none", "2:3", "2:3-5"] in [line.split() for line in table.stdout.splitlines()]
+    found = json.loads(run("size", tiny_checkpoint, *arguments, "--json").stdout)
+    assert found["name"] == "tiny-llama"
+    totals = [plan["file"]["total"] for plan in found["plans"]]
+    assert ["file", *(f"{total:,}" for total in totals)] in [line.split() for line in table.stdout.splitlines()]
+    assert "'7' must name layers" in told(run("size", tiny_checkpoint, "--plan", "2:7"))
 
 
 @pytest.mark.parametrize(

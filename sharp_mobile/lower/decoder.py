@@ -26,6 +26,7 @@ from sharp_mobile.lower.segments import (
     Middle,
     RMSNorm,
 )
+from sharp_mobile.recipe import LowerSection
 from sharp_mobile.share import SharedMLP, own_mlp
 
 AttentionKind = Literal["custom_sdpa", "portable"]
@@ -50,7 +51,8 @@ class Rotation(nn.Module):
     def __init__(self, frequencies: torch.Tensor, scale: float, width: int) -> None:
         super().__init__()
         half = frequencies.numel()
-        rest = torch.zeros(width - 2 * half)
+        self.rotary = 2 * half
+        rest = torch.zeros(width - self.rotary)
         self.register_buffer("frequencies", torch.cat([frequencies.float(), frequencies.float(), rest]))
         rotated = torch.full((half,), scale)
         self.register_buffer("cos_scale", torch.cat([rotated, rotated, rest + 1]))
@@ -161,6 +163,14 @@ class DecoderOptions:
     all_logits: bool = False
     prefill_chunk: int | None = None
 
+    @classmethod
+    def of(cls, section: LowerSection, config: Any) -> "DecoderOptions":
+        """The options of a recipe for a model; `auto` is the quickest attention operator that can do what it needs."""
+        attention = section.attention
+        if attention == "auto":
+            attention = "custom_sdpa" if getattr(config, "attn_logit_softcapping", None) is None else "portable"
+        return cls(section.max_length, attention, section.logits == "all", section.prefill_chunk)
+
     @property
     def chunk(self) -> int:
         """The most tokens of a step: at most one less than the cache holds, as in the stock runner's exports."""
@@ -254,11 +264,6 @@ class Decoder(nn.Module):
         return torch.where(seen, 0.0, float("-inf"))
 
 
-def preferred_attention(config: Any) -> AttentionKind:
-    """The quickest attention operator that can do what a model needs."""
-    return "custom_sdpa" if getattr(config, "attn_logit_softcapping", None) is None else "portable"
-
-
 @torch.no_grad()
 def build_decoder(model: Any, options: DecoderOptions) -> Decoder:
     """The decoder of a Hugging Face causal language model, plain or shared, in float and without copying weights.
@@ -318,7 +323,7 @@ def _embedding(embedding: Any) -> nn.Embedding:
 
 
 def _heads(attention: Any, config: Any, rotations: list[Rotation]) -> Heads:
-    rotary = int(rotations[0].sin_scale.count_nonzero()) if rotations else 0
+    rotary = rotations[0].rotary if rotations else 0
     return Heads(config.num_attention_heads, config.num_key_value_heads, attention.head_dim, rotary)
 
 

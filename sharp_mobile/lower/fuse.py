@@ -18,6 +18,7 @@ private factor (C or E). The own neurons and the bypass of a hybrid read x too, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -76,7 +77,8 @@ class FusedFactors:
             gate, up, down = shared.gate, shared.up, shared.down
             alpha_up = up.alpha.float().reshape(1)
             lora = shared.recovery.form == "lora"
-            folded = lora and bool(alpha_up.abs() >= SMALLEST_FOLDED_ALPHA)
+            # On the meta device, where only shapes are asked for, α is as it starts.
+            folded = lora and (alpha_up.is_meta or bool(alpha_up.abs() >= SMALLEST_FOLDED_ALPHA))
             up_scale = alpha_up if folded else torch.ones_like(alpha_up)
             for name, projection in (("gate", gate), ("up", up), ("down", down)):
                 _take(name, projection, low, factors)
@@ -140,7 +142,7 @@ class FusedMLP(nn.Module):
             self.gate, self.up, self.down = projections
         fused = FusedFactors.of(shared)
         self.recovery = nn.ModuleDict({name: linear(value.contiguous()) for name, value in fused.matrices().items()})
-        ends = torch.tensor([len(factor) for factor in fused.low.values()]).cumsum(0).tolist()
+        ends = list(accumulate(len(factor) for factor in fused.low.values()))
         self.low_slices = dict(zip(fused.low, map(slice, [0, *ends], ends), strict=False))
         for name in ("gate", "up", "down"):
             alpha = fused.alphas.get(name)

@@ -10,7 +10,8 @@ float linears and the embedding of a decoder, each object once, however many lay
 
 At rest a 4-bit linear takes what its `.pte` will take: two codes a byte, as XNNPACK stores them, and scales in
 bfloat16. While a segment is traced and serialized, its linears are `unpacked`. Float weights may be of any type and lie
-in a file that is mapped: they are read once, a few rows at a time.
+in a file that is mapped: they are read once, a few rows at a time. Or they are on the meta device and have shapes
+alone, as the integers have then: so `size` tells what an export takes before it is made.
 """
 
 from collections.abc import Iterator, Mapping
@@ -211,8 +212,10 @@ def quantize_weight(
     """
     if weight.shape[1] % group:
         raise SharpError(f"group size {group} does not divide the input width {weight.shape[1]} of a {bits}-bit weight")
-    codes = torch.empty(weight.shape, dtype=torch.int8)
-    scale = torch.empty(weight.shape[0], weight.shape[1] // group)
+    codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(weight.shape[0], weight.shape[1] // group, device=weight.device)
+    if weight.is_meta:
+        return codes, scale
     count = max(1, _AT_ONCE // weight.shape[1])
     for first in range(0, weight.shape[0], count):
         rows = slice(first, first + count)
@@ -332,18 +335,10 @@ def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:
     if hasattr(embedding, "embed_scale"):
         return False
     table, head = (getattr(module, "weight", None) for module in (embedding, lm_head))
-    return table is not None and head is not None and table.shape == head.shape and table.data_ptr() == head.data_ptr()
-
-
-def stored_bytes(decoder: nn.Module) -> int:
-    """Bytes of a quantized decoder's distinct weights as a `.pte` stores them; its caches are not stored."""
-    tensors = {
-        id(tensor): tensor
-        for module in decoder.modules()
-        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-        if name not in ("zero_points", "k_cache", "v_cache")
-    }
-    return sum(tensor.nbytes for tensor in tensors.values())
+    if table is None or head is None or table.shape != head.shape:
+        return False
+    # By storage, not by address, which a tensor on the meta device has not.
+    return table.untyped_storage() is head.untyped_storage() and table.storage_offset() == head.storage_offset()
 
 
 def _quantized(name: str, module: nn.Module, options: QuantizeOptions) -> nn.Module:

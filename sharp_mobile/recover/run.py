@@ -96,6 +96,18 @@ def open_recipe(
     if is_auto(recipe.plan):
         checkpoint.model.float()
         recipe, explanation = resolve(recipe, checkpoint, work, progress=progress)
+    opened = planned(recipe, checkpoint, tuple(explanation))
+    if opened.recovery and checkpoint.plan is None and not checkpoint.random:
+        checkpoint.model.float()
+    return opened
+
+
+def planned(recipe: Recipe, checkpoint: Checkpoint, explanation: tuple[str, ...] = ()) -> Opened:
+    """How a checkpoint shares by its recipe, whose plan is written out or a preset.
+
+    Raises:
+        SharpError: the plan does not fit, or the checkpoint is shared already by another plan.
+    """
     plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
     recovery = recipe.recovery.recoveries(plan)
     if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
@@ -103,9 +115,7 @@ def open_recipe(
             f"{checkpoint.path}: is shared already, by plan {checkpoint.plan}; leave plan and recovery out, or start "
             "from the original model"
         )
-    if recovery and checkpoint.plan is None and not checkpoint.random:
-        checkpoint.model.float()
-    return Opened(recipe, checkpoint, plan, recovery, tuple(explanation))
+    return Opened(recipe, checkpoint, plan, recovery, explanation)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,177 @@
+"""`sharp-mobile size`: the bytes of an export in the file and in memory, by part and by plan, before it is made.
+
+    config.json ──► blueprint: decoder on the meta device ──► lower.size ──► one column a plan, beside nothing shared
+
+What a plan gives without its recovery parameters is told too, as the paper's Table 7 has it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from sharp_mobile.blueprint import blueprint_decoder, open_blueprint
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.decoder import DecoderOptions
+from sharp_mobile.lower.size import FileBytes, ResidentBytes, file_bytes, resident_bytes
+from sharp_mobile.plan import SharePlan
+from sharp_mobile.recipe import Recipe
+from sharp_mobile.recover.auto_stage import is_auto
+from sharp_mobile.recover.run import Opened, planned
+
+_LABELS = {
+    "embedding": "embedding",
+    "lm_head": "LM head",
+    "attention": "attention",
+    "mlps": "MLPs",
+    "recovery": "recovery parameters",
+    "rest": "norms and rest",
+    "program": "program",
+    "packed": "packed weights",
+    "cache": "KV cache",
+    "activations": "activations",
+    "constants": "norms and program",
+    "runtime": "runtime",
+}
+_WIDTH = 16
+
+
+class Size(NamedTuple):
+    """Predicted bytes of one export."""
+
+    file: FileBytes
+    resident: ResidentBytes
+
+    def total(self, name: str) -> int:
+        """Of the "file" or "resident"."""
+        return self.file.total if name == "file" else self.resident.total
+
+    def as_json(self) -> dict[str, dict[str, int]]:
+        """Both by part, and their totals."""
+        return {
+            "file": {**self.file._asdict(), "total": self.file.total},
+            "resident": {**self.resident._asdict(), "total": self.resident.total},
+        }
+
+
+@dataclass(frozen=True)
+class PlanSize:
+    """Predicted bytes of a plan.
+
+    heading: the plan as it was given. without: with nothing but the shared MLPs; None where there is no recovery.
+    """
+
+    heading: str
+    opened: Opened
+    size: Size
+    without: Size | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The sizes of one model's plans, the one that shares nothing first."""
+
+    name: str
+    plans: tuple[PlanSize, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, to be written as JSON; bytes."""
+        return {"name": self.name, "plans": [_plan_json(plan) for plan in self.plans]}
+
+    def lines(self) -> list[str]:
+        """A table of bytes, a line each."""
+        files, resident = [plan.size.file for plan in self.plans], [plan.size.resident for plan in self.plans]
+        return [
+            f"{self.name}: {_settings(self.plans[0].opened)}",
+            *(_described(plan) for plan in self.plans[1:]),
+            "",
+            self._row("bytes", [plan.heading for plan in self.plans]),
+            *self._parts(files),
+            *self._totals("file", files),
+            "",
+            *self._parts(resident),
+            *self._totals("resident", resident),
+        ]
+
+    def _parts(self, columns: Sequence[FileBytes] | Sequence[ResidentBytes]) -> list[str]:
+        return [
+            self._row(_LABELS[part], [f"{getattr(column, part):,}" for column in columns])
+            for part in columns[0]._fields
+        ]
+
+    def _totals(self, name: str, columns: Sequence[FileBytes] | Sequence[ResidentBytes]) -> list[str]:
+        totals = [column.total for column in columns]
+        lines = [self._row(name, [f"{total:,}" for total in totals])]
+        if len(totals) > 1:
+            lines.append(self._row("", ["", *(f"{total / totals[0] - 1:+.1%}" for total in totals[1:])]))
+        without = ["" if plan.without is None else f"{plan.without.total(name):,}" for plan in self.plans]
+        return [*lines, self._row("… without recovery", without)] if any(without) else lines
+
+    def _row(self, label: str, cells: Sequence[str]) -> str:
+        widths = [max(_WIDTH, len(plan.heading) + 2) for plan in self.plans]
+        return (
+            f"{label:<20}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        ).rstrip()
+
+
+def predict(opened: Opened) -> Size:
+    """What an export of an opened recipe will take.
+
+    Raises:
+        SharpError: as `blueprint.blueprint_decoder`.
+    """
+    decoder = blueprint_decoder(opened.recipe, opened.checkpoint, opened.plan, opened.recovery)
+    return Size(file_bytes(decoder), resident_bytes(decoder))
+
+
+def report(recipes: Sequence[Recipe]) -> Report:
+    """The sizes of recipes that differ in their plans, beside those of the first with nothing shared.
+
+    Raises:
+        SharpError: the model's configuration is not there, or a plan or a setting does not fit it; or a plan is to be
+            chosen by measuring.
+    """
+    plans = [_measured(recipe) for recipe in recipes]
+    shared = [plan for plan in plans if plan.opened.recovery or not plan.opened.plan.is_none]
+    opened = plans[0].opened
+    nothing = replace(opened, plan=SharePlan(opened.plan.layers, ()), recovery={})
+    return Report(opened.checkpoint.name, (PlanSize("none", nothing, predict(nothing), None), *shared))
+
+
+def _measured(recipe: Recipe) -> PlanSize:
+    recipe.check_exportable()
+    if is_auto(recipe.plan):
+        raise SharpError(
+            f"{recipe.model}: plan '{recipe.plan}' is chosen by measuring the weights; give --plan, or the SHARP "
+            "checkpoint that `sharp-mobile recover` writes"
+        )
+    opened = planned(recipe, open_blueprint(recipe.model))
+    recipe.check_fits(opened.checkpoint.config)
+    bare = replace(opened, plan=replace(opened.plan, direct=not opened.plan.is_none), recovery=dict[int, Any]())
+    recovered = any(not own.direct for own in opened.recovery.values())
+    return PlanSize(recipe.plan, opened, predict(opened), predict(bare) if recovered else None)
+
+
+def _plan_json(plan: PlanSize) -> dict[str, Any]:
+    opened = plan.opened
+    return {
+        "plan": str(opened.plan),
+        "stored_ratio": opened.plan.stored_ratio,
+        "compression_ratio": opened.compression_ratio,
+        **plan.size.as_json(),
+        "without_recovery": None if plan.without is None else plan.without.as_json(),
+    }
+
+
+def _settings(opened: Opened) -> str:
+    quantize = opened.recipe.quantize
+    options = DecoderOptions.of(opened.recipe.lower, opened.checkpoint.config)
+    return (
+        f"bits: linears {quantize.linear} in groups of {quantize.group_size}, embedding {quantize.embedding}, LM head "
+        f"{quantize.lm_head}, recovery {quantize.recovery}; max_length {options.max_length}, attention "
+        f"{options.attention}"
+    )
+
+
+def _described(plan: PlanSize) -> str:
+    described = plan.opened.describe()
+    return described if plan.heading == str(plan.opened.plan) else f"{plan.heading}: {described}"

@@ -46,6 +46,7 @@ def open_random(source: str, dtype: torch.dtype | None = torch.float32) -> Check
     """
     path = shape_file(source)
     model = skeleton(read_config(path), path)
+    model.tie_weights()  # before they are counted and filled
     _fill(model.parameters(), dtype or torch.bfloat16)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:  # a norm's gain or a bias

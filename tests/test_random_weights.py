@@ -33,6 +33,13 @@ def test_it_is_the_same_every_time_and_of_that_shape(config: Path) -> None:
     assert "the weights are random" in one.warnings[0]
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_its_lm_head_is_tied_as_its_configuration_says(tied: bool, tmp_path: Path) -> None:
+    tiny_config(tie_word_embeddings=tied).to_json_file(tmp_path / "shape.json")
+    model = open_checkpoint(f"random:{tmp_path}/shape.json").model
+    assert torch.equal(model.get_input_embeddings().weight, model.lm_head.weight) == tied
+
+
 @pytest.mark.slow
 def test_it_is_exported_with_what_is_shared_stored_once(config: Path, tmp_path: Path) -> None:
     argument = f"random:{config}"

@@ -166,9 +166,8 @@ def _settings(opened: Opened) -> str:
     quantize = opened.recipe.quantize
     options = DecoderOptions.of(opened.recipe.lower, opened.checkpoint.config)
     return (
-        f"bits: linears {quantize.linear} in groups of {quantize.group_size}, embedding {quantize.embedding}, LM head "
-        f"{quantize.lm_head}, recovery {quantize.recovery}; max_length {options.max_length}, attention "
-        f"{options.attention}"
+        f"bits: linears {quantize.linear}, embedding {quantize.embedding}, LM head {quantize.lm_head}, recovery "
+        f"{quantize.recovery}; groups of {quantize.group_size}; max_length {options.max_length}, {options.attention}"
     )
 
 

@@ -39,7 +39,7 @@ _LINEAR, _NORM = 740, 930
 _FLOAT = 4
 # XNNPACK packs with each output of a linear the sum of its codes and a bias, and with an 8-bit one its scale.
 _PACKED_ROW = 2 * _FLOAT
-# Code, heap, and pages of the `.pte` that Linux maps around those that are read: 17 to 25 MB in the host's runner.
+# Code, heap, and pages of the `.pte` that Linux maps around those that are read: 16 to 26 MB in the host's runner.
 _RUNTIME = 22_000_000
 
 

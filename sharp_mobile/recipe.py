@@ -227,12 +227,14 @@ def embedding_bits(embedding: Bits | Literal["auto"], lm_head: Bits, tied: bool)
 class QuantizeSection(_Section):
     """Bits of the weights; activations are quantized to 8 bits dynamically wherever a linear's weights are.
 
-    4 bits are in groups of `group_size` inputs, 8 bits per output channel. `scales` says how 4-bit scales are chosen.
+    4 bits are in groups of `group_size` inputs, 8 bits per output channel. `scales` says how 4-bit scales are chosen
+    where codes are the nearest.
     On SmolLM2-135M, 4 bits raise the perplexity of 24.3 to 26.4 in the LM head alone, and to 24.4 in the embedding
     alone: hence 8 for the LM head. `embedding: auto` is 8 bits where it is tied to an LM head of 8, since both are
     stored once then, and 4 where it is a table of its own. `rounding: gptq` rounds the 4-bit linears by the warm-up's
     text, so that their products stay what they were; recovery that is quantization-aware simulates `nearest` alone.
-    `auto` is gptq where that is possible.
+    `auto` is gptq where that is possible. With gptq, the linears that suffer most from 4 bits get 8, for `fragile`
+    more than what all of them take at 4 bits (see `lower.fragile`); 0 leaves that out.
     """
 
     linear: Bits = 4
@@ -242,6 +244,7 @@ class QuantizeSection(_Section):
     recovery: Bits = 8
     scales: Literal["hqq", "minmax"] = "hqq"
     rounding: Literal["nearest", "gptq", "auto"] = "nearest"
+    fragile: Float = Field(default=0.05, ge=0, le=1, allow_inf_nan=False)
 
 
 class LowerSection(_Section):

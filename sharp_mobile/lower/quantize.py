@@ -283,7 +283,8 @@ def recovery_group(rank_width: int) -> int:
 class QuantizeOptions(NamedTuple):
     """Bits of each kind of weight ("float" leaves it), the int4 group size, and how scales are chosen.
 
-    embedding: "auto" as `recipe.embedding_bits` says.
+    embedding: "auto" as `recipe.embedding_bits` says. scales: of what is rounded to the nearest. fragile: see
+    `fragile.budgeted_bytes`.
     """
 
     linear: Bits = 4
@@ -292,6 +293,7 @@ class QuantizeOptions(NamedTuple):
     lm_head: Bits = 4
     recovery: Bits = 4
     scales: Literal["hqq", "minmax"] = "hqq"
+    fragile: float = 0.0
 
     @classmethod
     def of(cls, section: QuantizeSection) -> "QuantizeOptions":

@@ -10,7 +10,7 @@ from torch import nn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, quantize, quantize_weight
-from sharp_mobile.lower.rounding import round_to_text, round_weight
+from sharp_mobile.lower.rounding import clipped_scales, round_to_text, round_weight
 from sharp_mobile.pipeline import check_lowerable
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import QuantizeSection, Recipe
@@ -26,29 +26,64 @@ def dequantized(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return codes.float() * scales.repeat_interleave(GROUP, dim=1)
 
 
+def related_inputs() -> torch.Tensor:
+    return torch.randn(400, 24) @ torch.randn(24, WIDTH) + 0.1 * torch.randn(400, WIDTH)
+
+
 def test_inputs_that_have_nothing_in_common_are_rounded_to_the_nearest() -> None:
     weight = torch.randn(OUT, WIDTH)
-    codes, scales = round_weight(weight, torch.eye(WIDTH), GROUP)
-    nearest, nearest_scales = quantize_weight(weight, 4, GROUP)
-    assert torch.equal(codes, nearest)
-    assert torch.equal(scales, nearest_scales)
+    codes, scales, _ = round_weight(weight, torch.eye(WIDTH), GROUP)
+    nearest = (weight / scales.repeat_interleave(GROUP, dim=1)).round().clamp(-8, 7)
+    assert torch.equal(codes.float(), nearest)
 
 
-@pytest.mark.parametrize("scales", ["hqq", "minmax"])
-def test_products_are_nearer_than_those_of_the_nearest_codes(scales: str) -> None:
-    weight = torch.randn(OUT, WIDTH)
-    inputs = torch.randn(400, 24) @ torch.randn(24, WIDTH) + 0.1 * torch.randn(400, WIDTH)
-    codes, scale = round_weight(weight, inputs.T @ inputs, GROUP, scales)  # type: ignore[arg-type]
+def test_products_are_nearer_than_those_of_the_nearest_codes() -> None:
+    weight, inputs = torch.randn(OUT, WIDTH), related_inputs()
+    codes, scales, _ = round_weight(weight, inputs.T @ inputs, GROUP)
     assert codes.dtype == torch.int8
     assert codes.min() >= -8
     assert codes.max() <= 7
-    assert torch.equal(scale, scale.to(torch.bfloat16).float())  # as XNNPACK stores it
+    assert torch.equal(scales, scales.to(torch.bfloat16).float())  # as XNNPACK stores it
     exact = inputs @ weight.T
 
-    def error(codes: torch.Tensor, scale: torch.Tensor) -> float:
-        return float((inputs @ dequantized(codes, scale).T - exact).norm() / exact.norm())
+    def error(codes: torch.Tensor, scales: torch.Tensor) -> float:
+        return float((inputs @ dequantized(codes, scales).T - exact).norm() / exact.norm())
 
-    assert error(codes, scale) < 0.5 * error(*quantize_weight(weight, 4, GROUP, scales))  # type: ignore[arg-type]
+    assert error(codes, scales) < 0.5 * error(*quantize_weight(weight, 4, GROUP))
+
+
+def test_it_tells_the_error_of_each_row() -> None:
+    weight, inputs = torch.randn(OUT, WIDTH), related_inputs()
+    hessian = inputs.T @ inputs
+    codes, scales, errors = round_weight(weight, hessian, GROUP)
+    lost = weight - dequantized(codes, scales)
+    damped = hessian + 0.05 * hessian.diagonal().mean() * torch.eye(WIDTH)
+    torch.testing.assert_close(errors, ((lost @ damped) * lost).sum(dim=1), rtol=1e-3, atol=1e-3)
+
+
+def test_the_column_with_the_largest_inputs_comes_first_and_takes_over_no_error() -> None:
+    weight, inputs = torch.randn(OUT, WIDTH), related_inputs()
+    inputs[:, 77] *= 10
+    codes, scales, _ = round_weight(weight, inputs.T @ inputs, GROUP)
+    nearest = (weight[:, 77] / scales[:, 77 // GROUP]).round().clamp(-8, 7)
+    assert torch.equal(codes[:, 77].float(), nearest)
+    assert not torch.equal(codes.float(), (weight / scales.repeat_interleave(GROUP, dim=1)).round().clamp(-8, 7))
+
+
+def test_scales_clip_where_that_loses_less_of_what_matters() -> None:
+    weight, importance = torch.randn(OUT, WIDTH), torch.ones(WIDTH)
+    weight[:, 0], importance[0] = 8.0, 1e-6  # large, and hardly ever used
+    clipped, whole = clipped_scales(weight, importance, GROUP), clipped_scales(weight, torch.ones(WIDTH), GROUP)
+    assert (clipped[:, 0] < whole[:, 0]).all()
+    assert torch.equal(clipped[:, 1:], whole[:, 1:])
+
+
+def test_a_group_of_zeros_has_scale_1() -> None:
+    weight = torch.randn(OUT, WIDTH)
+    weight[:, GROUP : 2 * GROUP] = 0
+    codes, scales, _ = round_weight(weight, torch.eye(WIDTH), GROUP)
+    assert (scales[:, 1] == 1).all()
+    assert not codes[:, GROUP : 2 * GROUP].any()
 
 
 def shared_decoder() -> Decoder:

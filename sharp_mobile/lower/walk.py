@@ -1,0 +1,66 @@
+"""A float decoder walked segment by segment, so that only one segment's weights are in memory at a time.
+
+    embedding ─► segment 0 ─► attention 0 ─► segment 1 ─► … ─► segment N ─► norm, LM head
+                 given[0]                    given[1]          given[N]
+
+A segment is given the hidden states, and (but for the first) what attention makes of the segment before.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import nn
+
+from sharp_mobile.lower.decoder import Decoder
+from sharp_mobile.lower.segments import Exit, LogitsHead
+from sharp_mobile.pages import page_out
+
+Given = tuple[torch.Tensor, ...]
+
+
+def segments_of(decoder: Decoder) -> list[nn.Module]:
+    """The segments in their order; of the last one only the layer's end, without the LM head."""
+    return [decoder.entry, *decoder.middles, cast(Exit, decoder.exit).end]
+
+
+def head_of(decoder: Decoder) -> LogitsHead:
+    """The last norm and the LM head."""
+    return cast(Exit, decoder.exit).head
+
+
+def linears_of(segment: nn.Module) -> list[nn.Linear]:
+    """The float linears of a segment that are quantized as `quantize.linear` says: all but recovery parameters."""
+    return [
+        module for name, module in segment.named_modules() if isinstance(module, nn.Linear) and ".recovery." not in name
+    ]
+
+
+def first_given(decoder: Decoder, window: torch.Tensor) -> Given:
+    """What the first segment is given for a window of tokens int64 [T]."""
+    return (decoder.embedding(window[None]).float(),)
+
+
+def step(decoder: Decoder, number: int, segment: nn.Module, given: Given) -> Given:
+    """What the segment after this one is given; after the last, the hidden states [1, T, H]."""
+    surroundings = decoder.surroundings(0, given[0].shape[1])
+    if number == len(decoder.attentions):
+        return (segment(*given),)
+    attention, (rotation, mask) = decoder.attentions[number], surroundings[number]
+    *hidden, q, k, v = segment(*given, *rotation)
+    return (*(hidden or given), attention(q, k, v, 0, mask))
+
+
+@contextmanager
+def in_float(module: nn.Module) -> Iterator[None]:
+    """With the weights of a module's linears in float32, whatever type they are stored in."""
+    stored = {linear: linear.weight for linear in module.modules() if isinstance(linear, nn.Linear)}
+    for linear, weight in stored.items():
+        linear.weight = nn.Parameter(weight.float(), requires_grad=False)
+        page_out(weight)
+    try:
+        yield
+    finally:
+        for linear, weight in stored.items():
+            linear.weight = weight

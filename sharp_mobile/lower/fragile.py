@@ -21,15 +21,17 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 from sharp_mobile.lower.decoder import Decoder
 from sharp_mobile.lower.walk import Given, first_given, head_of, in_float, linears_of, segments_of, step
 
 
 class Candidate(NamedTuple):
-    """A linear [out, in] rounded to 4 bits, and the KL (in some unit) that this costs."""
+    """A linear [out, in], itself at 4 bits, and the KL that these cost, in a unit that all candidates share."""
 
     linear: nn.Linear
+    rounded: nn.Module
     divergence: float
 
 
@@ -58,23 +60,30 @@ def budgeted_bytes(shapes: Iterable[tuple[int, int]], group: int, share: float) 
     return min(most, int(share * sum(four_bit_bytes(shape, group) for shape in shapes)))
 
 
-def choose(candidates: list[Candidate], group: int, share: float) -> list[nn.Linear]:
-    """The linears that get 8 bits for `budgeted_bytes`."""
-    cost = {c.linear: extra_bytes(_shape(c.linear), group) for c in candidates}
-    left = budgeted_bytes((_shape(linear) for linear in cost), group, share)
+def choose(candidates: list[Candidate], group: int, share: float) -> list[Candidate]:
+    """Those that get 8 bits for `budgeted_bytes`, the one that is worth it most first."""
+
+    def shape(candidate: Candidate) -> tuple[int, int]:
+        return candidate.linear.out_features, candidate.linear.in_features
+
+    def worth(candidate: Candidate) -> float:
+        return candidate.divergence / extra_bytes(shape(candidate), group)
+
+    left = budgeted_bytes(map(shape, candidates), group, share)
     chosen = []
-    for candidate in sorted(candidates, key=lambda c: c.divergence / cost[c.linear], reverse=True):
-        if cost[candidate.linear] <= left:
-            chosen.append(candidate.linear)
-            left -= cost[candidate.linear]
+    for candidate in sorted(candidates, key=worth, reverse=True):
+        cost = extra_bytes(shape(candidate), group)
+        if cost <= left:
+            chosen.append(candidate)
+            left -= cost
     return chosen
 
 
-def sensitivities(decoder: Decoder, windows: torch.Tensor) -> dict[nn.Linear, torch.Tensor]:
+def sensitivities(decoder: Decoder, windows: torch.Tensor, *, progress: bool = False) -> dict[nn.Linear, torch.Tensor]:
     """Of each linear that is to be rounded, Σ (g_o ‖x‖)² of its rows o, float32 [out], over all tokens and users.
 
-    Takes memory for one segment and the hidden states of a window. Each window goes forwards through all segments, then
-    backwards, each segment computed anew.
+    Each window goes forwards through all segments, then backwards, each segment computed anew: what is held is one
+    segment in float and what every segment was given, 8 bytes a token, layer and hidden width.
 
     Args:
         windows: tokens int64 [windows, T], T at most the decoder's cache.
@@ -82,7 +91,7 @@ def sensitivities(decoder: Decoder, windows: torch.Tensor) -> dict[nn.Linear, to
     segments = segments_of(decoder)
     found = {linear: torch.zeros(linear.out_features) for segment in segments for linear in linears_of(segment)}
     generator = torch.Generator().manual_seed(0)
-    for window in windows:
+    for window in tqdm(windows, desc="sensitivity", unit="window", disable=None if progress else True):
         given = [first_given(decoder, window)]
         with torch.no_grad():
             for number, segment in enumerate(segments):
@@ -141,7 +150,3 @@ def _watched(linears: list[nn.Linear], found: dict[nn.Linear, torch.Tensor]) -> 
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _shape(linear: nn.Linear) -> tuple[int, int]:
-    return linear.out_features, linear.in_features

@@ -50,31 +50,31 @@ def round_to_text(decoder: Decoder, windows: torch.Tensor, options: QuantizeOpti
     """
     if options.linear != 4:
         return
-    seen = windows[:: max(1, len(windows) // _SENSITIVITY_WINDOWS)]
-    weights = sensitivities(decoder, seen) if options.fragile else {}
+    few = windows[:: -(-len(windows) // _SENSITIVITY_WINDOWS)]
+    found = sensitivities(decoder, few, progress=progress) if options.fragile else {}
+    segments, candidates = segments_of(decoder), []
+    for linear, hessian in _hessians(decoder, windows, progress):
+        codes, scales, errors = round_weight(linear.weight, hessian, options.group_size)
+        rounded = QuantizedLinear(codes, scales, 4, None if linear.bias is None else linear.bias.detach().float())
+        _replace(segments, linear, rounded)
+        if options.fragile:
+            candidates.append(Candidate(linear, rounded, float(found[linear] @ errors / hessian.trace())))
+    for fragile in choose(candidates, options.group_size, options.fragile):
+        _replace(segments, fragile.rounded, quantize_linear(fragile.linear, 8, 0))
+
+
+def _hessians(decoder: Decoder, windows: torch.Tensor, progress: bool) -> Iterator[tuple[nn.Linear, torch.Tensor]]:
+    """Each linear that is to be rounded, with its H [in, in], as soon as its last user has seen the text."""
     segments = segments_of(decoder)
     last_user = {linear: number for number, segment in enumerate(segments) for linear in linears_of(segment)}
     hessians: dict[nn.Linear, torch.Tensor] = {}
-    done: dict[nn.Linear, QuantizedLinear] = {}
-    candidates: list[Candidate] = []
-    bar = tqdm(total=len(segments), desc="round", unit="segment", disable=None if progress else True)
     inputs = [first_given(decoder, window) for window in windows]
-    for number, segment in enumerate(segments):
+    bar = tqdm(segments, desc="round", unit="segment", disable=None if progress else True)
+    for number, segment in enumerate(bar):
         with in_float(segment), _collected(linears_of(segment), hessians):
             inputs = [step(decoder, number, segment, given) for given in inputs]
         for linear in [linear for linear in hessians if last_user[linear] == number]:
-            hessian = hessians.pop(linear)
-            rounded = round_weight(linear.weight, hessian, options.group_size)
-            bias = None if linear.bias is None else linear.bias.detach().float()
-            done[linear] = QuantizedLinear(rounded.codes, rounded.scales, 4, bias)
-            if linear in weights:
-                divergence = float(weights[linear] @ rounded.errors / hessian.trace())
-                candidates.append(Candidate(linear, divergence))
-            _replace(segments, linear, done[linear])
-        bar.update()
-    bar.close()
-    for linear in choose(candidates, options.group_size, options.fragile):
-        _replace(segments, done[linear], quantize_linear(linear, 8, 0))
+            yield linear, hessians.pop(linear)
 
 
 @contextmanager

@@ -113,15 +113,15 @@ def test_it_foretells_the_divergence_that_a_change_makes() -> None:
 
 def test_bytes_go_where_one_saves_the_most_and_the_budget_is_kept() -> None:
     linears = distinct_linears(plain_decoder())
-    candidates = [Candidate(linear, float(number)) for number, linear in enumerate(linears)]
-    cost = {linear: extra_bytes(shape, GROUP) for linear, shape in zip(linears, shapes(linears), strict=True)}
+    candidates = [Candidate(linear, linear, float(number)) for number, linear in enumerate(linears)]
+    cost = dict(zip(linears, (extra_bytes(shape, GROUP) for shape in shapes(linears)), strict=True))
     for share in (0.0, 0.1, 0.3, 1.0):
         budget = budgeted_bytes(shapes(linears), GROUP, share)
-        chosen = choose(candidates, GROUP, share)
+        chosen = [candidate.linear for candidate in choose(candidates, GROUP, share)]
         left = [cost[linear] for linear in linears if linear not in chosen]
         assert 0 <= budget - sum(cost[linear] for linear in chosen) < min(left, default=1)
     assert len(chosen) == len(linears)
-    best = max(candidates, key=lambda c: c.divergence / cost[c.linear]).linear
+    best = max(candidates, key=lambda candidate: candidate.divergence / cost[candidate.linear])
     assert choose(candidates, GROUP, 0.1)[0] is best
 
 

@@ -4,6 +4,7 @@ Read without PyTorch and ExecuTorch: comparing exports and results needs neither
 """
 
 import hashlib
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from sharp_mobile.errors import SharpError, first_problem
 MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON = "manifest.json", "model.pte", "perplexity.json"
 PACKED = "packed"  # the directory of packed weights
 FORMAT_VERSION = 1
-FIRST_LAYER = "1"
 _BLOCK = 1 << 22
 
 
@@ -45,7 +45,10 @@ class Sizes(BaseModel):
 
     @property
     def unshared(self) -> int:
-        """What the same model would take with the same settings and nothing shared."""
+        """What the same model would take with the same settings and nothing shared.
+
+        A target's MLP counts as its reference's is stored; `quantize.fragile` would choose anew among more linears.
+        """
         return self.file + self.shared - self.recovery
 
 
@@ -184,14 +187,15 @@ def versions() -> dict[str, str]:
 def measure(file_bytes: int, tensors: tuple[StoredTensor, ...], dropped: int = 0) -> Sizes:
     """Sizes from the stored tensors and the names of their users; `dropped` targets call no reference."""
     shared = recovery = 0
+    mlps: Counter[str] = Counter()
     for tensor in tensors:
         layers = {user.split(".")[1] for user in tensor.users if _is_mlp_weight(user)}
         if layers:
             shared += (len(layers) - 1) * tensor.bytes
-        if FIRST_LAYER in layers:  # always an MLP of its own, as wide as all others
-            shared += dropped * tensor.bytes
+        mlps.update(dict.fromkeys(layers, tensor.bytes))
         if any(_is_recovery(user) for user in tensor.users):
             recovery += tensor.bytes
+    shared += dropped * min(mlps.values(), default=0)  # all are as wide; some may have 8 bits
     return Sizes(file=file_bytes, tensors=sum(t.bytes for t in tensors), shared=shared, recovery=recovery)
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from sharp_mobile.checkpoint import (
     CONFIG_JSON,
     RANDOM,
+    TOKENIZER_FILES,
     Checkpoint,
     checkpoint_name,
     config_of,
@@ -37,14 +38,19 @@ from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, read_recoverie
 def open_blueprint(source: str) -> Checkpoint:
     """What `open_checkpoint` opens, with every tensor of the model on the meta device, and without a tokenizer.
 
-    Of a hub repository only its configuration is downloaded. Whether the LM head is tied is what that says.
+    Of a hub repository only the configuration and the tokenizer are downloaded. Whether the LM head is tied is what the
+    configuration says.
 
     Raises:
         SharpError: nothing is there, or it is of a model that is not supported.
     """
     plan = recovery = None
     with quiet(progress=False):
-        path = shape_file(source) if source.startswith(RANDOM) else locate(source, [CONFIG_JSON, SHARP_JSON])
+        path = (
+            shape_file(source)
+            if source.startswith(RANDOM)
+            else locate(source, [CONFIG_JSON, SHARP_JSON, *TOKENIZER_FILES])
+        )
         config = _config(source, path)
         model = _on_meta(config, path)
         if (path / SHARP_JSON).is_file():

@@ -65,7 +65,7 @@ RANDOM = "random:"  # and a config.json: an architecture without weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint
     model = skeleton(config, path)
     weights = gguf_weights(header, model.state_dict(), model.all_tied_weights_keys, config)
     _assemble(model, weights, dtype or torch.float32)
-    tokenizer = _load_tokenizer(path) if "tokenizer.ggml.tokens" in header.metadata else None
+    tokenizer = _load_tokenizer(path) if has_tokenizer(path) else None
     return Checkpoint(
         name=checkpoint_name(source),
         source=source,
@@ -429,13 +429,20 @@ def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
+def has_tokenizer(path: Path) -> bool:
+    """Whether there is a tokenizer in a Hugging Face directory, or in a GGUF file."""
+    if path.suffix == ".gguf":
+        return "tokenizer.ggml.tokens" in gguf_header(path).metadata
+    return any((path / file).is_file() for file in TOKENIZER_FILES)
+
+
 def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a directory or a GGUF file; None where a directory has none."""
     if path.is_file():
         with named_errors(path, "its tokenizer cannot be read"):
             # Not AutoTokenizer, which reads the whole file once more to find out that this is the class.
             return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
-    if not any((path / file).is_file() for file in _TOKENIZER_FILES):
+    if not has_tokenizer(path):
         return None
     with named_errors(path, "its tokenizer cannot be read"):
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)

@@ -139,15 +139,9 @@ def check_lowerable(opened: Opened) -> None:
             text to round by.
     """
     opened.recipe.check_fits(opened.checkpoint.config)
-    if _rounds_to_text(opened.recipe, opened.checkpoint):
+    if opened.recipe.rounds_to_text(opened.checkpoint.tokenizer() is not None):
         _rounding_windows(opened.recipe, opened.checkpoint)
     build_decoder(opened.checkpoint.model, DecoderOptions.of(opened.recipe.lower, opened.checkpoint.config))
-
-
-def _rounds_to_text(recipe: Recipe, checkpoint: Checkpoint) -> bool:
-    rounding = recipe.quantize.rounding
-    possible = checkpoint.tokenizer() is not None and not recipe.recovery.quantization_aware
-    return rounding == "gptq" or (rounding == "auto" and possible)
 
 
 def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
@@ -162,7 +156,7 @@ def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bo
     with stages.stage("build decoder"):
         decoder = build_decoder(shared.checkpoint.model, DecoderOptions.of(recipe.lower, shared.checkpoint.config))
     options = QuantizeOptions.of(recipe.quantize)
-    if _rounds_to_text(recipe, shared.checkpoint):
+    if recipe.rounds_to_text(shared.checkpoint.tokenizer() is not None):
         with stages.stage("round"):
             windows = _rounding_windows(recipe, shared.checkpoint)
             round_to_text(decoder, windows, options, progress=progress)

@@ -294,6 +294,12 @@ class Recipe(_Section):
                 )
         return self
 
+    def rounds_to_text(self, tokenizer: bool) -> bool:
+        """Whether 4-bit linears are rounded by text, given that there is a tokenizer or not."""
+        rounding = self.quantize.rounding
+        possible = tokenizer and not self.recovery.quantization_aware
+        return rounding == "gptq" or (rounding == "auto" and possible)
+
     def check_exportable(self) -> None:
         """Refuse what can be trained and evaluated but not run on a phone.
 

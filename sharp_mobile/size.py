@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sharp_mobile.blueprint import blueprint_decoder, open_blueprint
+from sharp_mobile.checkpoint import has_tokenizer
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.decoder import DecoderOptions
+from sharp_mobile.lower.fragile import budgeted_bytes, rounded_shapes
 from sharp_mobile.lower.size import FileBytes, ResidentBytes, file_bytes, resident_bytes
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import Recipe
@@ -23,6 +25,7 @@ _LABELS = {
     "lm_head": "LM head",
     "attention": "attention",
     "mlps": "MLPs",
+    "fragile": "8 for 4 bits",
     "recovery": "recovery parameters",
     "rest": "norms and rest",
     "program": "program",
@@ -120,7 +123,11 @@ def predict(opened: Opened) -> Size:
         SharpError: as `blueprint.blueprint_decoder`.
     """
     decoder = blueprint_decoder(opened.recipe, opened.checkpoint, opened.plan, opened.recovery)
-    return Size(file_bytes(decoder), resident_bytes(decoder))
+    recipe = opened.recipe
+    fragile = 0
+    if recipe.quantize.linear == 4 and recipe.rounds_to_text(has_tokenizer(opened.checkpoint.path)):
+        fragile = budgeted_bytes(rounded_shapes(decoder), recipe.quantize.group_size, recipe.quantize.fragile)
+    return Size(file_bytes(decoder, fragile), resident_bytes(decoder, fragile))
 
 
 def report(recipes: Sequence[Recipe]) -> Report:

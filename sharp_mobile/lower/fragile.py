@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sharp_mobile.lower.decoder import Decoder
+from sharp_mobile.lower.quantize import QuantizedLinear
 from sharp_mobile.lower.walk import Given, first_given, head_of, in_float, linears_of, segments_of, step
 
 
@@ -58,6 +59,17 @@ def budgeted_bytes(shapes: Iterable[tuple[int, int]], group: int, share: float) 
     shapes = list(shapes)
     most = sum(extra_bytes(shape, group) for shape in shapes)
     return min(most, int(share * sum(four_bit_bytes(shape, group) for shape in shapes)))
+
+
+def rounded_shapes(decoder: Decoder) -> list[tuple[int, int]]:
+    """[out, in] of the linears in a quantized decoder that text decides over, each once."""
+    linears = {
+        module: None
+        for segment in segments_of(decoder)
+        for name, module in segment.named_modules()
+        if isinstance(module, QuantizedLinear) and ".recovery." not in name
+    }
+    return [(len(linear.codes), linear.scales.shape[1] * linear.group) for linear in linears]
 
 
 def choose(candidates: list[Candidate], group: int, share: float) -> list[Candidate]:

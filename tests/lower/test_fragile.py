@@ -9,8 +9,9 @@ from torch import nn
 
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.lower.fragile import Candidate, budgeted_bytes, choose, extra_bytes, four_bit_bytes, sensitivities
-from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, quantize, stored_bytes
+from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, quantize
 from sharp_mobile.lower.rounding import round_to_text
+from sharp_mobile.lower.size import file_bytes
 from sharp_mobile.lower.walk import linears_of, segments_of
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import QuantizeSection
@@ -135,7 +136,7 @@ def test_a_decoder_has_as_many_bytes_more_as_were_foretold() -> None:
     linears = distinct_linears(shared_decoder())
     budget = budgeted_bytes(shapes(linears), GROUP, 0.25)
     decoder = rounded(0.25)
-    more = stored_bytes(decoder) - stored_bytes(rounded(0.0))
+    more = file_bytes(decoder).total - file_bytes(rounded(0.0)).total
     assert budget - max(extra_bytes(shape, GROUP) for shape in shapes(linears)) < more <= budget
     eights = {m for m in decoder.modules() if isinstance(m, QuantizedLinear) and m.bits == 8}
     assert eights

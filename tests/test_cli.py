@@ -1,7 +1,9 @@
 """The command line: every verb says what it did in a few lines, and what went wrong in one."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from sharp_mobile.cli import main
 from sharp_mobile.pipeline import ExportResult
+
+PROJECT = Path(__file__).parents[1]
 
 
 def run(*arguments: object) -> Result:
@@ -65,7 +69,8 @@ def test_plan_tells_the_plan_and_its_ratios(tiny_checkpoint: Path) -> None:
 
 
 def test_size_tells_several_plans_from_a_configuration(tiny_checkpoint: Path) -> None:
-    arguments = ("--plan", "2:3", "--plan", "2:3-5", "--rank", 32, "--set", "max_length=64")
+    plans = ("--plan", "2:3", "--plan", "2:3-5", "--rank", 32)
+    arguments = (*plans, "--set", "max_length=64", "--set", "rounding=nearest")
     table = run("size", "--random-weights", tiny_checkpoint / "config.json", *arguments)
     assert table.exit_code == 0
     assert ["bytes", "none", "2:3", "2:3-5"] in [line.split() for line in table.stdout.splitlines()]
@@ -163,3 +168,24 @@ def test_evaluate_takes_a_checkpoint_and_an_export(
     assert result.exit_code == 0, result.output
     assert "2 windows of 24, 46 tokens scored" in result.stdout
     assert "beyond its cache of 96" in told(run("evaluate", tiny_export.directory, *windows, "--window", 97))
+
+
+INTERRUPTED = """
+from sharp_mobile.cli import main
+
+@main.command()
+def stuck():
+    exec("import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
+
+main(["stuck"])
+"""
+
+
+def test_an_interrupt_is_told_by_its_own_status_wherever_it_comes(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PROJECT)])}
+    ended = subprocess.run(
+        [sys.executable, "-m", "interrupted"], capture_output=True, text=True, env=paths, cwd=tmp_path
+    )
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.stderr == "error: interrupted; nothing is half written, what there was is still there\n"

@@ -328,7 +328,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(
     assert process.poll() is None
     process.send_signal(interrupt)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + interrupt
+    assert process.returncode == 128 + interrupt, errors
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob("out.*"))
     # The libraries may say above it where they were interrupted.

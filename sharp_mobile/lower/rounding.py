@@ -130,12 +130,13 @@ def round_weight(weight: torch.Tensor, hessian: torch.Tensor, group: int) -> Rou
     scales = clipped_scales(weight, damped.diagonal(), group)
     columns = weight.detach()[:, order].float().T.contiguous()  # a column is a row here, read and written in one go
     codes, totals = torch.empty(width, rows, dtype=torch.int8), torch.zeros(rows)
+    places, scale_of = order.tolist(), scales.T.contiguous()
     for first in range(0, width, _BLOCK):
         block, errors = columns[first : first + _BLOCK], torch.empty(_BLOCK, rows)
         for j, column in enumerate(block):
-            scale = scales[:, order[first + j] // group]
-            code = (column / scale).round().clamp(-8, 7)
-            codes[order[first + j]] = code.to(torch.int8)
+            scale = scale_of[places[first + j] // group]
+            code = (column / scale).round_().clamp_(-8, 7)
+            codes[places[first + j]] = code
             row = spread[first + j, first + j : first + _BLOCK]
             errors[j] = (column - code * scale) / row[0]
             block[j + 1 :] -= row[1:, None] * errors[j]

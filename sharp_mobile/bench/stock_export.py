@@ -89,6 +89,7 @@ def export_ours(model: str, max_length: int, attention: str, out: Path) -> Cost:
         "embedding": 4,
         "group_size": GROUP_SIZE,
         "scales": "hqq",
+        "rounding": "nearest",
         "attention": attention,
         "max_length": max_length,
         "logits": "last",

@@ -243,7 +243,7 @@ class Decoder(nn.Module):
         positions = torch.arange(tokens) + start
         tables = [rotation(positions.float()) for rotation in self.rotations]
         windows = [attention.settings.window for attention in self.attentions]
-        masks = {window: self._mask(positions, start + tokens, window) for window in windows}
+        masks = {window: self._mask(positions, start + tokens, window) for window in dict.fromkeys(windows)}
         return [
             Surroundings(() if turned is None else tables[turned], masks[window])
             for turned, window in zip(self.rotation_of, windows, strict=True)

@@ -148,6 +148,13 @@ def test_a_window_longer_than_the_cache_is_no_window() -> None:
     assert {attention.settings.window for attention in decoder.attentions} == {None}
 
 
+def test_layers_with_one_window_have_one_mask() -> None:
+    decoder = build_decoder(tiny_model("gemma2"), DecoderOptions(32, "portable"))
+    windows = [attention.settings.window for attention in decoder.attentions]
+    masks = [surroundings.mask for surroundings in decoder.surroundings(0, LENGTH)]
+    assert len({id(mask) for mask in masks}) == len(set(windows)) == 2
+
+
 def test_what_an_earlier_text_left_in_the_cache_is_not_seen() -> None:
     decoder = eager_decoder(tiny_model())
     fresh = in_pieces(decoder, tiny_tokens(6), 6)

@@ -69,7 +69,7 @@ def rounded_shapes(decoder: Decoder) -> list[tuple[int, int]]:
         for name, module in segment.named_modules()
         if isinstance(module, QuantizedLinear) and ".recovery." not in name
     }
-    return [(len(linear.codes), linear.scales.shape[1] * linear.group) for linear in linears]
+    return [linear.shape for linear in linears]
 
 
 def choose(candidates: list[Candidate], group: int, share: float) -> list[Candidate]:

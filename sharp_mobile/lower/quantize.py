@@ -102,11 +102,18 @@ class QuantizedLinear(nn.Module):
         """The dequantized weight [out, in]; in an exported graph by the operator that XNNPACK's partitioner knows."""
         codes, scales, zero_points = self.tensors()
         if torch.compiler.is_exporting():
-            low, high = _code_range(self.bits)
-            return torch.ops.torchao.dequantize_affine(
-                codes, [1, self.group], scales, zero_points, torch.int8, low, high
-            )
+            block, code_range = self.grid()
+            return torch.ops.torchao.dequantize_affine(codes, block, scales, zero_points, torch.int8, *code_range)
         return codes.float().view(*scales.shape, self.group).mul_(scales.unsqueeze(-1)).flatten(1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the weight: out, in."""
+        return len(self.codes), self.scales.shape[1] * self.group
+
+    def grid(self) -> tuple[list[int], tuple[int, int]]:
+        """The block of codes that a scale is for, and the lowest and highest code."""
+        return [1, self.group], _code_range(self.bits)
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Codes int8 [out, in], scales float32 and zero points int8 [out, in / group], however they are kept."""

@@ -1,8 +1,9 @@
 """Lower one segment of a kind; make every further one of that kind from it.
 
 Tracing a segment takes seconds; turning the resulting graph and a set of tensors into a delegate takes milliseconds.
-Segments of one kind differ in their tensors alone, so the first of a kind is traced as a **template**, and every
-segment, the first included, is an instance: the template's graph with the segment's own tensors.
+Segments of one kind differ in their tensors alone, and in the bits of their linears, so the first of a kind is traced
+as a **template**, and every segment, the first included, is an instance: the template's graph with the segment's own
+tensors and bits.
 
 A segment goes to XNNPACK whole, so there is nothing to partition: an operator that XNNPACK does not know is an error.
 This also lets slices of dynamic length in, which ExecuTorch 1.5.1's partitioner leaves outside although its runtime
@@ -16,7 +17,7 @@ ExecuTorch 1.5.1 unmaps all constants of a delegate once they are packed, whethe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from executorch.backends.xnnpack.operators.node_visitor import get_node_visitors, get_tensor_value
@@ -35,7 +36,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.quantize import unpacked
+from sharp_mobile.lower.quantize import QuantizedLinear, unpacked
 
 _STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -66,6 +67,7 @@ class Template:
         """
         with unpacked(segment):
             program = _with_state(self.program, segment)
+            _set_grids(program, segment)
             graph, tensors, key_of = serialize(program)
             program.state_dict.clear()  # programs refer to themselves, so their tensors would wait for the collector
             own = _state(segment)
@@ -116,7 +118,16 @@ class _Shapes(nn.Module):
 
 def kind_of(segment: nn.Module) -> str:
     """What two segments have in common if they are instances of one template: structure, settings, shapes."""
-    return f"{segment} {[(name, tuple(tensor.shape), tensor.dtype) for name, tensor in _state(segment).items()]}"
+
+    def settings(module: nn.Module) -> str:
+        if isinstance(module, QuantizedLinear):
+            return f"{module.shape} {module.bias is not None}"
+        tensors = _state(module, recurse=False)
+        return (
+            f"{module.extra_repr()} {[(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]}"
+        )
+
+    return str([(name, type(module), settings(module)) for name, module in segment.named_modules()])
 
 
 def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length: Any | None) -> Template:
@@ -176,8 +187,8 @@ def _with_given(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, to
     return _rebuilt(program, signature, program.state_dict, program.constants), given
 
 
-def _state(segment: nn.Module) -> dict[str, torch.Tensor]:
-    return {**dict(segment.named_parameters()), **dict(segment.named_buffers())}
+def _state(module: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters(recurse=recurse)), **dict(module.named_buffers(recurse=recurse))}
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:
@@ -194,6 +205,19 @@ def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram
     tensors = {**program.state_dict, **program.constants, **_state(segment)}
     state: dict[str, Any] = {spec.target: _alone(tensors[spec.target]) for spec in specs}
     return _rebuilt(program, program.graph_signature, state, state)
+
+
+def _set_grids(program: ExportedProgram, segment: nn.Module) -> None:
+    """Let the graph dequantize each weight as the segment's own linear does."""
+    names = {spec.arg.name: str(spec.target) for spec in program.graph_signature.input_specs}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and "dequantize_affine" in node.target.__name__ and node.args[0].name in names:
+            linear = cast(QuantizedLinear, segment.get_submodule(names[node.args[0].name].rpartition(".")[0]))
+            codes, _, scales, zero_points, dtype, *_ = node.args
+            block, code_range = linear.grid()
+            node.args = (codes, block, scales, zero_points, dtype, *code_range)
+            for tensor in (scales, zero_points):
+                tensor.meta["val"] = tensor.meta["val"].new_empty(linear.scales.shape)
 
 
 def _rebuilt(

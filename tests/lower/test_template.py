@@ -20,7 +20,7 @@ from transformers.activations import ACT2FN
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
-from sharp_mobile.lower.quantize import QuantizeOptions, quantize
+from sharp_mobile.lower.quantize import QuantizeOptions, quantize, quantize_linear
 from sharp_mobile.lower.runtime import quiet_native
 from sharp_mobile.lower.segments import lowerable
 from sharp_mobile.lower.template import Template, kind_of, trace_template
@@ -108,6 +108,23 @@ def test_another_segments_instance_is_xnnpacks_own_but_for_dynamic_slices(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("group", [None, 96], ids=["8 bits", "4 bits in other groups"])
+def test_an_instance_has_its_own_bits_and_groups(group: int | None, template: Template) -> None:
+    """A segment with one linear unlike those of the template's, against what its own template gives; and back."""
+    segment = make_decoder(quantized=False).middles[0]
+    down = quantize_linear(segment.end.mlp.down, 4 if group else 8, group or 0)
+    quantize(segment, QuantizeOptions(recovery=8))
+    plain = template.instance(segment)[0].lowered.processed_bytes
+    segment.end.mlp.down = down
+    own = trace_template(segment, inputs(8), LENGTH).instance(segment)[0].lowered
+    lowered = template.instance(segment)[0].lowered
+    assert lowered.processed_bytes == own.processed_bytes != plain
+    assert stored(lowered.named_data_store_output) == stored(own.named_data_store_output)
+    quantized = make_decoder(quantized=True).middles[0]
+    assert template.instance(quantized)[0].lowered.processed_bytes == plain
+
+
+@pytest.mark.slow
 def test_two_instances_store_what_is_their_own_apart(quantized_decoder: Decoder, template: Template) -> None:
     (first, first_keys), (second, second_keys) = (template.instance(m) for m in quantized_decoder.middles[:2])
     assert first_keys.keys() == second_keys.keys()
@@ -128,15 +145,16 @@ def test_keys_name_the_bytes_of_the_tensors(quantized_decoder: Decoder, template
     assert blobs[keys["end.mlp.gate.codes"]] == segment.end.mlp.gate.codes.numpy().tobytes()
 
 
-def test_kinds_tell_structures_apart_and_not_tensors() -> None:
+def test_kinds_tell_structures_apart_and_neither_tensors_nor_bits() -> None:
     decoder = make_decoder(quantized=False)
     plain, reference, target = decoder.middles
     assert kind_of(plain) == kind_of(reference) != kind_of(target)
     other = build_decoder(tiny_model(num_hidden_layers=4, seed=1), DecoderOptions(LONGEST + 1))
     assert kind_of(other.middles[0]) == kind_of(plain)
     before = kind_of(plain)
+    plain.end.mlp.down = quantize_linear(plain.end.mlp.down, 8, 0)
     quantize(decoder, QuantizeOptions(recovery=8))
-    assert kind_of(decoder.middles[0]) != before
+    assert before != kind_of(plain) == kind_of(reference)
 
 
 class Pointwise(nn.Module):

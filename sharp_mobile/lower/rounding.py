@@ -161,13 +161,12 @@ def clipped_scales(weight: torch.Tensor, importance: torch.Tensor, group: int) -
     for first in range(0, weight.shape[0], count):
         groups = weight[first : first + count].detach().float().reshape(-1, *importance.shape)
         whole = groups.abs().amax(dim=-1) / 7.5  # between the codes −8 and 7
-        least = torch.full_like(whole, float("inf"))
-        for clip in _CLIPS:
-            scale = (clip * whole).clamp_min(torch.finfo(torch.bfloat16).tiny).to(torch.bfloat16).float()
-            nearest = (groups / scale[..., None]).round().clamp(-8, 7) * scale[..., None]
-            error = ((groups - nearest).square() * importance).sum(dim=-1)
-            better = error < least
-            least = torch.where(better, error, least)
-            found[first : first + count] = torch.where(better, scale, found[first : first + count])
-        found[first : first + count][whole == 0] = 1.0
+        least, best = torch.full_like(whole, float("inf")), torch.ones_like(whole)
+        for scale in (_CLIPS[:, None, None] * whole).clamp_min(torch.finfo(torch.bfloat16).tiny).to(torch.bfloat16):
+            scale = scale.float()
+            ideal = groups / scale[..., None]
+            lost = ideal.round().clamp_(-8, 7).sub_(ideal).square_().mul_(importance).sum(dim=-1) * scale.square()
+            better = lost < least
+            least, best = torch.where(better, lost, least), torch.where(better, scale, best)
+        found[first : first + count] = torch.where(whole == 0, 1.0, best)
     return found

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
+from sharp_mobile.lower import walk
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.lower.fragile import Candidate, budgeted_bytes, choose, extra_bytes, four_bit_bytes, sensitivities
 from sharp_mobile.lower.quantize import QuantizedLinear, QuantizeOptions, quantize
@@ -22,6 +23,12 @@ GROUP = 32
 
 def windows() -> torch.Tensor:
     return torch.cat([tiny_tokens(48, seed=seed) for seed in range(4)])
+
+
+@pytest.fixture
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float products of a walk, on machines that would take them in bfloat16, too."""
+    monkeypatch.setattr(walk, "_PRODUCTS", "highest")
 
 
 def plain_decoder(family: str = "llama") -> Decoder:
@@ -64,6 +71,7 @@ def whole_model_sensitivities(decoder: Decoder, tokens: torch.Tensor) -> dict[nn
     return found
 
 
+@pytest.mark.usefixtures("exact_products")
 @pytest.mark.parametrize("make", [plain_decoder, shared_decoder, lambda: plain_decoder("gemma2")])
 def test_segment_by_segment_gives_the_gradients_of_the_whole_model(make) -> None:  # type: ignore[no-untyped-def]
     found = sensitivities(make(), windows()[:1])
@@ -71,6 +79,15 @@ def test_segment_by_segment_gives_the_gradients_of_the_whole_model(make) -> None
     assert len(found) == len(whole)
     for one, other in zip(found.values(), whole.values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_products_in_bfloat16_give_nearly_the_same_and_end_with_the_walk() -> None:
+    before = torch.get_float32_matmul_precision()
+    found = sensitivities(plain_decoder(), windows()[:1])
+    assert torch.get_float32_matmul_precision() == before
+    whole = whole_model_sensitivities(plain_decoder(), windows()[0])
+    for one, other in zip(found.values(), whole.values(), strict=True):
+        assert (one - other).norm() < 0.05 * other.norm()
 
 
 def test_several_windows_add_up() -> None:

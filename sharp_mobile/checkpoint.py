@@ -43,6 +43,7 @@ from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import FAMILIES, Family, family_of
 from sharp_mobile.gguf_file import gguf_config, gguf_header, gguf_weights
+from sharp_mobile.json_file import read_json
 from sharp_mobile.outputs import replace_directory
 from sharp_mobile.packaged import PACKAGED_MODELS, packaged_model
 from sharp_mobile.pages import page_out
@@ -53,7 +54,6 @@ from sharp_mobile.weight_files import (
     WEIGHTS,
     check_tensors,
     mapped_tensors,
-    read_json,
     sampled_bytes,
     stored_tensors,
     weight_files,

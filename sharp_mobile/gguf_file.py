@@ -25,7 +25,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.weight_files import COPY_AGAIN, cut_short
+from sharp_mobile.json_file import COPY_AGAIN
+from sharp_mobile.weight_files import cut_short
 
 ROPE_FACTORS = "rope_freqs.weight"
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError, first_problem
+from sharp_mobile.json_file import read_json
 from sharp_mobile.plan import layer_ranges, parse_layers
 from sharp_mobile.share import Recoveries, Recovery
-from sharp_mobile.weight_files import read_json
 
 SHARP_JSON = "sharp.json"
 FORMAT_VERSION = 1

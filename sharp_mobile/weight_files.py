@@ -15,19 +15,18 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.json_file import COPY_AGAIN, read_json
+from sharp_mobile.paths import inside
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
-
-COPY_AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -74,28 +73,12 @@ def _shards(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SharpError(f"{index}: weight_map is missing or empty; {COPY_AGAIN}")
-    shards = [index.parent / name for name in sorted({str(name) for name in weight_map.values()})]
+    names = sorted({str(name) for name in weight_map.values()})
+    shards = [inside(index.parent, name, index, links_out=True) for name in names]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise SharpError(f"{index}: names {missing[0]}, which is not there ({len(missing)} missing); download it")
     return shards
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        SharpError: it cannot be read, is no JSON, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # no UTF-8, or no JSON
-        raise SharpError(f"{path}: is not valid JSON ({error}); {COPY_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise SharpError(f"{path}: must hold a JSON object, holds a {type(content).__name__}; {COPY_AGAIN}")
-    return content
 
 
 def stored_tensors(files: list[Path]) -> dict[str, StoredTensor]:

@@ -1,0 +1,53 @@
+"""JSON files that others wrote: one that cannot be read or is damaged gives a one-line error, never a traceback."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sharp_mobile.errors import SharpError
+
+COPY_AGAIN = "copy or download it again"
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        SharpError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SharpError(f"{path}: is not UTF-8 text; {COPY_AGAIN}") from error
+
+
+def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAIN) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        source: where the text comes from, for messages.
+        remedy: what the user should do about a damaged text.
+
+    Raises:
+        SharpError: it is not valid JSON, or is nested deeper than Python's recursion limit.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise SharpError(f"{source}: is nested too deeply; {remedy}") from error
+    except ValueError as error:  # also an integer of more than 4,300 digits
+        raise SharpError(f"{source}: is not valid JSON ({error}); {remedy}") from error
+
+
+def read_json(path: str | Path, *, remedy: str = COPY_AGAIN) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        SharpError: it cannot be read, is not valid JSON, or holds something else.
+    """
+    content = parse_json(read_text(path), path, remedy=remedy)
+    if not isinstance(content, dict):
+        raise SharpError(f"{path}: must hold a JSON object, holds a {type(content).__name__}; {remedy}")
+    return content

@@ -1,0 +1,33 @@
+"""A name that a file gives stays inside its directory."""
+
+from pathlib import Path
+
+import pytest
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.paths import inside
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "packed/pixel-6.cache", "a b.bin", "..hidden"])
+def test_a_plain_name_is_taken(name: str, tmp_path: Path) -> None:
+    assert inside(tmp_path, name, "manifest.json") == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/etc/passwd", "", ".", "a\\..\\x", "a\nb", "a\x1b[31m", "a\0b", "packed/.."]
+)
+def test_a_name_that_leaves_the_directory_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match=r"^manifest.json: names the file "):
+        inside(tmp_path, name, "manifest.json")
+
+
+def test_a_link_that_leaves_the_directory_is_refused(tmp_path: Path) -> None:
+    export, elsewhere = tmp_path / "export", tmp_path / "elsewhere"
+    export.mkdir()
+    elsewhere.mkdir()
+    (export / "packed").symlink_to(elsewhere)
+    (export / "loop").symlink_to(export / "loop")
+    for name in ("packed/a.cache", "loop"):
+        with pytest.raises(SharpError, match="which is not inside"):
+            inside(export, name, "manifest.json")
+    assert inside(export, "packed/a.cache", "index.json", links_out=True) == export / "packed/a.cache"

@@ -36,6 +36,9 @@ class Family:
     norm_gain_offset: float = 0.0  # Gemma stores gain - 1
     fused_qkv: bool = False  # one `qkv_proj`
     fused_gate_up: bool = False  # one `gate_up_proj`, gate first
+    window: Literal["none", "model", "layer"] = "none"  # where the sliding window is: config (all layers), attention
+    caps_scores: bool = False  # attention uses `attn_logit_softcapping`
+    caps_logits: bool = False  # the LM head uses `final_logit_softcapping`
 
 
 # Gemma 2 and 3 have a norm on either side of attention and of the MLP.
@@ -46,19 +49,23 @@ _GEMMA = Family(
     pre_mlp_norm="pre_feedforward_layernorm",
     post_mlp_norm="post_feedforward_layernorm",
     norm_gain_offset=1.0,
+    window="layer",
+    caps_scores=True,
+    caps_logits=True,
 )
 
 FAMILIES = {
     family.model_type: family
     for family in (
         Family("llama", "Llama 2/3, SmolLM2"),
-        Family("mistral", "Mistral"),
-        Family("qwen2", "Qwen2/2.5"),
-        Family("qwen3", "Qwen3", qk_norm="head"),
-        Family("phi3", "Phi-3", fused_qkv=True, fused_gate_up=True),
+        Family("mistral", "Mistral", window="model"),
+        Family("qwen2", "Qwen2/2.5", window="layer"),
+        Family("qwen3", "Qwen3", qk_norm="head", window="layer"),
+        Family("phi3", "Phi-3", fused_qkv=True, fused_gate_up=True, window="model"),
         _GEMMA,
-        replace(_GEMMA, model_type="gemma3_text", name="Gemma 3 (text)", qk_norm="head"),
-        Family("smollm3", "SmolLM3"),
+        # Gemma 3's attention has the setting that caps scores, and does not use it.
+        replace(_GEMMA, model_type="gemma3_text", name="Gemma 3 (text)", qk_norm="head", caps_scores=False),
+        Family("smollm3", "SmolLM3", window="layer"),
         Family(
             "olmo2",
             "OLMo 2",
@@ -82,6 +89,28 @@ def family_of(model_type: str) -> Family:
         known = ", ".join(f"{family.model_type} ({family.name})" for family in FAMILIES.values())
         raise SharpError(f"model type '{model_type}' is not supported; supported are: {known}")
     return FAMILIES[model_type]
+
+
+def sliding_window(attention: Any, config: Any) -> int | None:
+    """How many positions back a layer's tokens see, themselves included; None for all.
+
+    A configuration may carry settings that its family's modules never read, so the family decides where to look.
+    """
+    where = family_of(config.model_type).window
+    if where == "none":
+        return None
+    window: int | None = attention.sliding_window if where == "layer" else config.sliding_window
+    return window
+
+
+def score_cap(config: Any) -> float | None:
+    """c of the family's c·tanh(score / c) on attention scores; None where it has none."""
+    return config.attn_logit_softcapping if family_of(config.model_type).caps_scores else None
+
+
+def logit_cap(config: Any) -> float | None:
+    """c of the family's c·tanh(logit / c); None where it has none."""
+    return config.final_logit_softcapping if family_of(config.model_type).caps_logits else None
 
 
 class MLPWeights(NamedTuple):

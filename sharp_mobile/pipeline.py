@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sharp_mobile.checkpoint import Checkpoint
+from sharp_mobile.checkpoint import Checkpoint, prefixed
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
@@ -26,6 +26,7 @@ from sharp_mobile.lower.quantize import QuantizeOptions, quantize, read_codes
 from sharp_mobile.lower.report import write_report
 from sharp_mobile.lower.rounding import round_to_text
 from sharp_mobile.lower.runtime import Step, load_pte
+from sharp_mobile.lower.translation import check_translation
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.pages import return_freed_tensors
 from sharp_mobile.recipe import Recipe
@@ -152,9 +153,15 @@ def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
 
 
 def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bool = False) -> Decoder:
-    """The quantized decoder of a shared model, in eager mode."""
+    """The quantized decoder of a shared model, in eager mode; before that, checked to be the model in float.
+
+    Raises:
+        SharpError: as `check_translation`, or no text to round by.
+    """
     with stages.stage("build decoder"):
         decoder = build_decoder(shared.checkpoint.model, DecoderOptions.of(recipe.lower, shared.checkpoint.config))
+    with stages.stage("compare with Hugging Face"), prefixed(shared.checkpoint.path):
+        check_translation(decoder, shared.checkpoint.model)
     options = QuantizeOptions.of(recipe.quantize)
     if recipe.rounds_to_text(shared.checkpoint.tokenizer() is not None):
         with stages.stage("round"):

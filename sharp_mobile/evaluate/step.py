@@ -27,7 +27,8 @@ class ModelStep:
     @torch.no_grad()
     def __call__(self, tokens: torch.Tensor, position: int) -> torch.Tensor:
         if position == 0:
-            self._context = self._cache = DynamicCache(config=self._model.config)
+            # Without the configuration, whose sliding window would cut the cache of families that have none.
+            self._context = self._cache = DynamicCache()
             self._context_length = tokens.shape[1]
         elif position == self._context_length:
             self._cache = copy.deepcopy(self._context)

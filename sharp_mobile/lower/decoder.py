@@ -13,7 +13,17 @@ import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.families import Family, decoder_layers, family_of, mlp_activation, mlp_biases, mlp_weights
+from sharp_mobile.families import (
+    Family,
+    decoder_layers,
+    family_of,
+    logit_cap,
+    mlp_activation,
+    mlp_biases,
+    mlp_weights,
+    score_cap,
+    sliding_window,
+)
 from sharp_mobile.lower.fuse import Projections, fuse, linear
 from sharp_mobile.lower.segments import (
     AttentionInput,
@@ -168,7 +178,7 @@ class DecoderOptions:
         """The options of a recipe for a model; `auto` is the quickest attention operator that can do what it needs."""
         attention = section.attention
         if attention == "auto":
-            attention = "custom_sdpa" if getattr(config, "attn_logit_softcapping", None) is None else "portable"
+            attention = "custom_sdpa" if score_cap(config) is None else "portable"
         return cls(section.max_length, attention, section.logits == "all", section.prefill_chunk)
 
     @property
@@ -291,7 +301,7 @@ def build_decoder(model: Any, options: DecoderOptions) -> Decoder:
     head = LogitsHead(
         _norm(base.norm, family),
         linear(model.lm_head.weight, model.lm_head.bias),
-        getattr(config, "final_logit_softcapping", None),
+        logit_cap(config),
     )
     return Decoder(
         _embedding(base.embed_tokens),
@@ -315,10 +325,10 @@ def _optional_norm(layer: nn.Module, attribute: str | None, family: Family) -> R
 
 
 def _embedding(embedding: Any) -> nn.Embedding:
-    """The lookup table; Gemma's scaling of the embedded tokens goes into a table of its own."""
+    """The lookup table; Gemma's scaling of the embedded tokens goes into a float table of its own."""
     weight = embedding.weight.detach()
     if hasattr(embedding, "embed_scale"):
-        weight = weight * embedding.embed_scale
+        weight = weight.float() * embedding.embed_scale
     return nn.Embedding.from_pretrained(weight, freeze=True)
 
 
@@ -397,14 +407,12 @@ def _layer_outputs(layers: list[Any], family: Family) -> list[LayerOutput]:
 
 
 def _attention(attention: Any, config: Any, heads: Heads, options: DecoderOptions) -> Attention:
-    softcap = getattr(config, "attn_logit_softcapping", None)
+    softcap = score_cap(config)
     if softcap is not None and options.attention == "custom_sdpa":
         raise SharpError(
             f"{config.model_type} soft-caps attention scores, which custom_sdpa cannot; use lower.attention: portable"
         )
-    window = (
-        attention.sliding_window if hasattr(attention, "sliding_window") else getattr(config, "sliding_window", None)
-    )
+    window = sliding_window(attention, config)
     if window is not None and window >= options.max_length:
         window = None
     return PortableAttention(AttentionSettings(heads, options.max_length, attention.scaling, window, softcap))

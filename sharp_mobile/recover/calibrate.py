@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.families import decoder_layers
+from sharp_mobile.families import decoder_layers, logit_cap
 
 SINK_RATIO = (
     20.0  # max / median residual norm from which a layer can be a sink; 11 at most before SmolLM2's sink, 186 after
@@ -80,7 +80,7 @@ class LayerwiseDecoder:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """What the model answers, from the last layer's hidden states: [batch, T, hidden] -> [batch, T, vocabulary]."""
         logits = self._model.lm_head(self._model.model.norm(hidden))
-        cap = getattr(self._model.config, "final_logit_softcapping", None)  # Gemma 2
+        cap = logit_cap(self._model.config)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from sharp_mobile.families import logit_cap
+
 IGNORED = -100  # the label of a token that is not scored
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32
 
@@ -35,7 +37,7 @@ class FrozenHead:
     def __init__(self, model: Any, view: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self._view = view
         self._linear = model.get_output_embeddings()
-        self._cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self._cap: float | None = logit_cap(model.config)
         self.vocabulary: int = model.config.vocab_size
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from sharp_mobile import __version__
+from sharp_mobile.config_check import check_config, token_ids
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import FAMILIES, Family, family_of
 from sharp_mobile.gguf_file import gguf_config, gguf_header, gguf_weights
@@ -128,18 +129,20 @@ class Checkpoint:
         """The tokens that end a text: those of generation_config.json, of config.json and of the tokenizer."""
         ids: list[int] = []
         for source in (self.model.generation_config, self.config, self._tokenizer):
-            value = getattr(source, "eos_token_id", None)
-            ids += value if isinstance(value, list) else [] if value is None else [value]
+            ids += self._token_ids(source, "eos_token_id")
         return list(dict.fromkeys(ids))
 
     @property
     def bos_token_id(self) -> int | None:
         """The token that begins a text, or None."""
         for source in (self.model.generation_config, self.config, self._tokenizer):
-            value: int | None = getattr(source, "bos_token_id", None)
-            if value is not None:
-                return value
+            if ids := self._token_ids(source, "bos_token_id"):
+                return ids[0]
         return None
+
+    def _token_ids(self, source: Any, name: str) -> list[int]:
+        field = f"{self.path}: {name} of its {type(source).__name__}"
+        return token_ids(getattr(source, name, None), self.config.vocab_size, field)
 
 
 def open_checkpoint(
@@ -304,7 +307,7 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pi
         path=path,
         model=_ready(model, path),
         fingerprint=_fingerprint([path / CONFIG_JSON, *files]),
-        warnings=(*warnings, *_tokenizer_warnings(path, tokenizer)),
+        warnings=(*warnings, *_tokenizer_warnings(path, tokenizer, config.vocab_size)),
         _tokenizer=tokenizer,
     )
 
@@ -312,6 +315,7 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pi
 def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     header = gguf_header(path)
     config = gguf_config(header)
+    check_config(config, path)
     model = skeleton(config, path)
     weights = gguf_weights(header, model.state_dict(), model.all_tied_weights_keys, config)
     _assemble(model, weights, dtype or torch.float32)
@@ -322,7 +326,7 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint
         path=path,
         model=_ready(model, path),
         fingerprint=_fingerprint([path]),
-        warnings=tuple(_tokenizer_warnings(path, tokenizer)),
+        warnings=tuple(_tokenizer_warnings(path, tokenizer, config.vocab_size)),
         _tokenizer=tokenizer,
     )
 
@@ -348,7 +352,7 @@ def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoin
         fingerprint=_fingerprint([path / CONFIG_JSON, path / SHARP_JSON, *weights]),
         plan=plan,
         recovery=recovery,
-        warnings=tuple(_tokenizer_warnings(path, tokenizer)),
+        warnings=tuple(_tokenizer_warnings(path, tokenizer, config.vocab_size)),
         _tokenizer=tokenizer,
     )
 
@@ -386,7 +390,9 @@ def read_config(path: Path) -> PreTrainedConfig:
     if "quantization_config" in content:
         raise SharpError(f"{path}: quantization_config: the checkpoint is quantized already; use the original")
     with named_errors(path):
-        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    check_config(config, path)
+    return config
 
 
 def skeleton(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
@@ -413,9 +419,13 @@ def _assemble(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: 
 
 
 def _read_generation_config(model: PreTrainedModel, directory: Path) -> None:
-    if (directory / GENERATION_JSON).is_file():
-        with named_errors(directory):
-            model.generation_config = GenerationConfig.from_pretrained(directory)
+    path = directory / GENERATION_JSON
+    if path.is_file():
+        with named_errors(path):
+            config = GenerationConfig.from_pretrained(directory)
+        for name in ("bos_token_id", "eos_token_id"):
+            token_ids(getattr(config, name, None), model.config.vocab_size, f"{path}: {name}")
+        model.generation_config = config
 
 
 def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
@@ -448,8 +458,26 @@ def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
-def _tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    return [] if tokenizer is not None else [f"{path}: has no tokenizer; text cannot be read or written with it"]
+def _tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None, rows: int) -> list[str]:
+    """What the user should know of a tokenizer beside an embedding of so many rows.
+
+    Raises:
+        SharpError: text can become a token that the embedding has no row for.
+    """
+    if tokenizer is None:
+        return [f"{path}: has no tokenizer; text cannot be read or written with it"]
+    beyond = {name: token for name, token in tokenizer.get_vocab().items() if token >= rows}
+    if not beyond:
+        return []
+    count = f"the tokenizer has {rows + len(beyond):,} tokens, the embedding {rows:,} rows"
+    # Gemma 3's text models come with a token for images that they have no row for, and never use it.
+    unused = set(tokenizer.all_special_tokens) - set(re.findall(r"<[^<>\s]+>", str(tokenizer.chat_template or "")))
+    if set(beyond) <= unused:
+        return [f"{path}: {count}; text that holds {', '.join(sorted(beyond))} cannot be read"]
+    raise SharpError(
+        f"{path}: {count} (no row for {min(beyond, key=lambda name: beyond[name])!r}); use the tokenizer that belongs to "
+        "these weights, or enlarge the embedding by `model.resize_token_embeddings(len(tokenizer))` and train it"
+    )
 
 
 def _fingerprint(files: list[Path]) -> str:

@@ -18,3 +18,8 @@ def first_problem(error: "ValidationError", *within: str) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in (*within, *first["loc"])) or "the file"
     return f"{where}: {first['msg']}"
+
+
+def one_line(error: Exception) -> str:
+    """The first line that is not empty of another library's message; the error's type where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

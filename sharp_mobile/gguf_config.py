@@ -20,6 +20,7 @@ from sharp_mobile.gguf_file import ARCHITECTURES, ROPE_FACTORS, GGUFHeader, dequ
 
 _HUGGING_FACE = "give the Hugging Face directory of the model"
 _WIDEST = 1 << 22  # of a layer, a vocabulary or a count of heads
+_DEEPEST = 1000  # layers
 _LONGEST = (1 << 31) - 1  # tokens
 _LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 
@@ -89,13 +90,15 @@ def _check_is_model(header: GGUFHeader) -> None:
 def _options(header: GGUFHeader) -> dict[str, Any]:
     """The sizes, and the fields that every model has."""
     metadata, tensors = header.metadata, header.tensors
-    layers = _whole(header, "block_count")
-    stored = max((int(match[1]) for name in tensors if (match := _LAYER.match(name))), default=-1) + 1
+    layers = _whole(header, "block_count", least=0, most=1 << 64)
+    stored = len({match[1] for name in tensors if (match := _LAYER.match(name))})
     if layers != stored:
         raise SharpError(
             f"{header.path}: {header.architecture}.block_count is {layers:,}, its tensors are of {stored:,} layers; "
             "use another GGUF of the model"
         )
+    if not 0 < layers <= _DEEPEST:
+        raise _impossible(header, "block_count", f"a whole number from 1 to {_DEEPEST:,}")
     heads, hidden = _whole(header, "attention.head_count"), _whole(header, "embedding_length")
     ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
     return {

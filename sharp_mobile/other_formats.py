@@ -102,6 +102,8 @@ def _gguf_files(directory: Path, names: list[str]) -> str | None:
 
 
 def _other_weights(directory: Path, names: list[str]) -> str | None:
+    if {"model.safetensors", "model.safetensors.index.json"} & set(names):
+        return None
     if fnmatch.filter(names, "*.onnx") or "onnx" in names:
         return f"holds an ONNX model; {_HUGGING_FACE}"
     for pattern in ("tf_model*.h5", "flax_model*.msgpack", "rust_model.ot"):

@@ -46,7 +46,7 @@ def is_regular_file(path: Path) -> bool:
     """
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # the last: a null byte in the name
         if path.is_symlink():
             raise SharpError(f"{path}: is a link to a file that is not there; copy the file itself") from error
         return False

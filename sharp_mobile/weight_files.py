@@ -218,9 +218,8 @@ def check_layers(found: Mapping[str, StoredTensor], layers: int, config: Path) -
     Raises:
         SharpError: the numbers differ.
     """
-    numbers = {int(match[1]) for name in found if (match := _LAYER.match(name)) is not None}
-    stored = max(numbers, default=-1) + 1
-    if numbers and stored != layers:
+    stored = len({match[1] for name in found if (match := _LAYER.match(name)) is not None})
+    if stored and stored != layers:
         raise SharpError(
             f"{config}: num_hidden_layers is {layers:,}, the weight files have {stored:,} layers; use the config.json "
             "that belongs to these weights"

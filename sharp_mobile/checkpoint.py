@@ -432,7 +432,7 @@ def read_config(path: Path) -> PreTrainedConfig:
     """
     content = read_json(path)
     model_type = content.get("model_type")
-    if not isinstance(model_type, str):
+    if not isinstance(model_type, str) or not model_type.isprintable() or len(model_type) > 100:
         raise SharpError(f"{path}: model_type is missing; use the config.json that belongs to these weights")
     if f"{model_type}_text" in FAMILIES:
         raise SharpError(

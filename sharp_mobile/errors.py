@@ -21,5 +21,6 @@ def first_problem(error: "ValidationError", *within: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """The first line that is not empty of another library's message; the error's type where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line that is not empty of another library's message, cut to 300 characters; its type if it has none."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= 300 else line[:297] + "..."

@@ -89,7 +89,7 @@ def _check_is_model(header: GGUFHeader) -> None:
 
 def _options(header: GGUFHeader) -> dict[str, Any]:
     """The sizes, and the fields that every model has."""
-    metadata, tensors = header.metadata, header.tensors
+    tensors = header.tensors
     layers = _whole(header, "block_count", least=0, most=1 << 64)
     stored = len({match[1] for name in tensors if (match := _LAYER.match(name))})
     if layers != stored:
@@ -100,7 +100,7 @@ def _options(header: GGUFHeader) -> dict[str, Any]:
     if not 0 < layers <= _DEEPEST:
         raise _impossible(header, "block_count", f"a whole number from 1 to {_DEEPEST:,}")
     heads, hidden = _whole(header, "attention.head_count"), _whole(header, "embedding_length")
-    ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
+    ends = (_token(header, name) for name in ("eos", "eot"))
     return {
         "num_hidden_layers": layers,
         "hidden_size": hidden,
@@ -111,8 +111,8 @@ def _options(header: GGUFHeader) -> dict[str, Any]:
         "max_position_embeddings": _whole(header, "context_length", most=_LONGEST),
         "rms_norm_eps": _positive(header, "attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": "output.weight" not in tensors,
-        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
+        "bos_token_id": _token(header, "bos"),
+        "pad_token_id": _token(header, "padding"),
         "eos_token_id": _one_or_list({end: None for end in ends if end is not None}),
         # The tokens listed may be fewer: embeddings are often padded.
         "vocab_size": tensors["token_embd.weight"].shape[0],
@@ -385,6 +385,16 @@ def _positive(header: GGUFHeader, key: str, default: float | None = None) -> flo
     if type(value) not in (int, float) or not 0 < value < math.inf:
         raise _impossible(header, key, "a positive number")
     return float(value)
+
+
+def _token(header: GGUFHeader, name: str) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = header.metadata.get(key)
+    if value is not None and type(value) is not int:
+        raise SharpError(
+            f"{header.path}: {key} is {shown(value)}, must be a token's number; use another GGUF of the model"
+        )
+    return value
 
 
 def _one_or_list(ids: Iterable[int]) -> int | list[int] | None:

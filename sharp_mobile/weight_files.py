@@ -47,6 +47,7 @@ _SAFETENSORS_BITS = {
 }
 _LONGEST_HEADER = 100_000_000  # bytes: safetensors' own limit
 _LONGEST_NAME = 1024  # characters
+_LONGEST_FILE_NAME = 255
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -81,7 +82,7 @@ def _shards(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SharpError(f"{index}: weight_map is missing or empty; {COPY_AGAIN}")
-    if not all(isinstance(name, str) for name in weight_map.values()):
+    if not all(isinstance(name, str) and len(name) <= _LONGEST_FILE_NAME for name in weight_map.values()):
         raise SharpError(f"{index}: weight_map must give a file's name for each tensor; {COPY_AGAIN}")
     names = sorted(set(weight_map.values()))
     shards = [inside(index.parent, name, index, links_out=True) for name in names]

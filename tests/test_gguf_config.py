@@ -11,6 +11,7 @@ from tiny_models import tiny_model, tiny_tokens
 from sharp_mobile.blueprint import open_blueprint
 from sharp_mobile.checkpoint import open_checkpoint
 from sharp_mobile.errors import SharpError
+from sharp_mobile.gguf_file import gguf_header
 
 
 def gguf_of(tmp_path: Path, model_type: str = "llama", **options: Any) -> Path:
@@ -205,8 +206,6 @@ def test_a_number_that_cannot_be_is_refused(key: str, value: Any, message: str, 
 def test_a_vocabulary_alone_and_a_file_without_embedding_are_named(tmp_path: Path) -> None:
     path = gguf_of(tmp_path, without=("token_embd.weight",))  # output.weight is there
     assert "token_embd.weight is missing; output.weight cannot take its place" in refusal(path)
-    from sharp_mobile.gguf_file import gguf_header
-
     everything = tuple(gguf_header(gguf_of(tmp_path)).tensors)
     assert "holds no tensors, only metadata" in refusal(gguf_of(tmp_path, without=everything))
 

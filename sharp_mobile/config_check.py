@@ -1,6 +1,7 @@
 """Numbers of a configuration that no model can have: found when it is opened, not as NaN at the end of an export."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,33 @@ _COUNTS = {
     "head_dim": 2,
     "max_position_embeddings": 2,
 }
+# No model has more, and transformers makes lists and modules as long before it looks at any weight.
+_MOST = {
+    "num_hidden_layers": 1000,
+    **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "head_dim"), 1 << 22),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 1 << 22),
+    **dict.fromkeys(("max_position_embeddings", "max_window_layers"), (1 << 31) - 1),
+}
 # Factors that must be finite and above zero where they are given.
 _FACTORS = ("rms_norm_eps", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
 _ROPE_FACTORS = ("rope_theta", "factor", "attention_factor", "low_freq_factor", "high_freq_factor", "beta_fast")
+
+
+def check_counts(content: Mapping[str, Any], source: Path) -> None:
+    """Refuse sizes that no model has, before anything is made of them; other types are left to transformers.
+
+    Args:
+        content: of config.json.
+        source: the file that it comes from, for messages.
+
+    Raises:
+        SharpError: a count is below what it must be, or beyond what any model has.
+    """
+    for name, most in _MOST.items():
+        value = content.get(name)
+        least = _COUNTS.get(name, 0)
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise _wrong(source, name, value, f"between {least} and {most:,}")
 
 
 def check_config(config: PreTrainedConfig, source: Path) -> None:
@@ -69,8 +94,7 @@ def token_ids(value: Any, vocabulary: int, field: str) -> list[int]:
     ids = value if isinstance(value, list | tuple) else [] if value is None else [value]
     for token in ids:
         if not (_is_count(token) and 0 <= token < vocabulary):
-            shown = repr(token) if len(repr(token)) <= 40 else f"{repr(token)[:40]}…"
-            raise SharpError(f"{field}: {shown} is not a token id from 0 to {vocabulary - 1}; correct it")
+            raise SharpError(f"{field}: {_shown(token)} is no token id; it must be from 0 to {vocabulary - 1}")
     return list(ids)
 
 
@@ -100,5 +124,14 @@ def _are_factors(value: Any) -> bool:
 
 
 def _wrong(source: Path, name: str, value: Any, expected: str) -> SharpError:
-    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}…"
-    return SharpError(f"{source}: {name}: {shown} is not {expected}; use the configuration that came with the weights")
+    return SharpError(
+        f"{source}: {name} is {_shown(value)}; it must be {expected}; use the configuration that came with the weights"
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value of a file, short."""
+    if _is_count(value):
+        return f"{value:,}" if abs(value) < 10**30 else "out of range"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -18,3 +18,9 @@ def first_problem(error: "ValidationError", *within: str) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in (*within, *first["loc"])) or "the file"
     return f"{where}: {first['msg']}"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line that is not empty of another library's message, cut to 300 characters; its type if it has none."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= 300 else line[:297] + "..."

@@ -79,15 +79,18 @@ def export(
     with stages.stage("open"):
         opened = open_recipe(recipe, allow_pickle=allow_pickle, mapped=True, work=work, progress=progress)
         check_lowerable(opened)
-        prompt = _prompt_tokens(opened.checkpoint)
+        prompt, warnings = _prompt_tokens(opened.checkpoint, recipe.lower.max_length)
         if len(prompt) >= recipe.lower.max_length:
             raise SharpError(
                 f"lower.max_length: {recipe.lower.max_length} has no room for the prompt of {len(prompt)} tokens that "
                 f"every export is checked with; use {len(prompt) + 1} or more"
             )
+        for warning in warnings:
+            say(f"warning: {warning}")
         needed = predict(opened).file.total
         check_writable(out, needed=needed)
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
+    shared = replace(shared, warnings=(*shared.warnings, *warnings))
     decoder = make_decoder(recipe, shared, stages, progress=progress)
     with replace_directory(out, needed=needed) as partial:
         keys = write_pte(decoder, shared, partial / MODEL_PTE, stages, progress)
@@ -232,12 +235,35 @@ def check_against_eager(
         decoder.options = options
 
 
-def _prompt_tokens(checkpoint: Checkpoint) -> list[int]:
-    """The question that every export answers, in the model's chat template; fixed token ids without a tokenizer."""
+def _prompt_tokens(checkpoint: Checkpoint, max_length: int) -> tuple[list[int], list[str]]:
+    """The question that every export answers, in the model's chat template, and warnings.
+
+    The question stands alone if the template fails or leaves no room for an answer. Without a tokenizer that gives
+    it tokens there are fixed token ids.
+
+    Raises:
+        SharpError: the tokenizer gives a token id that the model does not know.
+    """
+    fixed = [token % checkpoint.config.vocab_size for token in range(1, 9)]
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
-        return [token % checkpoint.config.vocab_size for token in range(1, 9)]
-    return prompt_tokens(tokenizer, PROMPT)
+        return fixed, []
+    warnings: list[str] = []
+    prompt = prompt_tokens(tokenizer, PROMPT, warn=warnings.append)
+    alone = prompt_tokens(tokenizer, PROMPT, raw=True, warn=warnings.append)
+    if len(alone) < max_length <= len(prompt):
+        warnings.append(
+            f"the model's chat template makes the prompt {len(prompt)} tokens long, and lower.max_length is "
+            f"{max_length}; the export is checked with the prompt alone"
+        )
+        prompt = alone
+    largest = max(prompt, default=0)
+    if largest >= checkpoint.config.vocab_size:
+        raise SharpError(
+            f"{checkpoint.path}: its tokenizer gives the token id {largest}, and the model has "
+            f"{checkpoint.config.vocab_size} tokens (vocab_size); add the tokenizer of this model"
+        )
+    return prompt or fixed, warnings
 
 
 def _manifest(

@@ -117,7 +117,7 @@ class StepLM(TemplateLM):
         logits = self._after(context)
         if len(continuation) > 1:
             logits = torch.cat([logits, self._all_logits(continuation[:-1], len(context))])
-        tokens = torch.tensor(continuation)
+        tokens = torch.tensor(continuation, dtype=torch.int64)  # which an empty list is not by itself
         scores = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[:, None])
         return scores.double().sum().item(), bool((logits.argmax(dim=-1) == tokens).all())
 
@@ -152,7 +152,7 @@ class StepLM(TemplateLM):
                 f"the task's answers have {count} tokens, which leaves no room for its question within the "
                 f"{self.max_length} that the model takes; raise max_length"
             )
-        context = self.tok_encode(prompt)[-(self.max_length - count) :]
+        context = self.tok_encode(prompt)[-(self.max_length - count) :] or [self.prefix_token_id]
         logits = self._after(context)
         generated: list[int] = []
         text = ""

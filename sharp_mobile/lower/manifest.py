@@ -178,6 +178,25 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_sha256(pte: Path, expected: str) -> None:
+    """Compare a `.pte` with the SHA-256 that its manifest names.
+
+    Raises:
+        SharpError: it is missing, cannot be read, or is another file.
+    """
+    if not pte.is_file():
+        raise SharpError(f"{pte}: is missing; export the model again")
+    try:
+        found = sha256_of(pte)
+    except OSError as error:
+        raise SharpError(f"{pte}: cannot be read: {error.strerror}") from error
+    if found != expected:
+        raise SharpError(
+            f"{pte}: is not the file of its manifest: its SHA-256 is {found[:16]}…, not {expected[:16]}…; "
+            "export the model again"
+        )
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what a `.pte` holds."""
     packages = ("torch", "executorch", "torchao", "transformers")

@@ -96,7 +96,8 @@ class ChatTemplate:
                 self._child = Child("sharp_mobile.chat_template:serve_templates", memory=_MEMORY)
             (rendered, answers), _ = self._child.ask(request, RENDER_SECONDS)
         except ChildError as error:
-            self.close()
+            if self._child is not None and not self._child.alive:
+                self.close()  # the next rendering starts another one
             raise ChatTemplateError(f"cannot be rendered: {error}") from error
         with contextlib.suppress(UnicodeEncodeError):
             rendered.encode()

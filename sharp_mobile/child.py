@@ -71,6 +71,11 @@ class Child:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer another request."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the process."""
         self._end()

@@ -132,7 +132,7 @@ def _recipe(model: str, plan: str | None, rank: int | None, settings: tuple[str,
         name, equals, value = setting.partition("=")
         if not equals:
             raise SharpError(f"--set {setting}: write NAME=VALUE, such as group_size=64")
-        overrides[name] = int(value) if value.isdecimal() else value
+        overrides[name] = int(value) if value.isdecimal() and len(value) < 19 else value
     try:
         return load_recipe(model, **overrides)
     except TypeError as error:

@@ -94,7 +94,7 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
         except (RuntimeError, IndexError, AttributeError) as error:  # it fails, or gives nothing, or no tensor
             raise SharpError(
                 f"{path}: running {tokens.shape[1]} tokens at position {position} failed: {_one_line(error)}; "
-                "export it again as a language model: tokens and their position in, logits out"
+                "export it again"
             ) from error
 
     def step(tokens: torch.Tensor, position: int) -> torch.Tensor:

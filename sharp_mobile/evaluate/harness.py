@@ -75,14 +75,6 @@ class StepLM(TemplateLM):
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer(string, verbose=False, **special)["input_ids"])
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as text."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
-
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """log p(continuation | context) in nats, and whether it is the greedy one, for each request."""
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import mmap
+import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, StoredTensor, 
 
 # The largest file, as a multiple of the bytes of its distinct tensors.
 LARGEST_OVERHEAD = 1.01
+
+_NON_FINITE = re.compile(r'(": -?)inf\b')  # as flatc writes infinity, which is no JSON
 
 # Operators that multiply matrices. Attention is meant to run outside XNNPACK, as these; a linear is not.
 _LINEAR_OPERATORS = ("aten::linear", "aten::addmm", "aten::mm", "quantized_decomposed::mixed_linear")
@@ -239,13 +242,19 @@ def _more(file_bytes: int, tensor_bytes: int) -> str:
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
     _check_file(path)
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, _read(path):
             yield data
-    except SharpError:
-        raise
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # an empty file
         raise SharpError(f"{path}: cannot be read: {error}") from error
-    except MemoryError:
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SharpError, OSError, MemoryError):
         raise
     except Exception as error:  # flatbuffers and flatc raise whatever wrong offsets lead to
         raise SharpError(f"{path}: is damaged ({type(error).__name__} in its program); export it again") from error
@@ -292,7 +301,8 @@ def _delegate_graphs(
                 header = XNNHeader.from_bytes(blob[: XNNHeader.EXPECTED_LENGTH])
                 binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
                 _flatc_decompile(directory, str(schema), str(binary), ["--raw-binary"])
-                graphs.append(json.loads(Path(directory, "graph.json").read_text()))
+                text = Path(directory, "graph.json").read_text()
+                graphs.append(json.loads(_NON_FINITE.sub(r"\1Infinity", text)))  # a clamp without a limit
     return graphs
 
 

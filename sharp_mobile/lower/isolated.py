@@ -74,7 +74,7 @@ class Isolated:
             return self._child.ask(request, seconds)
         except ChildError as error:
             raise SharpError(
-                f"{self._pte}: {doing} it in a separate process failed: it {error}; the file may be damaged: copy or "
+                f"{self._pte}: {doing} it in a separate process failed: {error}; the file may be damaged: copy or "
                 "export it again"
             ) from error
 

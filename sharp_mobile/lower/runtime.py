@@ -80,7 +80,7 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
         try:
             module = portable_lib._load_for_executorch(str(path))
             said = {name: module.run_method(name, ()) for name in _METADATA if name in module.method_names()}
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # ValueError: a method's name that is no UTF-8
             raise SharpError(f"{path}: this ExecuTorch cannot load it: {_one_line(error)}") from error
     limits = _limits(path, said, max_length)
     chunk = limits.length - 1
@@ -91,7 +91,12 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
         try:
             logits: torch.Tensor = module.forward((tokens, torch.tensor([position])))[0]
             return logits.reshape(1, -1, logits.shape[-1]).clone()  # other exporters leave the batch out
-        except (RuntimeError, IndexError, AttributeError) as error:  # it fails, or gives nothing, or no tensor
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            AttributeError,
+        ) as error:  # it fails, or gives nothing, or no tensor
             raise SharpError(
                 f"{path}: running {tokens.shape[1]} tokens at position {position} failed: {_one_line(error)}; "
                 "export it again"

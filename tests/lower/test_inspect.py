@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -269,15 +270,40 @@ def test_a_damaged_program_is_an_inspection_or_a_line(small_pte: Path, tmp_path:
     assert any("is damaged" in line for line in lines)
 
 
+def test_a_pipe_is_no_program(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pte")
+    with pytest.raises(SharpError, match=r"pipe\.pte: cannot be read: is not a file"):
+        inspect_pte(tmp_path / "pipe.pte")
+
+
+def test_a_program_without_tensors_is_described(tmp_path: Path) -> None:
+    """Nothing is divided by the bytes of its tensors, and what its names hold does not reach the terminal."""
+    exported = torch.export.export(nn.ReLU(), (torch.randn(2),), strict=False)
+    edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    (tmp_path / "relu.pte").write_bytes(edge.to_executorch().buffer)
+    inspection = inspect_pte(tmp_path / "relu.pte")
+    assert inspection.tensor_bytes == 0
+    assert f"(the file has {inspection.file_bytes} bytes more)" in describe(inspection, 5)[1]
+    coloured = inspection.model_copy(update={"operators": {"\x1b[31maten::x\nNOT": 1}})
+    assert all(line.isprintable() for line in describe(coloured, 5))
+
+
 def test_a_manifest_of_another_file_is_told(small_pte: Path, tmp_path: Path) -> None:
     shutil.copy(small_pte, tmp_path / "model.pte")
     alone = inspect_export(tmp_path)
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"names": {}, "sha256": alone.sha256}))
-    assert inspect_export(tmp_path) == inspect_export(tmp_path / "model.pte") == alone
+    checked = inspect_export(tmp_path)
+    assert checked == inspect_export(tmp_path / "model.pte") == alone.model_copy(update={"warnings": ()})
     manifest.write_text(json.dumps({"names": {}, "sha256": "0" * 64}))
     assert inspect_export(tmp_path).problems[-1].startswith("the manifest is of another file: it names SHA-256 0000")
-    for content in ("no JSON", "[]", '{"names": {}}', '{"names": 3, "sha256": ""}'):
+    for content in (
+        "no JSON",
+        "[]",
+        '{"names": {}}',
+        '{"names": 3, "sha256": ""}',
+        '{"names": {"a": 1}, "sha256": ""}',
+    ):
         manifest.write_text(content)
-        with pytest.raises(SharpError, match=r"manifest\.json: is not a manifest of an export"):
+        with pytest.raises(SharpError, match=r"manifest\.json: (is not|must hold)"):
             inspect_export(tmp_path)

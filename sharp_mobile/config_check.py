@@ -101,12 +101,12 @@ def token_ids(value: Any, vocabulary: int, field: str) -> list[int]:
 def _check_rope(parameters: Any, name: str, source: Path) -> None:
     """RoPE's parameters, or those of each kind of layer."""
     for key, value in (parameters or {}).items():
+        if key in ("short_factor", "long_factor") and value is not None and not _are_factors(value):
+            raise _wrong(source, f"{name}.{key}", value, "a list of finite numbers above 0")
+        if key in _ROPE_FACTORS and value is not None and not _is_factor(value):
+            raise _wrong(source, f"{name}.{key}", value, "a finite number above 0")
         if isinstance(value, dict):
             _check_rope(value, f"{name}.{key}", source)
-        elif key in _ROPE_FACTORS and value is not None and not _is_factor(value):
-            raise _wrong(source, f"{name}.{key}", value, "a finite number above 0")
-        elif key in ("short_factor", "long_factor") and value is not None and not _are_factors(value):
-            raise _wrong(source, f"{name}.{key}", value, "a list of finite numbers above 0")
 
 
 def _is_count(value: Any) -> bool:
@@ -120,7 +120,7 @@ def _is_factor(value: Any) -> bool:
 
 
 def _are_factors(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_factor, value))
+    return isinstance(value, list) and bool(value) and all(map(_is_factor, value))
 
 
 def _wrong(source: Path, name: str, value: Any, expected: str) -> SharpError:

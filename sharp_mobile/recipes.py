@@ -17,6 +17,12 @@ from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
 # What a model without a recipe of its own is exported with.
 DEFAULT_PLAN = "t_next"
 
+# Of a recipe's file: bytes, levels of nesting, characters of a value, and numbers.
+_LARGEST = 1_000_000
+_DEEPEST = 20
+_LONGEST_VALUE = 10_000
+_LARGEST_NUMBER = 10**18
+
 # The section of every setting; the names are different in all sections, so an option of the command needs no section.
 _SECTIONS = {
     setting: section
@@ -49,7 +55,7 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
             f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
             "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
         )
-    return _validated({"model": argument, **_settings_of(Path(argument).expanduser())}, overrides, argument)
+    return _validated({"model": argument, **_settings_of(_expanded(argument))}, overrides, argument)
 
 
 def _settings_of(path: Path) -> dict[str, Any]:
@@ -83,47 +89,111 @@ def recipe_files() -> dict[str, Path]:
 
 def _recipe_file(argument: str) -> Path | None:
     if Path(argument).suffix in (".yaml", ".yml"):
-        return Path(argument).expanduser()
+        return _expanded(argument)
     return recipe_files().get(argument)
+
+
+def _expanded(argument: str) -> Path:
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError:  # ~ of a user who does not exist
+        return Path(argument)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _looks_like_model(argument: str) -> bool:
     return (
         argument in PACKAGED_MODELS
         or argument.startswith(RANDOM)
-        or Path(argument).expanduser().exists()
+        or _exists(_expanded(argument))
         or HUB_ID.fullmatch(argument) is not None
     )
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that is written twice is an error: the first value would be lost without a word."""
+    """YAML without what no recipe needs, and a small file can grow by: aliases, deep nesting, long values.
+
+    A key that is written twice is an error: the first value would be lost without a word.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _problem(f"aliases are not supported: write out what *{event.anchor} stands for", event)
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_VALUE:
+            raise _problem(f"a value has {len(event.value)} characters, {_LONGEST_VALUE} at most are read", event)
+        if self._depth == _DEEPEST:
+            raise _problem(f"is nested more than {_DEEPEST} deep", event)
+        self._depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: list[Any] = []  # not a set: YAML has keys that cannot be hashed
+        seen: set[Hashable] = set()
         for node_of_key, _ in node.value:
             key = self.construct_object(node_of_key, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # an error of the loader's own
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key}' is written twice", node_of_key.start_mark)
-            seen.append(key)
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if abs(number) >= _LARGEST_NUMBER:
+            raise yaml.constructor.ConstructorError(None, None, "a number has more than 18 digits", node.start_mark)
+        return number
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+
+
+def _problem(message: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=message, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(
-            path.read_text(encoding="utf-8"), _StrictLoader
-        )  # a SafeLoader, so it makes plain data only
-    except OSError as error:
-        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
+        content = yaml.load(_recipe_text(path), _StrictLoader)  # a SafeLoader, so it makes plain data only
+    except SharpError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise SharpError(f"{path}: {line}{error.problem}; correct the YAML") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SharpError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from error
+        raise SharpError(f"{path}: {line}{_one_line(error.problem or 'is wrong')}; correct the YAML") from error
+    except Exception as error:  # a value that is not what its tag says raises whatever converting it does
+        raise SharpError(f"{path}: is not YAML ({_one_line(error) or type(error).__name__}); correct it") from error
     if not isinstance(content, dict):
         raise SharpError(f"{path}: must hold fields such as `model: smollm2-135m-instruct`; see {_example()}")
     return content
+
+
+def _recipe_text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():  # a FIFO would block
+            raise SharpError(f"{path}: is not a file; name a recipe's .yaml file")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > _LARGEST:
+        raise SharpError(f"{path}: is larger than {_LARGEST:,} bytes, so it is no recipe; name a recipe's .yaml file")
+    return content.decode()
+
+
+def _one_line(error: Exception | str) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _example() -> str:
@@ -151,19 +221,18 @@ def _explain(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):  # a field's name that is no text
         return f"{error}; field names are words"
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"])[:100]
     if first["type"] == "extra_forbidden":
-        return f"{where}: no such field; {_fields_beside(where)}"
+        return _one_line(f"{where}: no such field; {_fields_beside(first['loc'])}")
     if first["type"] == "missing":
-        return f"{where}: is missing; add it"
+        return _one_line(f"{where}: is missing; add it")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_type":
         message += " (put it in quotes: YAML takes 3:4 for a time of day)"
-    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
-    return f"{where}: {message}{given}" if where else message
+    given = "" if first["type"] == "value_error" else f", not {first['input']!r:.100}"
+    return _one_line(f"{where}: {message}{given}" if where else message)
 
 
-def _fields_beside(where: str) -> str:
-    section = where.rpartition(".")[0]
-    model = Recipe if not section else Recipe.model_fields[section].annotation
+def _fields_beside(location: tuple[int | str, ...]) -> str:
+    model = Recipe if len(location) == 1 else Recipe.model_fields[str(location[0])].annotation
     return f"choose from {', '.join(model.model_fields)}" if isinstance(model, type) else ""

@@ -53,6 +53,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
             return _from_gguf(path)
         if is_regular_file(path / TOKENIZER_JSON):
             return _from_json(path)
+        if is_regular_file(path / TOKENIZER_MODEL) and not (path / TOKENIZER_MODEL).stat().st_size:
+            raise SharpError(f"{path / TOKENIZER_MODEL}: its tokenizer cannot be read: it is empty; copy it again")
         # As SentencePiece itself has it: transformers leaves out the first space where the text begins with one.
         return _without_metaspace(AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False))
     except (KeyboardInterrupt, SystemExit, MemoryError, SharpError):

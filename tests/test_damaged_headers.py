@@ -145,7 +145,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A tiny file whose header takes most of it."""
     model = tiny_model(num_hidden_layers=1, hidden_size=4, intermediate_size=4, num_attention_heads=2, head_dim=2,
                        num_key_value_heads=1, vocab_size=8)  # fmt: skip
-    return write_gguf(model, tmp_path_factory.mktemp("gguf") / "whole.gguf", tokenizer=False).read_bytes()
+    return write_gguf(model, tmp_path_factory.mktemp("gguf") / "whole.gguf", tokenizer=None).read_bytes()
 
 
 def read_gguf(path: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_values_of_a_gguf_file(data: st.DataObject, tmp_path: Path) -> None:
     for key in ("general.type", "split.count", "tokenizer.ggml.eos_token_id", "general.alignment"):
         if data.draw(st.integers(0, 9)) == 0:
             metadata[key] = data.draw(GGUF_VALUES)
-    path = write_gguf(MODELS[model_type], tmp_path / "tiny.gguf", metadata=metadata, tokenizer=False)
+    path = write_gguf(MODELS[model_type], tmp_path / "tiny.gguf", metadata=metadata, tokenizer=None)
     one_line_or_fine(lambda: read_gguf(path))
 
 

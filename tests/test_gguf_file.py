@@ -75,7 +75,7 @@ def test_a_second_end_token_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_tokenizer_opens_with_a_warning(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(write_gguf(tiny_model(), tmp_path / "tiny.gguf", tokenizer=False))
+    checkpoint = open_checkpoint(write_gguf(tiny_model(), tmp_path / "tiny.gguf", tokenizer=None))
     assert checkpoint.tokenizer() is None
     assert "has no tokenizer" in checkpoint.warnings[0]
 

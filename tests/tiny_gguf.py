@@ -1,11 +1,12 @@
 """Write a tiny model as a GGUF file, as llama.cpp's converter does: the inverse of what `gguf_file` undoes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import torch
 from tiny_models import SPECIAL_TOKENS, tiny_tokenizer
+from tiny_sentencepiece import add_sentencepiece
 from transformers import PreTrainedModel
 
 from sharp_mobile.gguf_file import ARCHITECTURES
@@ -23,7 +24,7 @@ def write_gguf(
     metadata: dict[str, Any] | None = None,
     without: tuple[str, ...] = (),
     extra: dict[str, torch.Tensor] | None = None,
-    tokenizer: bool = True,
+    tokenizer: Literal["bytes", "sentencepiece"] | None = "bytes",
 ) -> Path:
     """Write `model` to `path`.
 
@@ -52,8 +53,10 @@ def write_gguf(
         writer.add_sliding_window(config.sliding_window)
     for key, value in (metadata or {}).items():
         _write_value(writer, key, value)
-    if tokenizer:
+    if tokenizer == "bytes":
         _write_tokenizer(writer)
+    elif tokenizer == "sentencepiece":
+        add_sentencepiece(writer)
     for name, tensor in {**_gguf_tensors(model), **(extra or {})}.items():
         if name not in without:
             used = kind if tensor.dim() == 2 else gguf.GGMLQuantizationType.F32

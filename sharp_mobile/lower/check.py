@@ -89,7 +89,9 @@ def compare(
     ours = whole_window(eager)(text)[0].double()
     divergence = _divergence(ours, theirs)
     if tolerance < divergence < math.inf and jittered is not None:
-        tolerance = max(tolerance, _TIMES_ITS_OWN * _divergence(ours, whole_window(jittered)(text)[0].double()))
+        own = _divergence(ours, whole_window(jittered)(text)[0].double())
+        if math.isfinite(own):
+            tolerance = max(tolerance, _TIMES_ITS_OWN * own)
     choices = ours[len(prompt) - 1 :]
     gaps = choices.max(dim=-1).values - choices.gather(1, torch.tensor(generated)[:, None])[:, 0]
     return Agreement(

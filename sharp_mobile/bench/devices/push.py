@@ -23,7 +23,7 @@ from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PACKED, sha256
 BLOCK = 1 << 16
 CHUNK = 1 << 22
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Read without PyTorch and ExecuTorch: comparing exports and results needs neither.
 """
 
-import hashlib
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharp_mobile import __version__
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError, first_problem
 
 MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON = "manifest.json", "model.pte", "perplexity.json"
 PACKED = "packed"  # the directory of packed weights
 FORMAT_VERSION = 1
-_BLOCK = 1 << 22
 
 
 class StoredTensor(BaseModel):
@@ -171,15 +170,6 @@ def read_perplexity(directory: str | Path, sha256: str) -> MeasuredPerplexity | 
     except ValidationError as error:
         raise SharpError(f"{path}: {first_problem(error)}; run sharp-mobile evaluate {directory} again") from error
     return found if found.sha256 == sha256 else None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; read in blocks, so that it may be larger than memory."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_sha256(pte: Path, expected: str) -> None:

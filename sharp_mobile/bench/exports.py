@@ -38,7 +38,7 @@ def read_export(directory: str | Path) -> Export:
         directory=directory,
         pte=directory / MODEL_PTE,
         identity=identity(manifest),
-        length=manifest.metadata["get_max_context_len"],
+        length=manifest.length,
         prompt=manifest.expected.prompt_tokens,
         tokens=manifest.expected.tokens,
         packed=manifest.packed,

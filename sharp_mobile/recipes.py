@@ -1,11 +1,10 @@
 """Finding and reading recipes: what the command's MODEL argument means, with the settings that override it."""
 
 import re
-from collections.abc import Hashable
+import reprlib
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from sharp_mobile.checkpoint import HUB_ID, RANDOM, checkpoint_name
@@ -13,6 +12,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.packaged import PACKAGED_MODELS
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
+from sharp_mobile.yaml_file import read_yaml
 
 # What a model without a recipe of its own is exported with.
 DEFAULT_PLAN = "t_next"
@@ -96,31 +96,8 @@ def _looks_like_model(argument: str) -> bool:
     )
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that is written twice is an error: the first value would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: list[Any] = []  # not a set: YAML has keys that cannot be hashed
-        for node_of_key, _ in node.value:
-            key = self.construct_object(node_of_key, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is written twice", node_of_key.start_mark)
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(
-            path.read_text(encoding="utf-8"), _StrictLoader
-        )  # a SafeLoader, so it makes plain data only
-    except OSError as error:
-        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise SharpError(f"{path}: {line}{error.problem}; correct the YAML") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SharpError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise SharpError(f"{path}: must hold fields such as `model: smollm2-135m-instruct`; see {_example()}")
     return content
@@ -159,8 +136,15 @@ def _explain(error: ValidationError | TypeError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_type":
         message += " (put it in quotes: YAML takes 3:4 for a time of day)"
-    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+    given = "" if first["type"] == "value_error" else f", not {_shortened(first['input'])}"
     return f"{where}: {message}{given}" if where else message
+
+
+def _shortened(value: object) -> str:
+    """A value as Python writes it, cut where it is long: YAML's aliases make texts of gigabytes of a few lines."""
+    shortening = reprlib.Repr()
+    shortening.maxstring = shortening.maxother = shortening.maxlong = 200
+    return shortening.repr(value)
 
 
 def _fields_beside(where: str) -> str:

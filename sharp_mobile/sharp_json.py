@@ -31,6 +31,12 @@ class SharpDescription(BaseModel):
     produced_by: dict[str, Any] = {}
     report: dict[str, Any] = {}
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its report warns of; nothing where the report has another form."""
+        found = self.report.get("warnings")
+        return tuple(str(warning) for warning in found) if isinstance(found, list) else ()
+
     @classmethod
     def read(cls, path: Path) -> "SharpDescription":
         """Read sharp.json.

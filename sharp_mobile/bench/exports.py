@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, PackedWeights, read_manifest, sha256_of
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Manifest, PackedWeights, read_manifest, sha256_of
+from sharp_mobile.paths import inside
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,20 @@ def read_export(directory: str | Path) -> Export:
         tokens=manifest.expected.tokens,
         packed=manifest.packed,
     )
+
+
+def packed_files(export: Export) -> dict[str, Path]:
+    """The packed weights that an export brings, by the names that they have in it.
+
+    Raises:
+        SharpError: one of them is not there, is not a file, or is a link that leads out of the export.
+    """
+    manifest = export.directory / MANIFEST_JSON
+    files = {packed.file: inside(export.directory, packed.file, manifest) for packed in export.packed}
+    for file in files.values():
+        if not file.is_file():
+            raise SharpError(f"{file}: is missing; run sharp-mobile prepack {export.directory} again")
+    return files
 
 
 def identity(manifest: Manifest) -> ExportIdentity:

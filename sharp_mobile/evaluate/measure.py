@@ -5,15 +5,17 @@
 Each form is a step function. Perplexity sees the same windows in every form, and tasks the same questions.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.evaluate.generate import length_and_stop, read_tokenizer
 from sharp_mobile.evaluate.perplexity import Perplexity, perplexity
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
@@ -107,7 +109,7 @@ def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bo
     pte, tokenizer = _pte_with_tokenizer(path)
     windows = source_windows(tokenizer, text, window, count)
     found = perplexity(whole_window(load_pte(pte)), windows, progress=progress)
-    if pte.with_name(MANIFEST_JSON).is_file():
+    if pte.with_name(MANIFEST_JSON).is_file() and math.isfinite(found.value):
         kept = MeasuredPerplexity(
             sha256=sha256_of(pte),
             perplexity=found.value,
@@ -130,13 +132,13 @@ def evaluate_pte_tasks(
     """
     tasks = load_tasks(names, include_path, progress=progress)
     pte, tokenizer = _pte_with_tokenizer(path)
-    metadata = inspect_pte(pte).metadata
+    length, stop = length_and_stop(inspect_pte(pte), pte)
     scores = score(
         tasks,
         load_pte(pte),
         tokenizer,
-        max_length=metadata["get_max_context_len"] - 1,
-        stop=metadata["get_eos_ids"],
+        max_length=length - 1,
+        stop=stop,
         limit=limit,
         progress=progress,
     )
@@ -173,7 +175,7 @@ def _pte_with_tokenizer(path: Path) -> tuple[Path, PreTrainedTokenizerBase]:
     pte = path / MODEL_PTE if path.is_dir() else path
     if not pte.with_name("tokenizer.json").is_file():
         raise SharpError(f"{pte.with_name('tokenizer.json')}: is missing; put the model's tokenizer beside the .pte")
-    return pte, PreTrainedTokenizerFast.from_pretrained(pte.parent)
+    return pte, read_tokenizer(pte.parent)
 
 
 def _perplexity(form: Form, windows: torch.Tensor, text: str, progress: bool) -> str:

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import mmap
+import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from executorch.exir.schema import DataLocation, DelegateCall, EValue, KernelCal
 from pydantic import BaseModel
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.fields import Text, checked
+from sharp_mobile.json_file import read_json
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, StoredTensor
 
 # The largest file, as a multiple of the bytes of its distinct tensors.
@@ -65,6 +68,13 @@ class Inspection(BaseModel):
     def of_kind(self, kind: str) -> int:
         """Bytes of the tensors of a kind."""
         return sum(tensor.bytes for tensor in self.tensors if tensor.kind == kind)
+
+
+class _Names(BaseModel):
+    """What a manifest says that is used here: the names of weights, and the hash of the `.pte`."""
+
+    names: dict[str, str]
+    sha256: Text
 
 
 class _Weight(BaseModel):
@@ -104,7 +114,9 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
             *_undelegated(program),
         ]
         tensor_bytes = sum(tensor.bytes for tensor in tensors)
-        if len(data) > LARGEST_OVERHEAD * tensor_bytes:
+        if not tensor_bytes:
+            problems.append("the file has no tensors")
+        elif len(data) > LARGEST_OVERHEAD * tensor_bytes:
             problems.append(
                 f"the file has {len(data)} bytes, {len(data) / tensor_bytes - 1:.1%} more than its distinct tensors' "
                 f"{tensor_bytes}; at most {LARGEST_OVERHEAD - 1:.0%} more is expected"
@@ -144,14 +156,12 @@ def inspect_export(path: str | Path) -> Inspection:
     path = Path(path)
     pte = path / MODEL_PTE if path.is_dir() else path
     manifest = pte.with_name(MANIFEST_JSON)
-    if not manifest.is_file():
+    if not os.path.lexists(manifest):
         return inspect_pte(pte)
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        names, sha256 = dict(content["names"]), str(content["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SharpError(f"{manifest}: is not a manifest of an export: {error}") from error
-    inspection = inspect_pte(pte, names)
+    remedy = "export the model again"
+    told = checked(read_json(manifest, remedy=remedy), _Names, manifest, remedy)
+    sha256 = told.sha256
+    inspection = inspect_pte(pte, told.names)
     if inspection.sha256 == sha256:
         return inspection
     problem = (
@@ -169,7 +179,7 @@ def describe(inspection: Inspection, largest: int) -> list[str]:
     lines = [
         f"{inspection.file}: {inspection.file_bytes:,} bytes, SHA-256 {inspection.sha256}",
         f"{len(inspection.tensors)} distinct tensors, {inspection.tensor_bytes:,} bytes "
-        f"(the file has {inspection.file_bytes / inspection.tensor_bytes - 1:.2%} more): "
+        f"(the file has {inspection.file_bytes / max(inspection.tensor_bytes, 1) - 1:.2%} more): "
         + ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common()),
         f"{len(shared)} tensors have several users: {sum(tensor.bytes for tensor in shared):,} bytes, "
         f"which saves {inspection.saved_bytes:,}",

@@ -27,7 +27,7 @@ from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_o
 from sharp_mobile.recover.fit import WarmupSettings
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
-from sharp_mobile.sharp_json import SHARP_JSON, describe_recoveries
+from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
 from sharp_mobile.stages import Stages
 
 Say = Callable[[str], None]
@@ -157,7 +157,7 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     else:
         with stages.stage("recover"):
             recovered = _recover(opened, kept, progress)
-    warnings = tuple(json.loads((kept / SHARP_JSON).read_text())["report"]["warnings"])
+    warnings = SharpDescription.read(kept / SHARP_JSON).warnings
     for warning in warnings:
         say(f"warning: {warning}")
     named = replace(recovered, name=checkpoint.name, source=checkpoint.source)

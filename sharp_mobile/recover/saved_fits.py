@@ -71,7 +71,10 @@ def read_fit(path: Path, mlp: nn.Module) -> TargetFit | None:
         with safe_open(path, "pt") as file:
             fit = TargetFit(**json.loads(file.metadata()["fit"]))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    own = mlp.state_dict()
+    if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in own.items()}:
         return None
     mlp.load_state_dict(state)
     return fit

@@ -141,6 +141,8 @@ def _json_object(line: str, where: str) -> Mapping[str, Any]:
         raise SharpError(
             f"{where}: is not JSON ({error.msg}, column {error.colno}); mend or delete the line"
         ) from error
+    except (RecursionError, ValueError) as error:  # the latter: a number of more than 4,300 digits
+        raise SharpError(f"{where}: is nested too deeply, or has too long a number; delete the line") from error
     if not isinstance(row, dict):
         raise SharpError(f'{where}: is no JSON object; write {{"text": ...}} or {{"messages": [...]}}')
     return row

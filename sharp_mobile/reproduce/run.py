@@ -247,10 +247,9 @@ def _read(path: Path, empty: Measurements) -> Measurements:
 
 
 def _progress_line(row: Row, outcome: Outcome) -> str:
-    what = f"{row.method} {row.type}".strip()
     if isinstance(outcome, Absent):
-        return f"{what}: left out: {outcome.reason}"
-    return f"{what}: perplexity {outcome.perplexity:.2f} ({outcome.seconds:.0f} s)"
+        return f"{_what(row)}: left out: {outcome.reason}"
+    return f"{_what(row)}: perplexity {outcome.perplexity:.2f} ({outcome.seconds:.0f} s)"
 
 
 def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome]) -> str:
@@ -260,8 +259,8 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
     lines = [
         f"# Table {table.number} in shape: {table.title}",
         "",
-        f"Measured here: {markdown(measurements.model)} on {markdown(budget.text)}, {budget.windows} windows of {budget.window} tokens; "
-        f"warm-up ({budget.warmup}) and calibration on {budget.calibration_windows} windows of "
+        f"Measured here: {markdown(measurements.model)} on {markdown(budget.text)}, "
+        f"{budget.windows} windows of {budget.window} tokens; warm-up ({budget.warmup}) and calibration on {budget.calibration_windows} windows of "
         f"{markdown(budget.calibration_text)}; {_stage_2(budget)}. s is counted on the model.",
         "",
         f"The columns from *s in the paper* on are another model's: {PAPER_MODEL}, perplexity on the paper's own data.",
@@ -278,9 +277,7 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
             lines.append(_line(row, outcome, len(table.datasets)))
     if absent:
         lines += ["", "Not measured:", ""]
-        lines += [
-            f"- {f'{row.method} {row.type}'.strip()}{_of_rank(row)}: {markdown(why.reason)}" for row, why in absent
-        ]
+        lines += [f"- {_what(row)}{_of_rank(row)}: {markdown(why.reason)}" for row, why in absent]
     return "\n".join(lines) + "\n"
 
 
@@ -297,6 +294,10 @@ def _line(row: Row, found: Measurement, datasets: int) -> str:
     paper = [_number(value) for value in row.paper] or [""] * datasets
     ours = [f"{found.mlp_kept:.0%}", f"**{_number(found.perplexity)}**"]
     return f"| {' | '.join([row.method, row.type, found.recovery, *ours, row.s, *paper])} |"
+
+
+def _what(row: Row) -> str:
+    return f"{row.method} {row.type}".strip()
 
 
 def _of_rank(row: Row) -> str:

@@ -10,29 +10,33 @@ import hashlib
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharp_mobile.checkpoint import (
     CONFIG_JSON,
     RANDOM,
-    TOKENIZER_FILES,
     Checkpoint,
     checkpoint_name,
     config_of,
     locate,
-    named_errors,
+    on_meta,
     prefixed,
     quiet,
     read_config,
+    read_sharing,
 )
-from sharp_mobile.gguf_file import gguf_config, gguf_header
+from sharp_mobile.gguf_config import gguf_config
+from sharp_mobile.gguf_file import gguf_header
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize
+from sharp_mobile.other_formats import TELLING_FILES
+from sharp_mobile.paths import is_regular_file
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.random_weights import shape_file
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.share import Recoveries, share_layers
-from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, read_recoveries
+from sharp_mobile.sharp_json import SHARP_JSON
+from sharp_mobile.tokenizer_files import TOKENIZER_FILES
 
 
 def open_blueprint(source: str) -> Checkpoint:
@@ -49,15 +53,13 @@ def open_blueprint(source: str) -> Checkpoint:
         path = (
             shape_file(source)
             if source.startswith(RANDOM)
-            else locate(source, [CONFIG_JSON, SHARP_JSON, *TOKENIZER_FILES])
+            else locate(source, [CONFIG_JSON, SHARP_JSON, *TOKENIZER_FILES, *TELLING_FILES])
         )
         config = _config(source, path)
         model = _on_meta(config, path)
-        if (path / SHARP_JSON).is_file():
-            description = SharpDescription.read(path / SHARP_JSON)
+        if path.is_dir() and is_regular_file(path / SHARP_JSON):
+            plan, recovery = read_sharing(path / SHARP_JSON, config)
             with prefixed(path / SHARP_JSON), torch.device("meta"):
-                plan = SharePlan.parse(description.plan, description.layers)
-                recovery = read_recoveries(description.recovery, description.layers)
                 share_layers(model, plan, recovery)
     return Checkpoint(
         name=checkpoint_name(source),
@@ -78,9 +80,7 @@ def _config(source: str, path: Path) -> PreTrainedConfig:
 
 
 def _on_meta(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
-    with torch.device("meta"), named_errors(path, "describes no model"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model.eval().requires_grad_(False)
+    return on_meta(config, path).eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ parameters in the place of the targets' MLP weights, and that `sharp.json` says 
 import hashlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,28 +30,32 @@ from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.initialization import no_init_weights
 
 from sharp_mobile import __version__
-from sharp_mobile.errors import SharpError
+from sharp_mobile.config_check import check_config, check_counts, token_ids
+from sharp_mobile.errors import SharpError, one_line
 from sharp_mobile.families import FAMILIES, Family, family_of
-from sharp_mobile.gguf_file import gguf_config, gguf_header, gguf_weights
+from sharp_mobile.gguf_config import gguf_config, gguf_warnings
+from sharp_mobile.gguf_file import gguf_header, gguf_names, gguf_weights
 from sharp_mobile.json_file import read_json
+from sharp_mobile.other_formats import ADAPTER_CONFIG, TELLING_FILES, other_format
 from sharp_mobile.outputs import replace_directory
 from sharp_mobile.packaged import PACKAGED_MODELS, packaged_model
 from sharp_mobile.pages import page_out
+from sharp_mobile.paths import is_regular_file
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recoveries, share_layers, shared_layers
 from sharp_mobile.sharp_json import FORMAT_VERSION, SHARP_JSON, SharpDescription, describe_recoveries, read_recoveries
+from sharp_mobile.tokenizer_files import TOKENIZER_FILES, load_tokenizer, tokenizer_warnings, write_tokenizer
 from sharp_mobile.weight_files import (
     WEIGHTS,
+    check_layers,
     check_tensors,
     mapped_tensors,
     sampled_bytes,
@@ -64,8 +68,18 @@ GENERATION_JSON = "generation_config.json"
 RANDOM = "random:"  # and a config.json: an architecture without weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+# What is downloaded of a repository of the hub: what is read, and the small files that tell what it is if it is no
+# model. (`*` matches a slash, too; `_HUB_UNREAD` leaves out folders and the variants that diffusers knows.)
+_HUB_TOKENIZER = (
+    *TOKENIZER_FILES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.txt"),
+    *("chat_template*.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
+)
+_HUB_DESCRIPTION = (CONFIG_JSON, GENERATION_JSON, SHARP_JSON, *TELLING_FILES, *_HUB_TOKENIZER)
+_HUB_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_HUB_PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_HUB_UNREAD = ["*/*.safetensors", "*/*.bin", "*/*.json", "*.fp16*", "*.bf16*", "*.int8*", "*.non_ema*"]
 
 
 @dataclass(frozen=True)
@@ -119,27 +133,29 @@ class Checkpoint:
         return self._tokenizer
 
     def write_tokenizer(self, directory: Path) -> None:
-        """Write tokenizer.json, the chat template and the special tokens; nothing if there is no tokenizer."""
+        """Write the tokenizer's files, its chat template among them; nothing if there is no tokenizer."""
         if self._tokenizer is not None:
-            self._tokenizer.save_pretrained(directory)
+            write_tokenizer(self._tokenizer, self.path, directory)
 
     @property
     def eos_token_ids(self) -> list[int]:
         """The tokens that end a text: those of generation_config.json, of config.json and of the tokenizer."""
         ids: list[int] = []
         for source in (self.model.generation_config, self.config, self._tokenizer):
-            value = getattr(source, "eos_token_id", None)
-            ids += value if isinstance(value, list) else [] if value is None else [value]
+            ids += self._token_ids(source, "eos_token_id")
         return list(dict.fromkeys(ids))
 
     @property
     def bos_token_id(self) -> int | None:
         """The token that begins a text, or None."""
         for source in (self.model.generation_config, self.config, self._tokenizer):
-            value: int | None = getattr(source, "bos_token_id", None)
-            if value is not None:
-                return value
+            if ids := self._token_ids(source, "bos_token_id"):
+                return ids[0]
         return None
+
+    def _token_ids(self, source: Any, name: str) -> list[int]:
+        field = f"{self.path}: {name} of its {type(source).__name__}"
+        return token_ids(getattr(source, name, None), self.config.vocab_size, field)
 
 
 def open_checkpoint(
@@ -164,17 +180,21 @@ def open_checkpoint(
 
         return open_random(source, dtype)
     with quiet(progress):
-        path = locate(source, [*_HUB_FILES, "pytorch_model*.bin"] if allow_pickle else _HUB_FILES)
-        if path.is_file():
+        path = locate(source, [*_HUB_DESCRIPTION, *_HUB_WEIGHTS], fallback=_HUB_PICKLES if allow_pickle else ())
+        if not path.is_dir():
             return _open_gguf(source, path, dtype)
-        if (path / SHARP_JSON).is_file():
+        if is_regular_file(path / SHARP_JSON):
             return _open_sharp(source, path, dtype)
         return _open_directory(source, path, dtype, allow_pickle)
 
 
 def checkpoint_name(source: str) -> str:
     """A short name for what `open_checkpoint` takes: the packaged name, or the last part of a path or hub id."""
-    name = Path(source.removeprefix(RANDOM)).expanduser().resolve().name
+    path = Path(source.removeprefix(RANDOM))
+    try:
+        name = path.expanduser().resolve().name
+    except (OSError, RuntimeError):  # an unknown user's home, a loop of links
+        name = path.name
     return name.removesuffix(".json" if source.startswith(RANDOM) else ".gguf")
 
 
@@ -233,23 +253,26 @@ def stored_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
-def locate(source: str, wanted: list[str]) -> Path:
+def locate(source: str, wanted: Sequence[str], fallback: Sequence[str] = ()) -> Path:
     """The directory or GGUF file behind a source; of a hub repository the `wanted` files are downloaded.
 
+    Args:
+        wanted: patterns of names in a repository of the hub.
+        fallback: patterns to download as well if the repository has no safetensors among the wanted.
+
     Raises:
-        SharpError: nothing is there.
+        SharpError: nothing is there, or something that is no directory and no .gguf file.
     """
     if source in PACKAGED_MODELS:
         return packaged_model(source)
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = _local(source)
+    if path is not None:
         return path
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise SharpError(f"{source}: is a file, but not a .gguf; give the directory that holds config.json")
-        return path
-    if HUB_ID.fullmatch(source) and path.suffix not in (".gguf", ".safetensors", ".bin", ".yaml"):
-        return _download(source, wanted)
+    if HUB_ID.fullmatch(source) and Path(source).suffix not in (".gguf", ".safetensors", ".bin", ".yaml"):
+        directory = _download(source, wanted)
+        if fallback and not any(directory.glob("*.safetensors")):
+            directory = _download(source, [*wanted, *fallback])
+        return directory
     known = ", ".join(PACKAGED_MODELS)
     raise SharpError(
         f"{source}: no such directory or file; give a Hugging Face directory, a .gguf file, a hub id (org/name), or a "
@@ -257,10 +280,25 @@ def locate(source: str, wanted: list[str]) -> Path:
     )
 
 
-def _download(repository: str, wanted: list[str]) -> Path:
+def _local(source: str) -> Path | None:
+    """The directory or GGUF file of this name; None if nothing has it."""
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:  # no right to look, a name too long, an unknown user's home
+        raise SharpError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not is_regular_file(path):
+        return None
+    if path.suffix != ".gguf":
+        raise SharpError(f"{source}: is a file, but not a .gguf; give the directory that holds config.json")
+    return path
+
+
+def _download(repository: str, wanted: Sequence[str]) -> Path:
     """A snapshot of a hub repository, from the local cache where it has one."""
     try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
+        return Path(snapshot_download(repository, allow_patterns=list(wanted), ignore_patterns=_HUB_UNREAD))
     except GatedRepoError as error:
         raise SharpError(
             f"{repository}: its licence must be accepted first: do so on https://huggingface.co/{repository}, then "
@@ -277,19 +315,21 @@ def _download(repository: str, wanted: list[str]) -> Path:
             "connect to the network, or download it elsewhere and give its directory"
         ) from error
     except Exception as error:  # http, tls, proxy, disk: each library below raises its own
-        raise SharpError(f"{repository}: cannot be downloaded: {_one_line(error)}") from error
+        raise SharpError(f"{repository}: cannot be downloaded: {one_line(error)}") from error
 
 
 def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pickle: bool) -> Checkpoint:
     config = config_of(path)
     files = weight_files(path, allow_pickle=allow_pickle)
-    with torch.device("meta"), named_errors(path / CONFIG_JSON, "describes no model"):
-        blueprint = AutoModelForCausalLM.from_config(config)
-    warnings = check_tensors(
-        stored_tensors(files), blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path
-    )
-    with named_errors(path):
-        state = mapped_tensors(files)
+    stored = stored_tensors(files)
+    check_layers(stored, config.num_hidden_layers, path / CONFIG_JSON)
+    blueprint = on_meta(config, path / CONFIG_JSON)
+    warnings = check_tensors(stored, blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path)
+    if is_regular_file(path / ADAPTER_CONFIG):
+        warnings.append(
+            f"{path / ADAPTER_CONFIG}: the adapter in this directory is not applied; merge it first if it is wanted"
+        )
+    state = mapped_tensors(files)
     for name, other in blueprint.all_tied_weights_keys.items():
         if name in state and other in state and not torch.equal(state[name], state[other]):
             config.tie_word_embeddings = False
@@ -297,14 +337,14 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pi
     model = skeleton(config, path / CONFIG_JSON)
     _assemble(model, {name: state[name] for name in model.state_dict() if name in state}, dtype)
     _read_generation_config(model, path)
-    tokenizer = _load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
     return Checkpoint(
         name=checkpoint_name(source),
         source=source,
         path=path,
         model=_ready(model, path),
         fingerprint=_fingerprint([path / CONFIG_JSON, *files]),
-        warnings=(*warnings, *_tokenizer_warnings(path, tokenizer)),
+        warnings=(*warnings, *tokenizer_warnings(path, tokenizer, config.vocab_size)),
         _tokenizer=tokenizer,
     )
 
@@ -312,34 +352,38 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pi
 def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     header = gguf_header(path)
     config = gguf_config(header)
+    check_config(config, path)
+    blueprint = on_meta(config, path)
+    names = gguf_names(header, blueprint.state_dict(), blueprint.all_tied_weights_keys.keys(), config.num_hidden_layers)
     model = skeleton(config, path)
-    weights = gguf_weights(header, model.state_dict(), model.all_tied_weights_keys, config)
-    _assemble(model, weights, dtype or torch.float32)
-    tokenizer = _load_tokenizer(path) if has_tokenizer(path) else None
+    _assemble(model, gguf_weights(header, names, config), dtype or torch.float32)
+    tokenizer = load_tokenizer(path)
     return Checkpoint(
         name=checkpoint_name(source),
         source=source,
         path=path,
         model=_ready(model, path),
         fingerprint=_fingerprint([path]),
-        warnings=tuple(_tokenizer_warnings(path, tokenizer)),
+        warnings=(*gguf_warnings(header), *tokenizer_warnings(path, tokenizer, config.vocab_size)),
         _tokenizer=tokenizer,
     )
 
 
 def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
-    description = SharpDescription.read(path / SHARP_JSON)
     config = config_of(path)
-    model = skeleton(config, path / CONFIG_JSON)
-    with prefixed(path / SHARP_JSON):
-        plan = SharePlan.parse(description.plan, description.layers)
-        recovery = read_recoveries(description.recovery, description.layers)
-        share_layers(model, plan, recovery)
     weights = weight_files(path)
-    check_tensors(stored_tensors(weights), model.state_dict(), model.all_tied_weights_keys, directory=path)
+    stored = stored_tensors(weights)
+    check_layers(stored, config.num_hidden_layers, path / CONFIG_JSON)
+    plan, recovery = read_sharing(path / SHARP_JSON, config)
+    blueprint = on_meta(config, path / CONFIG_JSON)
+    with prefixed(path / SHARP_JSON), torch.device("meta"):
+        share_layers(blueprint, plan, recovery)
+    check_tensors(stored, blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path)
+    model = skeleton(config, path / CONFIG_JSON)
+    share_layers(model, plan, recovery)
     _assemble(model, mapped_tensors(weights), dtype)
     _read_generation_config(model, path)
-    tokenizer = _load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
     return Checkpoint(
         name=checkpoint_name(source),
         source=source,
@@ -348,9 +392,25 @@ def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoin
         fingerprint=_fingerprint([path / CONFIG_JSON, path / SHARP_JSON, *weights]),
         plan=plan,
         recovery=recovery,
-        warnings=tuple(_tokenizer_warnings(path, tokenizer)),
+        warnings=tuple(tokenizer_warnings(path, tokenizer, config.vocab_size)),
         _tokenizer=tokenizer,
     )
+
+
+def read_sharing(path: Path, config: PreTrainedConfig) -> tuple[SharePlan, Recoveries]:
+    """The plan and the recovery parameters that sharp.json gives the model of a configuration.
+
+    Raises:
+        SharpError: sharp.json is broken, or is for another number of layers.
+    """
+    description = SharpDescription.read(path)
+    if description.layers != config.num_hidden_layers:
+        raise SharpError(
+            f"{path}: share plan: it is for {description.layers} layers and the model has {config.num_hidden_layers}"
+        )
+    with prefixed(path):
+        plan = SharePlan.parse(description.plan, description.layers)
+        return plan, read_recoveries(description.recovery, description.layers)
 
 
 def config_of(directory: Path) -> PreTrainedConfig:
@@ -360,10 +420,9 @@ def config_of(directory: Path) -> PreTrainedConfig:
         SharpError: it has none, or that of another model.
     """
     path = directory / CONFIG_JSON
-    if not path.is_file():
-        ggufs = sorted(directory.glob("*.gguf"))
-        remedy = f"give {ggufs[0]} itself" if ggufs else "give the directory that `save_pretrained` wrote"
-        raise SharpError(f"{directory}: holds no config.json; {remedy}")
+    if not is_regular_file(path):
+        nothing = "holds no config.json; give the directory that holds config.json and the weights"
+        raise SharpError(f"{directory}: {other_format(directory) or nothing}")
     return read_config(path)
 
 
@@ -375,7 +434,7 @@ def read_config(path: Path) -> PreTrainedConfig:
     """
     content = read_json(path)
     model_type = content.get("model_type")
-    if not isinstance(model_type, str):
+    if not isinstance(model_type, str) or not model_type.isprintable() or len(model_type) > 100:
         raise SharpError(f"{path}: model_type is missing; use the config.json that belongs to these weights")
     if f"{model_type}_text" in FAMILIES:
         raise SharpError(
@@ -383,10 +442,27 @@ def read_config(path: Path) -> PreTrainedConfig:
         )
     with prefixed(path):
         family_of(model_type)
-    if "quantization_config" in content:
-        raise SharpError(f"{path}: quantization_config: the checkpoint is quantized already; use the original")
+    for field_name in ("quantization_config", "quantization"):  # MLX writes the latter
+        if content.get(field_name):
+            raise SharpError(f"{path}: {field_name}: the checkpoint is quantized already; use the original")
+    check_counts(content, path)
     with named_errors(path):
-        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    check_config(config, path)
+    return config
+
+
+def on_meta(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
+    """A model with shapes and nothing in them, to be compared with what the files say.
+
+    Args:
+        path: of the configuration, for messages.
+
+    Raises:
+        SharpError: transformers can make no model of it.
+    """
+    with torch.device("meta"), named_errors(path, "describes no model"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def skeleton(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
@@ -405,17 +481,24 @@ def skeleton(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
 
 
 def _assemble(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
-    """Give a skeleton its weights; without a copy if they may stay of their types (None)."""
+    """Give a skeleton its weights, of which a tied one may have either name; uncopied if they may keep their types."""
     typed = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in state.items()}
+    for name, source in model.all_tied_weights_keys.items():
+        if source not in typed and name in typed:
+            typed[source] = typed[name]
     tied = {name: typed[source] for name, source in model.all_tied_weights_keys.items()}
     model.load_state_dict({**typed, **tied}, strict=True, assign=True)
     model.tie_weights()
 
 
 def _read_generation_config(model: PreTrainedModel, directory: Path) -> None:
-    if (directory / GENERATION_JSON).is_file():
-        with named_errors(directory):
-            model.generation_config = GenerationConfig.from_pretrained(directory)
+    path = directory / GENERATION_JSON
+    if is_regular_file(path):
+        with named_errors(path):
+            config = GenerationConfig.from_pretrained(directory)
+        for name in ("bos_token_id", "eos_token_id"):
+            token_ids(getattr(config, name, None), model.config.vocab_size, f"{path}: {name}")
+        model.generation_config = config
 
 
 def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
@@ -427,29 +510,6 @@ def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
             raise SharpError(f"{path}: tensor {name} holds {what}; copy or download it again, or train it again")
         page_out(parameter)
     return model.eval().requires_grad_(False)
-
-
-def has_tokenizer(path: Path) -> bool:
-    """Whether there is a tokenizer in a Hugging Face directory, or in a GGUF file."""
-    if path.suffix == ".gguf":
-        return "tokenizer.ggml.tokens" in gguf_header(path).metadata
-    return any((path / file).is_file() for file in TOKENIZER_FILES)
-
-
-def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a directory or a GGUF file; None where a directory has none."""
-    if path.is_file():
-        with named_errors(path, "its tokenizer cannot be read"):
-            # Not AutoTokenizer, which reads the whole file once more to find out that this is the class.
-            return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
-    if not has_tokenizer(path):
-        return None
-    with named_errors(path, "its tokenizer cannot be read"):
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-
-
-def _tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    return [] if tokenizer is not None else [f"{path}: has no tokenizer; text cannot be read or written with it"]
 
 
 def _fingerprint(files: list[Path]) -> str:
@@ -477,11 +537,7 @@ def named_errors(path: Path, what: str = "cannot be loaded") -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        raise SharpError(f"{path}: {what}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise SharpError(f"{path}: {what}: {one_line(error)}") from error
 
 
 @contextmanager

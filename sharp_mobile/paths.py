@@ -1,7 +1,11 @@
-"""Names of files that come out of a file which somebody else wrote: an index, a manifest, a results file."""
+"""Names of files that come out of a file which somebody else wrote, and files that may be missing or unreadable."""
 
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from sharp_mobile.errors import SharpError
 
@@ -56,3 +60,39 @@ def inside(directory: str | Path, name: str, source: str | Path, *, links_out: b
         if resolved != root and resolved.is_relative_to(root):
             return Path(directory) / name
     raise SharpError(f"{source}: names the file {name!r}, which is not inside {directory}; do not use this directory")
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether a regular file is there, links followed; False if nothing is.
+
+    Raises:
+        SharpError: something else is there (a directory, a pipe, a link to nothing), or it cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # the last: a null byte in the name
+        if path.is_symlink():
+            raise SharpError(f"{path}: is a link to a file that is not there; copy the file itself") from error
+        return False
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        what = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
+        raise SharpError(f"{path}: {what}; a regular file must be in its place")
+    return True
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file; never one that blocks, such as a pipe.
+
+    Raises:
+        SharpError: it is not there, not a regular file, or cannot be read, now or later in the `with` block.
+    """
+    if not is_regular_file(path):
+        raise SharpError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ It reads like the pipeline that it is; the work is in the rooms.
 """
 
 import gc
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from sharp_mobile.lower.pte_file import write_pte_file
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, read_codes
 from sharp_mobile.lower.report import write_report
 from sharp_mobile.lower.rounding import round_to_text
+from sharp_mobile.lower.runner_tokenizer import RunnerTokenizer, open_as_runner
 from sharp_mobile.lower.runtime import Step, load_pte
 from sharp_mobile.lower.translation import check_translation
 from sharp_mobile.outputs import check_writable, replace_directory
@@ -80,15 +82,19 @@ def export(
     with stages.stage("open"):
         opened = open_recipe(recipe, allow_pickle=allow_pickle, mapped=True, work=work, progress=progress)
         check_lowerable(opened)
-        prompt = _prompt_tokens(opened.checkpoint)
+        prompt, warnings = _prompt_tokens(opened.checkpoint, recipe.lower.max_length)
         if len(prompt) >= recipe.lower.max_length:
             raise SharpError(
                 f"lower.max_length: {recipe.lower.max_length} has no room for the prompt of {len(prompt)} tokens that "
                 f"every export is checked with; use {len(prompt) + 1} or more"
             )
+        warnings += _open_tokenizer(opened.checkpoint).warnings
+        for warning in warnings:
+            say(f"warning: {warning}")
         needed = predict(opened).file.total
         check_writable(out, needed=needed)
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
+    shared = replace(shared, warnings=(*shared.warnings, *warnings))
     decoder = make_decoder(recipe, shared, stages, progress=progress)
     with replace_directory(out, needed=needed) as partial:
         keys = write_pte(decoder, shared, partial / MODEL_PTE, stages, progress)
@@ -99,8 +105,10 @@ def export(
         problems = [*inspection.problems, *sharing_problems(opened.plan, opened.recovery, keys), *agreement.problems()]
         if problems:
             raise SharpError(f"{out}: the export is not sound, nothing was written: {'; '.join(problems)}")
-        manifest = _manifest(recipe, argument, shared, keys, inspection, agreement, prompt, stages)
         shared.checkpoint.write_tokenizer(partial)
+        tokenizer = open_as_runner(partial, shared.checkpoint.tokenizer(), shared.checkpoint.path)
+        manifest = _manifest(recipe, argument, shared, keys, inspection, agreement, prompt, stages)
+        manifest = manifest.model_copy(update={"tokenizer": tokenizer.file})
         (partial / MANIFEST_JSON).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         write_report(partial, manifest)
     return ExportResult(out, manifest, inspection, agreement)
@@ -239,12 +247,42 @@ def check_against_eager(
         decoder.options = options
 
 
-def _prompt_tokens(checkpoint: Checkpoint) -> list[int]:
-    """The question that every export answers, in the model's chat template; fixed token ids without a tokenizer."""
+def _prompt_tokens(checkpoint: Checkpoint, max_length: int) -> tuple[list[int], list[str]]:
+    """The question that every export answers, in the model's chat template, and warnings.
+
+    The question stands alone if the template fails or leaves no room for an answer. Without a tokenizer that gives
+    it tokens there are fixed token ids.
+
+    Raises:
+        SharpError: the tokenizer gives a token id that the model does not know.
+    """
+    fixed = [token % checkpoint.config.vocab_size for token in range(1, 9)]
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
-        return [token % checkpoint.config.vocab_size for token in range(1, 9)]
-    return prompt_tokens(tokenizer, PROMPT)
+        return fixed, []
+    warnings: list[str] = []
+    prompt = prompt_tokens(tokenizer, PROMPT, warn=warnings.append)
+    alone = prompt_tokens(tokenizer, PROMPT, raw=True, warn=warnings.append)
+    if len(alone) < max_length <= len(prompt):
+        warnings.append(
+            f"the model's chat template makes the prompt {len(prompt)} tokens long, and lower.max_length is "
+            f"{max_length}; the export is checked with the prompt alone"
+        )
+        prompt = alone
+    largest = max(prompt, default=0)
+    if largest >= checkpoint.config.vocab_size:
+        raise SharpError(
+            f"{checkpoint.path}: its tokenizer gives the token id {largest}, and the model has "
+            f"{checkpoint.config.vocab_size} tokens (vocab_size); add the tokenizer of this model"
+        )
+    return prompt or fixed, warnings
+
+
+def _open_tokenizer(checkpoint: Checkpoint) -> RunnerTokenizer:
+    """Find out before the long work whether ExecuTorch's runner takes the tokenizer that will be written."""
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint.write_tokenizer(Path(directory))
+        return open_as_runner(Path(directory), checkpoint.tokenizer(), checkpoint.path)
 
 
 def _manifest(

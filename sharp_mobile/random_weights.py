@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.checkpoint import RANDOM, Checkpoint, checkpoint_name, read_config, skeleton
 from sharp_mobile.errors import SharpError
+from sharp_mobile.paths import is_regular_file
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recoveries, recovery_parameters, share_layers
 
@@ -66,10 +67,14 @@ def shape_file(source: str) -> Path:
     """The file that `random:<config.json>` names.
 
     Raises:
-        SharpError: there is none.
+        SharpError: there is none, or something else in its place.
     """
-    path = Path(source.removeprefix(RANDOM)).expanduser()
-    if not path.is_file():
+    path = Path(source.removeprefix(RANDOM))
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise SharpError(f"{path}: cannot be read: {error}") from error
+    if not is_regular_file(path):
         raise SharpError(f"{path}: no such file; give the config.json of a model, such as those in export/shapes/")
     return path
 

@@ -1,7 +1,6 @@
 """Finding and reading recipes: what the command's MODEL argument means, with the settings that override it."""
 
 import re
-import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
             f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
             "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
         )
-    return _validated({"model": argument, **_settings_of(Path(argument).expanduser())}, overrides, argument)
+    return _validated({"model": argument, **_settings_of(_expanded(argument))}, overrides, argument)
 
 
 def _settings_of(path: Path) -> dict[str, Any]:
@@ -83,15 +82,29 @@ def recipe_files() -> dict[str, Path]:
 
 def _recipe_file(argument: str) -> Path | None:
     if Path(argument).suffix in (".yaml", ".yml"):
-        return Path(argument).expanduser()
+        return _expanded(argument)
     return recipe_files().get(argument)
+
+
+def _expanded(argument: str) -> Path:
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError:  # ~ of a user who does not exist
+        return Path(argument)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _looks_like_model(argument: str) -> bool:
     return (
         argument in PACKAGED_MODELS
         or argument.startswith(RANDOM)
-        or Path(argument).expanduser().exists()
+        or _exists(_expanded(argument))
         or HUB_ID.fullmatch(argument) is not None
     )
 
@@ -101,6 +114,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SharpError(f"{path}: must hold fields such as `model: smollm2-135m-instruct`; see {_example()}")
     return content
+
+
+def _one_line(error: Exception | str) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _example() -> str:
@@ -128,26 +145,18 @@ def _explain(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):  # a field's name that is no text
         return f"{error}; field names are words"
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"])[:100]
     if first["type"] == "extra_forbidden":
-        return f"{where}: no such field; {_fields_beside(where)}"
+        return _one_line(f"{where}: no such field; {_fields_beside(first['loc'])}")
     if first["type"] == "missing":
-        return f"{where}: is missing; add it"
+        return _one_line(f"{where}: is missing; add it")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_type":
         message += " (put it in quotes: YAML takes 3:4 for a time of day)"
-    given = "" if first["type"] == "value_error" else f", not {_shortened(first['input'])}"
-    return f"{where}: {message}{given}" if where else message
+    given = "" if first["type"] == "value_error" else f", not {first['input']!r:.100}"
+    return _one_line(f"{where}: {message}{given}" if where else message)
 
 
-def _shortened(value: object) -> str:
-    """A value as Python writes it, cut where it is long: YAML's aliases make texts of gigabytes of a few lines."""
-    shortening = reprlib.Repr()
-    shortening.maxstring = shortening.maxother = shortening.maxlong = 200
-    return shortening.repr(value)
-
-
-def _fields_beside(where: str) -> str:
-    section = where.rpartition(".")[0]
-    model = Recipe if not section else Recipe.model_fields[section].annotation
+def _fields_beside(location: tuple[int | str, ...]) -> str:
+    model = Recipe if len(location) == 1 else Recipe.model_fields[str(location[0])].annotation
     return f"choose from {', '.join(model.model_fields)}" if isinstance(model, type) else ""

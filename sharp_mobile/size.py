@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sharp_mobile.blueprint import blueprint_decoder, open_blueprint
-from sharp_mobile.checkpoint import has_tokenizer
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.decoder import DecoderOptions
 from sharp_mobile.lower.fragile import budgeted_bytes, rounded_shapes
@@ -19,6 +18,7 @@ from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.recover.auto_stage import is_auto
 from sharp_mobile.recover.run import Opened, planned
+from sharp_mobile.tokenizer_files import has_tokenizer
 
 _LABELS = {
     "embedding": "embedding",

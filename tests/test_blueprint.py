@@ -21,7 +21,7 @@ def test_it_has_the_shapes_of_what_would_be_opened(tiny_checkpoint: Path) -> Non
 def test_of_a_repository_no_weights_are_downloaded(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[str] = []
 
-    def download(repository: str, allow_patterns: list[str]) -> str:
+    def download(repository: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         wanted.extend([repository, *allow_patterns])
         return str(tiny_checkpoint)
 

@@ -100,7 +100,7 @@ def test_a_wrong_option_is_one_line(arguments: tuple[str, ...], line: str, tiny_
 def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert "no recipe, file or directory of that name" in told(run("plan", "nowhere", "--quiet"))
     assert "cannot be read" in told(run("inspect", tmp_path / "missing.pte"))
-    assert "has no tokenizer.json" in told(run("generate", tmp_path, "Hello"))
+    assert "no such file; name an export's directory" in told(run("generate", tmp_path, "Hello"))
     (tmp_path / "file").write_text("")
     assert "is a file" in told(run("export", "smollm2-135m", "--out", tmp_path / "file", "--quiet"))
 
@@ -167,7 +167,9 @@ def test_evaluate_takes_a_checkpoint_and_an_export(
     result = run("evaluate", tiny_export.directory, *windows)
     assert result.exit_code == 0, result.output
     assert "2 windows of 24, 46 tokens scored" in result.stdout
-    assert "beyond its cache of 96" in told(run("evaluate", tiny_export.directory, *windows, "--window", 97))
+    assert "has a cache of 96 tokens; use a window of 96 or less" in told(
+        run("evaluate", tiny_export.directory, *windows, "--window", 97)
+    )
 
 
 INTERRUPTED = """

@@ -75,7 +75,7 @@ def test_a_second_end_token_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_tokenizer_opens_with_a_warning(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(write_gguf(tiny_model(), tmp_path / "tiny.gguf", tokenizer=False))
+    checkpoint = open_checkpoint(write_gguf(tiny_model(), tmp_path / "tiny.gguf", tokenizer=None))
     assert checkpoint.tokenizer() is None
     assert "has no tokenizer" in checkpoint.warnings[0]
 
@@ -106,7 +106,7 @@ def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:
     [
         ({"architecture": "mamba"}, "GGUF architecture 'mamba' is not supported; supported are llama, qwen2"),
         ({"metadata": {"split.count": 3}}, "one of several parts"),
-        ({"metadata": {"llama.rope.scaling.type": "linear"}}, "RoPE is scaled"),
+        ({"metadata": {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 8}}, "RoPE is scaled"),
         ({"extra": {"rope_freqs.weight": torch.linspace(1, 8, 8)}}, "RoPE is scaled unlike Llama 3's"),
         ({"without": ("blk.3.ffn_up.weight",)}, "tensor blk.3.ffn_up.weight is missing"),
         ({"metadata": {"llama.feed_forward_length": 128}}, r"has shape \[.*\], its metadata says \[.*128.*\]"),

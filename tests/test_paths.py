@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.paths import inside
+from sharp_mobile.paths import inside, is_regular_file, reading
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "packed/pixel-6.cache", "a b.bin", "..hidden"])
@@ -31,3 +31,21 @@ def test_a_link_that_leaves_the_directory_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SharpError, match="which is not inside"):
             inside(export, name, "manifest.json")
     assert inside(export, "packed/a.cache", "index.json", links_out=True) == export / "packed/a.cache"
+
+
+def test_reading_names_what_is_not_a_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    with reading(tmp_path / "link") as file:
+        assert file.read() == b"content"
+    assert not is_regular_file(tmp_path / "nothing")
+    assert not is_regular_file(tmp_path / "file" / "below")
+    for name, message in ((".", "is a directory"), ("nothing", "no such file")):
+        with pytest.raises(SharpError, match=message), reading(tmp_path / name):
+            pass
+
+
+def test_an_error_of_the_disk_while_reading_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SharpError, match="file: cannot be read: Input/output error"), reading(tmp_path / "file"):
+        raise OSError(5, "Input/output error")

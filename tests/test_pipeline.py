@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import CHATML, tiny_model, tiny_tokenizer
 
 from sharp_mobile.checkpoint import open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.inspect import inspect_export
 from sharp_mobile.lower.runtime import greedy, load_pte
-from sharp_mobile.pipeline import ExportResult, export, summary
+from sharp_mobile.pipeline import PROMPT, ExportResult, _prompt_tokens, export, summary
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.recipes import load_recipe
@@ -73,6 +73,7 @@ def test_an_export_is_a_directory_with_a_true_manifest(tiny_export: ExportResult
         "open",
         "recover",
         "build decoder",
+        "compare with Hugging Face",
         "quantize",
         "lower segments",
         "assemble",
@@ -230,6 +231,63 @@ def test_a_wrong_setting_is_told_in_a_line(
     assert told in str(error.value)
     assert "\n" not in str(error.value)
     assert contents(tmp_path) == before
+
+
+def prompt_and_warnings(checkpoint: Path, template: Any, max_length: int = 128) -> tuple[list[int], list[str]]:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(checkpoint)
+    opened = open_checkpoint(str(checkpoint), progress=False)
+    return _prompt_tokens(opened, max_length)
+
+
+RAW = tiny_tokenizer()(PROMPT)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('a system message is needed') }}",
+        "{% for m in messages %}",
+        {"rag": "{{ x }}", "tool_use": "{{ x }}"},
+        5,
+        "",
+    ],
+)
+def test_a_chat_template_that_fails_is_a_warning(template: Any, tiny_checkpoint: Path) -> None:
+    prompt, warnings = prompt_and_warnings(tiny_checkpoint, template)
+    assert prompt == RAW
+    assert len(warnings) == 1
+    assert all(line.startswith("the model's chat template ") and "\n" not in line for line in warnings)
+
+
+def test_a_chat_template_that_leaves_no_room_is_a_warning(tiny_checkpoint: Path) -> None:
+    prompt, warnings = prompt_and_warnings(tiny_checkpoint, CHATML, 60)
+    assert prompt == RAW
+    (warning,) = warnings
+    assert "makes the prompt 67 tokens long, and lower.max_length is 60; the export is checked" in warning
+    prompt, warnings = prompt_and_warnings(tiny_checkpoint, CHATML, 68)
+    assert (len(prompt), warnings) == (67, [])
+
+
+def test_a_tokenizer_of_another_model_is_told(tiny_checkpoint: Path) -> None:
+    opened = open_checkpoint(str(tiny_checkpoint), progress=False)
+    opened.config.vocab_size = 80
+    with pytest.raises(SharpError, match="its tokenizer gives the token id 220, and the model has 80 tokens"):
+        _prompt_tokens(opened, 128)
+
+
+@pytest.mark.slow
+def test_a_failing_chat_template_does_not_stop_an_export(exportable: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(exportable, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ raise_exception('a system message is needed') }}")
+    recipe = Recipe(model=str(model), plan="none", quantize={"rounding": "nearest"}, lower={"max_length": 96})
+    said: list[str] = []
+    result = export(recipe, "x", tmp_path / "out", work=tmp_path / "work", progress=False, say=said.append)
+    (warning,) = result.manifest.warnings
+    assert warning.startswith("the model's chat template cannot be rendered: TemplateError: a system message is needed")
+    assert f"warning: {warning}" in said
+    assert result.manifest.expected.prompt_tokens == tuple(RAW)
 
 
 def test_an_unknown_family_is_told_in_a_line(tiny_checkpoint: Path, earlier: Path, tmp_path: Path) -> None:

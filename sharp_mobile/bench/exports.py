@@ -5,7 +5,14 @@ from pathlib import Path
 
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Manifest, PackedWeights, read_manifest, sha256_of
+from sharp_mobile.lower.manifest import (
+    MANIFEST_JSON,
+    MODEL_PTE,
+    Manifest,
+    PackedWeights,
+    check_sha256,
+    read_manifest,
+)
 from sharp_mobile.paths import inside
 
 
@@ -80,12 +87,4 @@ def check_pte(directory: Path, manifest: Manifest) -> None:
     Raises:
         SharpError: it is missing, or another file.
     """
-    pte = directory / MODEL_PTE
-    if not pte.is_file():
-        raise SharpError(f"{pte}: is missing; export the model again")
-    found = sha256_of(pte)
-    if found != manifest.sha256:
-        raise SharpError(
-            f"{pte}: is not the file of its manifest: its SHA-256 is {found[:16]}…, not {manifest.sha256[:16]}…; "
-            "export the model again"
-        )
+    check_sha256(directory / MODEL_PTE, manifest.sha256)

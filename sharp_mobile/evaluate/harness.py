@@ -75,14 +75,6 @@ class StepLM(TemplateLM):
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer(string, verbose=False, **special)["input_ids"])
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as text."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
-
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """log p(continuation | context) in nats, and whether it is the greedy one, for each request."""
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
@@ -117,7 +109,7 @@ class StepLM(TemplateLM):
         logits = self._after(context)
         if len(continuation) > 1:
             logits = torch.cat([logits, self._all_logits(continuation[:-1], len(context))])
-        tokens = torch.tensor(continuation)
+        tokens = torch.tensor(continuation, dtype=torch.int64)  # which an empty list is not by itself
         scores = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[:, None])
         return scores.double().sum().item(), bool((logits.argmax(dim=-1) == tokens).all())
 
@@ -152,7 +144,7 @@ class StepLM(TemplateLM):
                 f"the task's answers have {count} tokens, which leaves no room for its question within the "
                 f"{self.max_length} that the model takes; raise max_length"
             )
-        context = self.tok_encode(prompt)[-(self.max_length - count) :]
+        context = self.tok_encode(prompt)[-(self.max_length - count) :] or [self.prefix_token_id]
         logits = self._after(context)
         generated: list[int] = []
         text = ""

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.evaluate.generate import length_and_stop, read_tokenizer
 from sharp_mobile.evaluate.perplexity import Perplexity, perplexity
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
-from sharp_mobile.lower.inspect import inspect_pte
+from sharp_mobile.evaluate.tokenizer import read_tokenizer, stop_tokens
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity, sha256_of
+from sharp_mobile.lower.opened import open_program
 from sharp_mobile.lower.runtime import Step, load_pte, whole_window
 from sharp_mobile.outputs import replace_text
 from sharp_mobile.pipeline import check_lowerable, eager_step, make_decoder, write_pte
@@ -67,7 +66,8 @@ def evaluate(recipe: Recipe, text: str, window: int, count: int, wanted: Wanted)
     Raises:
         SharpError: as for an export; or a text without a tokenizer to read it with.
     """
-    recipe, opened = _open(recipe, wanted, max_length=max(window + 1, 2))
+    _check_windows(window, count)
+    recipe, opened = _open(recipe, wanted, max_length=window + 1)
     check_length(window, opened.checkpoint.config)
     tokenizer = opened.checkpoint.tokenizer_for("evaluate")
     windows = source_windows(tokenizer, text, window, count)
@@ -98,17 +98,30 @@ def evaluate_tasks(
         yield from (f"{form.name}: {line}" for line in describe(scores))
 
 
-def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bool) -> str:
+def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bool, warn: Say) -> str:
     """Perplexity through a `.pte` or an export, with the tokenizer beside it; a line.
 
     An export keeps it in perplexity.json, where `compare` finds it.
 
+    Args:
+        warn: receives what the user should know, a line each.
+
     Raises:
-        SharpError: no `.pte`, no tokenizer beside it, or a window that its cache does not hold.
+        SharpError: no `.pte`, no tokenizer beside it, a window that its cache does not hold, or as `open_program`.
     """
-    pte, tokenizer = _pte_with_tokenizer(path)
-    windows = source_windows(tokenizer, text, window, count)
-    found = perplexity(whole_window(load_pte(pte)), windows, progress=progress)
+    _check_windows(window, count)
+    tokenizer = read_tokenizer(path)
+    with open_program(path) as program:
+        for warning in program.warnings:
+            warn(warning)
+        if window > program.limits.length:
+            raise SharpError(
+                f"--window {window}: {program.pte} has a cache of {program.limits.length} tokens; "
+                f"use a window of {program.limits.length} or less"
+            )
+        windows = source_windows(tokenizer, text, window, count)
+        found = perplexity(whole_window(program.step), windows, progress=progress)
+    pte = program.pte
     if pte.with_name(MANIFEST_JSON).is_file() and math.isfinite(found.value):
         kept = MeasuredPerplexity(
             sha256=sha256_of(pte),
@@ -123,26 +136,38 @@ def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bo
 
 
 def evaluate_pte_tasks(
-    path: Path, names: Sequence[str], limit: int | None, include_path: Sequence[Path], *, progress: bool
+    path: Path, names: Sequence[str], limit: int | None, include_path: Sequence[Path], *, progress: bool, warn: Say
 ) -> list[str]:
     """Scores of a `.pte` or an export in tasks, a line a task.
 
+    Args:
+        warn: receives what the user should know, a line each.
+
     Raises:
-        SharpError: no `.pte`, no tokenizer beside it, or as `tasks.load_tasks`.
+        SharpError: no `.pte`, no tokenizer beside it, or as `open_program` and `tasks.load_tasks`.
     """
+    tokenizer = read_tokenizer(path)
     tasks = load_tasks(names, include_path, progress=progress)
-    pte, tokenizer = _pte_with_tokenizer(path)
-    length, stop = length_and_stop(inspect_pte(pte), pte)
-    scores = score(
-        tasks,
-        load_pte(pte),
-        tokenizer,
-        max_length=length - 1,
-        stop=stop,
-        limit=limit,
-        progress=progress,
-    )
-    return [f"{pte}: {line}" for line in describe(scores)]
+    with open_program(path) as program:
+        for warning in program.warnings:
+            warn(warning)
+        scores = score(
+            tasks,
+            program.step,
+            tokenizer,
+            max_length=program.limits.length - 1,
+            stop=stop_tokens(program, tokenizer),
+            limit=limit,
+            progress=progress,
+        )
+    return [f"{program.pte}: {line}" for line in describe(scores)]
+
+
+def _check_windows(window: int, count: int) -> None:
+    if window < 2:
+        raise SharpError(f"--window {window}: leaves no token to predict; use 2 or more")
+    if count < 1:
+        raise SharpError(f"--windows {count}: measure on 1 window or more")
 
 
 def _open(recipe: Recipe, wanted: Wanted, max_length: int) -> tuple[Recipe, Opened]:
@@ -169,13 +194,6 @@ def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
             path = Path(directory, MODEL_PTE)
             write_pte(decoder, shared, path, stages, wanted.progress)
             yield Form("quantized, .pte", load_pte(path))
-
-
-def _pte_with_tokenizer(path: Path) -> tuple[Path, PreTrainedTokenizerBase]:
-    pte = path / MODEL_PTE if path.is_dir() else path
-    if not pte.with_name("tokenizer.json").is_file():
-        raise SharpError(f"{pte.with_name('tokenizer.json')}: is missing; put the model's tokenizer beside the .pte")
-    return pte, read_tokenizer(pte.parent)
 
 
 def _perplexity(form: Form, windows: torch.Tensor, text: str, progress: bool) -> str:

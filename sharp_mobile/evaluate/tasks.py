@@ -70,9 +70,15 @@ def load_tasks(names: Sequence[str], include_path: Sequence[Path] = (), *, progr
                 raise SharpError(f"{directory}: no such directory; name one with lm-eval's task files (.yaml)")
         wanted = tuple(dict.fromkeys(task for name in names for task in (TABLE6 if name == "table6" else (name,))))
         own = [str(_OWN_FILES), *map(str, include_path)]
-        manager = TaskManager(include_path=own, include_defaults=False)
-        if any(name not in manager.all_tasks for name in wanted):
-            manager = TaskManager(include_path=own)  # reads lm-eval's thousands of task files: seconds
+        try:
+            manager = TaskManager(include_path=own, include_defaults=False)
+            if any(name not in manager.all_tasks for name in wanted):
+                manager = TaskManager(include_path=own)  # reads lm-eval's thousands of task files: seconds
+        except ImportError:
+            raise
+        except Exception as error:  # a file under include_path that is no YAML, or no task
+            where = ", ".join(map(str, include_path))
+            raise SharpError(f"{where}: its task files cannot be read: {_one_line(error)}") from error
         with dataset_bars(progress):
             return Tasks(wanted, _load(manager, wanted))
 
@@ -127,8 +133,11 @@ def score(
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             try:
                 results = evaluate(model, tasks.loaded, limit=limit, bootstrap_iters=_BOOTSTRAPS, log_samples=False)
-            except ValueError as error:  # code that a task would run, images
-                raise SharpError(f"task {', '.join(tasks.names)}: {_one_line(error)}") from error
+            except (SharpError, ImportError):
+                raise
+            except Exception as error:  # code that a task would run, images; templates and columns of its file
+                message = f"{type(error).__name__}: {_one_line(error)}"
+                raise SharpError(f"task {', '.join(tasks.names)}: cannot be evaluated: {message}") from error
     return _scores(results)
 
 

@@ -9,6 +9,7 @@ nearer a model is to noise, the more rounding decides; one that parts from its e
 held against what that decoder parts from itself.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Agreement:
     agreeing: how many of them are the eager decoder's first choice too, given the same text before them.
     largest_gap: where they are not, the most by which the eager decoder prefers its own choice, in logits.
     typical_difference: root mean square of the differences of the logits.
+    spread: the largest difference between two logits of one token of the `.pte`.
     """
 
     divergence: float
@@ -42,10 +44,15 @@ class Agreement:
     agreeing: int
     largest_gap: float
     typical_difference: float
+    spread: float
     tolerance: float
 
     def problems(self) -> list[str]:
         """Why the two are not the same model; empty if they are."""
+        if not math.isfinite(self.divergence):
+            return ["the predictions of the .pte or of the eager model are not finite"]
+        if self.spread == 0:
+            return ["the .pte gives every token of the vocabulary the same logit"]
         if self.divergence <= self.tolerance:
             return []
         return [
@@ -81,8 +88,10 @@ def compare(
     del pte
     ours = whole_window(eager)(text)[0].double()
     divergence = _divergence(ours, theirs)
-    if divergence > tolerance and jittered is not None:
-        tolerance = max(tolerance, _TIMES_ITS_OWN * _divergence(ours, whole_window(jittered)(text)[0].double()))
+    if tolerance < divergence < math.inf and jittered is not None:
+        own = _divergence(ours, whole_window(jittered)(text)[0].double())
+        if math.isfinite(own):
+            tolerance = max(tolerance, _TIMES_ITS_OWN * own)
     choices = ours[len(prompt) - 1 :]
     gaps = choices.max(dim=-1).values - choices.gather(1, torch.tensor(generated)[:, None])[:, 0]
     return Agreement(
@@ -91,6 +100,7 @@ def compare(
         agreeing=int((gaps == 0).sum()),
         largest_gap=float(gaps.max()),
         typical_difference=float((theirs - ours).square().mean().sqrt()),
+        spread=float((theirs.max(dim=-1).values - theirs.min(dim=-1).values).max()),
         tolerance=tolerance,
     )
 

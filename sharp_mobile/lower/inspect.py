@@ -17,13 +17,13 @@ import hashlib
 import itertools
 import json
 import mmap
-import os
+import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader, _get_schema_bytes
 from executorch.exir._serialize._flatbuffer import _flatc_decompile
@@ -33,12 +33,15 @@ from executorch.exir.schema import DataLocation, DelegateCall, EValue, KernelCal
 from pydantic import BaseModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.fields import Text, checked
 from sharp_mobile.json_file import read_json
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, StoredTensor
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, StoredTensor, sha256_of
 
-# The largest file, as a multiple of the bytes of its distinct tensors.
+# The largest file: so many times the bytes of its distinct tensors, and what the program around them takes, which is
+# the same for all widths: 11 kB a delegate with custom_sdpa, 15 kB with portable attention, 3.4 kB more for a target.
 LARGEST_OVERHEAD = 1.01
+_PROGRAM_BYTES, _PROGRAM_BYTES_OF_DELEGATE = 24_000, 20_000
+
+_NON_FINITE = re.compile(r'(": -?)inf\b')  # as flatc writes infinity, which is no JSON
 
 # Operators that multiply matrices. Attention is meant to run outside XNNPACK, as these; a linear is not.
 _LINEAR_OPERATORS = ("aten::linear", "aten::addmm", "aten::mm", "quantized_decomposed::mixed_linear")
@@ -51,6 +54,7 @@ class Inspection(BaseModel):
 
     tensor_bytes: of all distinct tensors. saved_bytes: what the file would have more if nothing were shared.
     operators: calls of operators outside the delegates; xnnpack_nodes: nodes inside. problems: why it is not sound.
+    warnings: what could not be checked.
     """
 
     file: str
@@ -64,17 +68,11 @@ class Inspection(BaseModel):
     xnnpack_nodes: dict[str, int]
     metadata: dict[str, Any]
     problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def of_kind(self, kind: str) -> int:
         """Bytes of the tensors of a kind."""
         return sum(tensor.bytes for tensor in self.tensors if tensor.kind == kind)
-
-
-class _Names(BaseModel):
-    """What a manifest says that is used here: the names of weights, and the hash of the `.pte`."""
-
-    names: dict[str, str]
-    sha256: Text
 
 
 class _Weight(BaseModel):
@@ -102,7 +100,7 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
     with _mapped(path) as data:
         program, base = _parse(path, data)
         segments = _segments(path, program, base, data)
-        graphs = _delegate_graphs(program, data, segments)
+        graphs = _delegate_graphs(path, program, data, segments)
         weights = [weight for number, graph in enumerate(graphs) for weight in _weights(number, graph)]
         blobs = _places(program, segments)
         tensors = _with_constants(_stored(weights, blobs, names or {}), program, data, segments, blobs)
@@ -114,12 +112,11 @@ def inspect_pte(path: str | Path, names: dict[str, str] | None = None) -> Inspec
             *_undelegated(program),
         ]
         tensor_bytes = sum(tensor.bytes for tensor in tensors)
-        if not tensor_bytes:
-            problems.append("the file has no tensors")
-        elif len(data) > LARGEST_OVERHEAD * tensor_bytes:
+        program_bytes = _PROGRAM_BYTES + _PROGRAM_BYTES_OF_DELEGATE * len(graphs)
+        if len(data) > LARGEST_OVERHEAD * tensor_bytes + program_bytes:
             problems.append(
-                f"the file has {len(data)} bytes, {len(data) / tensor_bytes - 1:.1%} more than its distinct tensors' "
-                f"{tensor_bytes}; at most {LARGEST_OVERHEAD - 1:.0%} more is expected"
+                f"the file has {len(data):,} bytes; its distinct tensors have {tensor_bytes:,}, and at most "
+                f"{LARGEST_OVERHEAD - 1:.0%} and a program of {program_bytes:,} bytes more are expected"
             )
         return Inspection(
             file=path.name,
@@ -147,27 +144,69 @@ def stored_places(path: Path) -> dict[str, tuple[int, int]]:
         return _places(program, _segments(path, program, base, data))
 
 
-def inspect_export(path: str | Path) -> Inspection:
-    """Inspect a `.pte`, or an export's directory; with the names of its manifest, and held against its hash.
+class DescribedPte(NamedTuple):
+    """What a manifest says of the `.pte` beside it: its SHA-256, and the keys of its weights by their names."""
+
+    sha256: str
+    names: dict[str, str]
+
+
+def described_by_manifest(pte: Path) -> DescribedPte | None:
+    """What the manifest.json beside a `.pte` says of it; None if there is none.
 
     Raises:
-        SharpError: as `inspect_pte`; or the manifest is not one.
+        SharpError: the manifest cannot be read, or is not one.
     """
+    path = pte.with_name(MANIFEST_JSON)
+    if not path.exists():
+        return None
+    content = read_json(path)
+    names, sha256 = content.get("names"), content.get("sha256")
+    if not isinstance(sha256, str) or not isinstance(names, dict):
+        raise SharpError(f"{path}: is not a manifest of an export: it has no names or no sha256; export it again")
+    if not all(isinstance(key, str) for key in names.values()):
+        raise SharpError(f"{path}: is not a manifest of an export: names must give keys; export it again")
+    return DescribedPte(sha256, names)
+
+
+def inspect_export(path: str | Path) -> Inspection:
+    """Inspect a `.pte`, or an export's directory; with the names of its manifest, and compared with its hash.
+
+    A file that is not the one of a manifest is read in a child process: its offsets may lead anywhere.
+
+    Raises:
+        SharpError: as `inspect_pte`; the manifest is not one; or reading the file crashes or exceeds its limits.
+    """
+    from sharp_mobile.lower.isolated import Isolated  # which inspects, too
+
     path = Path(path)
     pte = path / MODEL_PTE if path.is_dir() else path
-    manifest = pte.with_name(MANIFEST_JSON)
-    if not os.path.lexists(manifest):
-        return inspect_pte(pte)
-    remedy = "export the model again"
-    told = checked(read_json(manifest, remedy=remedy), _Names, manifest, remedy)
-    sha256 = told.sha256
-    inspection = inspect_pte(pte, told.names)
-    if inspection.sha256 == sha256:
-        return inspection
+    _check_file(pte)
+    described = described_by_manifest(pte)
+    if described is not None and _sha256(pte) == described.sha256:
+        return inspect_pte(pte, described.names)
+    with Isolated(pte) as isolated:
+        inspection = isolated.inspect(described.names if described else {})
+    if described is None:
+        warning = f"no {MANIFEST_JSON} beside it: not all damage can be detected"
+        return inspection.model_copy(update={"warnings": (warning,)})
     problem = (
-        f"the manifest is of another file: it names SHA-256 {sha256[:16]}…, this file's is {inspection.sha256[:16]}…"
+        f"the manifest is of another file: it names SHA-256 {described.sha256[:16]}…, this file's is "
+        f"{inspection.sha256[:16]}…"
     )
     return inspection.model_copy(update={"problems": (*inspection.problems, problem)})
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # a FIFO would block, and a device would never end
+        raise SharpError(f"{path}: cannot be read: {'is not a file' if path.exists() else 'no such file'}")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def describe(inspection: Inspection, largest: int) -> list[str]:
@@ -179,7 +218,7 @@ def describe(inspection: Inspection, largest: int) -> list[str]:
     lines = [
         f"{inspection.file}: {inspection.file_bytes:,} bytes, SHA-256 {inspection.sha256}",
         f"{len(inspection.tensors)} distinct tensors, {inspection.tensor_bytes:,} bytes "
-        f"(the file has {inspection.file_bytes / max(inspection.tensor_bytes, 1) - 1:.2%} more): "
+        f"(the file has {_more(inspection.file_bytes, inspection.tensor_bytes)} more): "
         + ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common()),
         f"{len(shared)} tensors have several users: {sum(tensor.bytes for tensor in shared):,} bytes, "
         f"which saves {inspection.saved_bytes:,}",
@@ -192,18 +231,34 @@ def describe(inspection: Inspection, largest: int) -> list[str]:
     ]
     for tensor in inspection.tensors[:largest]:
         lines.append(f"{tensor.bytes:>12,}  {tensor.kind:<12}  {', '.join(tensor.users)}")
-    return [*lines, "", *(f"NOT SOUND: {problem}" for problem in inspection.problems or ())]
+    lines += ["", *(f"warning: {warning}" for warning in inspection.warnings)]
+    lines += [f"NOT SOUND: {problem}" for problem in inspection.problems]
+    # Names are the file's own: a control sequence in one must not reach the terminal.
+    return ["".join(letter if letter.isprintable() else "\ufffd" for letter in line) for line in lines]
+
+
+def _more(file_bytes: int, tensor_bytes: int) -> str:
+    return f"{file_bytes / tensor_bytes - 1:.2%}" if tensor_bytes else f"{file_bytes} bytes"
 
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    _check_file(path)
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, _read(path):
             yield data
-    except SharpError:
-        raise
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # an empty file
         raise SharpError(f"{path}: cannot be read: {error}") from error
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SharpError, OSError, MemoryError):
+        raise
     except Exception as error:  # flatbuffers and flatc raise whatever wrong offsets lead to
         raise SharpError(f"{path}: is damaged ({type(error).__name__} in its program); export it again") from error
 
@@ -228,7 +283,9 @@ def _places(program: Program, segments: list[tuple[int, int]]) -> dict[str, tupl
     return {entry.key: segments[entry.segment_index] for entry in program.named_data or []}
 
 
-def _delegate_graphs(program: Program, data: mmap.mmap, segments: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def _delegate_graphs(
+    path: Path, program: Program, data: mmap.mmap, segments: list[tuple[int, int]]
+) -> list[dict[str, Any]]:
     """The XNNPACK graphs of all delegates, as the JSON of their flatbuffers."""
     graphs = []
     with tempfile.TemporaryDirectory() as directory:
@@ -236,14 +293,19 @@ def _delegate_graphs(program: Program, data: mmap.mmap, segments: list[tuple[int
         schema.write_bytes(_get_schema_bytes())
         for plan in program.execution_plan:
             for delegate in plan.delegates:
+                if delegate.id != "XnnpackBackend":
+                    raise SharpError(f"{path}: has a delegate of {delegate.id[:100]!r}; inspect reads XNNPACK's only")
                 if delegate.processed.location is not DataLocation.SEGMENT:
-                    raise SharpError("delegates stored inline are not supported; export with delegate segments")
+                    raise SharpError(
+                        f"{path}: has delegates stored inline; inspect reads delegate segments: export with them"
+                    )
                 start, end = segments[delegate.processed.index]
                 blob = data[start:end]
                 header = XNNHeader.from_bytes(blob[: XNNHeader.EXPECTED_LENGTH])
                 binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
                 _flatc_decompile(directory, str(schema), str(binary), ["--raw-binary"])
-                graphs.append(json.loads(Path(directory, "graph.json").read_text()))
+                text = Path(directory, "graph.json").read_text()
+                graphs.append(json.loads(_NON_FINITE.sub(r"\1Infinity", text)))  # a clamp without a limit
     return graphs
 
 

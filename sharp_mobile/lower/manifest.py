@@ -126,7 +126,10 @@ class MeasuredPerplexity(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`manifest.json`."""
+    """`manifest.json`.
+
+    tokenizer: the file that ExecuTorch's runner takes as the model's tokenizer; None if there is none.
+    """
 
     format_version: int = FORMAT_VERSION
     name: Text
@@ -149,6 +152,7 @@ class Manifest(BaseModel):
     stages: tuple[Stage, ...]
     versions: dict[str, Text] = {}
     warnings: tuple[Text, ...] = ()
+    tokenizer: PlainName | None = None
     packed: tuple[PackedWeights, ...] = ()
 
     @field_validator("metadata")
@@ -220,6 +224,25 @@ def sha256_of(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_sha256(pte: Path, expected: str) -> None:
+    """Compare a `.pte` with the SHA-256 that its manifest names.
+
+    Raises:
+        SharpError: it is missing, cannot be read, or is another file.
+    """
+    if not pte.is_file():
+        raise SharpError(f"{pte}: is missing; export the model again")
+    try:
+        found = sha256_of(pte)
+    except OSError as error:
+        raise SharpError(f"{pte}: cannot be read: {error.strerror}") from error
+    if found != expected:
+        raise SharpError(
+            f"{pte}: is not the file of its manifest: its SHA-256 is {found[:16]}…, not {expected[:16]}…; "
+            "export the model again"
+        )
 
 
 def versions() -> dict[str, str]:

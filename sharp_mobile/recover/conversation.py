@@ -11,10 +11,10 @@ that drop the reasoning of earlier turns do not).
 """
 
 import re
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sharp_mobile.chat_template import ChatTemplate, ChatTemplateError, Rendered, template_text
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recover.sources import Conversation
 from sharp_mobile.recover.token_loss import IGNORED
@@ -26,9 +26,15 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse conversations for a model that has no chat template.
 
     Raises:
-        SharpError: it has none, or its tokenizer cannot say where tokens stand in the text.
+        SharpError: it has none that can be used, or its tokenizer cannot say where tokens stand in the text.
     """
-    if tokenizer.chat_template is None:
+    try:
+        text = template_text(tokenizer)
+    except ChatTemplateError as error:
+        raise SharpError(
+            f"the model's chat template {error}; put the one to use into chat_template.jinja beside its tokenizer"
+        ) from error
+    if text is None:
         raise SharpError(
             "the model's tokenizer has no chat template to write conversations with; take an instruction-tuned model, "
             "add chat_template.jinja beside its tokenizer, or give plain text (column 'text')"
@@ -37,48 +43,45 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         raise SharpError("the model's tokenizer does not tell where tokens stand in the text; add its tokenizer.json")
 
 
-def encode_conversation(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[list[int], list[int]]:
+def encode_conversation(template: ChatTemplate, conversation: Conversation) -> tuple[list[int], list[int]]:
     """Tokens of a conversation as the chat template renders it, and labels of the same length.
 
     A label is the token itself in an answer and `IGNORED` elsewhere; models shift labels themselves.
 
     Raises:
-        SharpError: the template refuses the conversation, or renders a prefix of it otherwise than the whole.
+        SharpError: the template fails on the conversation, or renders a prefix of it otherwise than the whole.
     """
-    if _MARKS_ANSWERS.search(str(tokenizer.get_chat_template())):
-        tokens, mask = _marked_by_template(tokenizer, conversation)
+    tokenizer, count = template.tokenizer, len(conversation.messages)
+    marks = _MARKS_ANSWERS.search(template_text(tokenizer) or "") is not None
+    rendered = _render(template, conversation, count, mark_answers=marks)
+    answers = rendered.answers if marks else _answers(template, conversation, rendered.text)
+    encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    if marks:  # as transformers: every token that has a character of the answer
+        mask = [
+            any(first < end and last > start for start, end in answers) for first, last in encoded["offset_mapping"]
+        ]
     else:
-        text = _render(tokenizer, conversation, len(conversation.messages))
-        answers = _answers(tokenizer, conversation, text)
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        tokens = encoded["input_ids"]
         # A token that begins before the answer is no token that the model would generate.
         mask = [any(start <= first < end for start, end in answers) for first, _ in encoded["offset_mapping"]]
-    return list(tokens), [token if answer else IGNORED for token, answer in zip(tokens, mask, strict=True)]
+    tokens = list(encoded["input_ids"])
+    return tokens, [token if answer else IGNORED for token, answer in zip(tokens, mask, strict=True)]
 
 
-def _marked_by_template(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[list[int], list[bool]]:
-    encoded = _apply(
-        tokenizer, conversation, len(conversation.messages), tokenize=True, return_assistant_tokens_mask=True
-    )
-    return encoded["input_ids"], [bool(answer) for answer in encoded["assistant_masks"]]
-
-
-def _answers(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, text: str) -> list[tuple[int, int]]:
+def _answers(template: ChatTemplate, conversation: Conversation, text: str) -> list[tuple[int, int]]:
     """Where the answers stand in the rendered conversation, as characters [start, end), end-of-turn tokens included."""
     spans = []
     for index, message in enumerate(conversation.messages):
         if message["role"] != "assistant":
             continue
-        before = _render(tokenizer, conversation, index, add_generation_prompt=True)
-        through = _render(tokenizer, conversation, index + 1)
+        before = _render(template, conversation, index, add_generation_prompt=True).text
+        through = _render(template, conversation, index + 1).text
         if not (text.startswith(through) and through.startswith(before) and len(through) > len(before)):
             raise SharpError(
                 f"{conversation.where}: the chat template renders the messages up to the answer (message {index + 1}) "
                 "otherwise than in the whole, so the answer cannot be told from the prompt; use conversations of one "
                 "answer, or a template with {% generation %}"
             )
-        spans.append((len(before), _end_of_turn(tokenizer, through)))
+        spans.append((len(before), _end_of_turn(template.tokenizer, through)))
     return spans
 
 
@@ -88,15 +91,20 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(stripped) if stripped.endswith(tuple(tokenizer.all_special_tokens)) else len(text)
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, count: int, **options: Any) -> str:
-    return str(_apply(tokenizer, conversation, count, tokenize=False, **options))
-
-
-def _apply(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, count: int, **options: Any) -> Any:
+def _render(
+    template: ChatTemplate,
+    conversation: Conversation,
+    count: int,
+    *,
+    add_generation_prompt: bool = False,
+    mark_answers: bool = False,
+) -> Rendered:
     try:
-        return tokenizer.apply_chat_template(list(conversation.messages[:count]), return_dict=True, **options)
-    except Exception as error:  # what a template raises is its own, of Jinja's or of any other kind
+        return template.render(
+            conversation.messages[:count], add_generation_prompt=add_generation_prompt, mark_answers=mark_answers
+        )
+    except ChatTemplateError as error:
         raise SharpError(
-            f"{conversation.where}: the model's chat template refuses its first {count} messages: {error}; mend or "
+            f"{conversation.where}: the model's chat template refuses its first {count} messages: it {error}; mend or "
             "delete it"
         ) from error

@@ -168,5 +168,7 @@ def speech_files(source: str) -> list[Path]:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SharpError(f"{path}: not UTF-8 text (byte {error.start}); convert it, or name another file") from error

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile import __version__
+from sharp_mobile.chat_template import ChatTemplate
 from sharp_mobile.errors import SharpError
 from sharp_mobile.outputs import replace_directory
 from sharp_mobile.recover.conversation import check_template, encode_conversation
@@ -124,11 +125,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, source: str | Path, progress: bo
         disable=None if progress else True,
     )
     tokens = unknown = 0
-    for batch in _batches(documents):
-        for row in _encode_batch(tokenizer, batch):
-            tokens += len(row[0])
-            unknown += row[0].count(unknown_token(tokenizer))
-            yield row
+    with ChatTemplate(tokenizer) as template:
+        for batch in _batches(documents):
+            for row in _encode_batch(template, batch):
+                tokens += len(row[0])
+                unknown += row[0].count(unknown_token(tokenizer))
+                yield row
     if not tokens:
         raise SharpError(f"{source}: holds no text; name a source that does")
     check_known(tokenizer, unknown, tokens, str(source))
@@ -149,14 +151,15 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encode_batch(tokenizer: PreTrainedTokenizerBase, batch: list[Document]) -> Iterator[Row]:
+def _encode_batch(template: ChatTemplate, batch: list[Document]) -> Iterator[Row]:
+    tokenizer = template.tokenizer
     texts = [document.text for document in batch if isinstance(document, Text)]
     encoded = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else [])
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for document in batch:
         if isinstance(document, Conversation):
             check_template(tokenizer)
-            yield encode_conversation(tokenizer, document)
+            yield encode_conversation(template, document)
         else:
             tokens = next(encoded) + (eos if document.ends else [])
             yield tokens, tokens

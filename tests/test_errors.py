@@ -10,7 +10,7 @@ from sharp_mobile.errors import first_problem, one_line
 @pytest.mark.parametrize(
     ("message", "line"),
     [
-        ("Validation error for field 'x':\n    TypeError: expected int", "Validation error for field 'x': TypeError: expected int"),
+        ("Field 'x' is wrong:\n    TypeError: expected int", "Field 'x' is wrong: TypeError: expected int"),
         ("\n  first\nsecond", "first"),
         ("only:", "only:"),
         ("while reading:\n\n  why\n  where", "while reading: why"),
@@ -18,7 +18,7 @@ from sharp_mobile.errors import first_problem, one_line
         ("field:\n" + "y" * 400, "field: " + "y" * 290 + "..."),
         ("", "ValueError"),
     ],
-)  # fmt: skip
+)
 def test_the_line_that_says_why_stays(message: str, line: str) -> None:
     assert one_line(ValueError(message)) == line
 

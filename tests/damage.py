@@ -10,6 +10,7 @@ import json
 import struct
 import unicodedata
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def damaged_data(draw: Callable, content: Any) -> Any:
         holder, key = draw(st.sampled_from(places))
         match draw(st.sampled_from(["replace", "replace", "replace", "drop", "repeat", "rename"])):
             case "replace":
-                holder[key] = draw(HOSTILE_VALUES)
+                holder[key] = deepcopy(draw(HOSTILE_VALUES))  # a later change must not reach the next example
             case "drop":
                 del holder[key]
             case "repeat" if isinstance(holder, list):

@@ -83,7 +83,7 @@ class RunDirectory:
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, damaged or not, ascending."""
         names = (path.name.removeprefix(_PREFIX) for path in self.path.glob(f"{_PREFIX}*"))
-        return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{1,15}", name))
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,14}", name))
 
     def last_good(self) -> tuple[Path | None, tuple[str, ...]]:
         """The newest checkpoint that is whole, and a warning for each newer one that is not."""

@@ -236,9 +236,11 @@ def export(
 ) -> None:
     """Export MODEL as a .pte for ExecuTorch, shared and recovered as its recipe says, and check it.
 
+    A model without a recipe is exported as it is, quantized, unless --plan says which layers share.
+
     \b
     sharp-mobile export                                  the default recipe, export/smollm2-135m.yaml
-    sharp-mobile export smollm2-135m --plan none         the same model, nothing shared
+    sharp-mobile export ./Llama-3.2-1B                   a model of yours, nothing shared
     sharp-mobile export ./Llama-3.2-1B --plan t_back --rank 128 --out build/llama
     sharp-mobile export model.gguf --set group_size=64 --set max_length=4096
     sharp-mobile export --random-weights export/shapes/llama-3.2-1b.json --plan t_back
@@ -246,7 +248,8 @@ def export(
     from sharp_mobile.checkpoint import RANDOM
     from sharp_mobile.pipeline import export as run
     from sharp_mobile.pipeline import summary
-    from sharp_mobile.recipes import recipe_name
+    from sharp_mobile.recipes import recipe_file, recipe_name
+    from sharp_mobile.size import what_sharing_gives
 
     if random_weights is not None:
         model = f"{RANDOM}{random_weights}"
@@ -261,6 +264,8 @@ def export(
         say=_say,
     )
     _show(summary(result, profile=profile))
+    if recipe.plan == "none" and plan is None and random_weights is None and recipe_file(model) is None:
+        _show(what_sharing_gives(recipe, model))
 
 
 @main.command()
@@ -287,7 +292,7 @@ def inspect(pte: Path, as_json: bool, tensors: int) -> None:
 @main.command()
 @_recipe_options
 @click.option("--text", default="sotu:2012-2026", show_default=True, help="File, directory, sotu:<years>, hub dataset.")
-@click.option("--window", default=512, show_default=True, help="Tokens a window; 2 or more.")
+@click.option("--window", type=int, help="Tokens a window, 2 or more; 512, or as many as the model takes.")
 @click.option("--windows", "count", default=12, show_default=True, help="Windows, evenly spaced over the text.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="A task of lm-eval instead of perplexity.")
 @click.option("--limit", type=click.IntRange(min=1), help="The first questions of each task only.")

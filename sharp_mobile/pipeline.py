@@ -16,11 +16,12 @@ import torch
 
 from sharp_mobile.checkpoint import Checkpoint, prefixed
 from sharp_mobile.errors import SharpError
+from sharp_mobile.estimate import rounding_seconds, spoken
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.lower.inspect import Inspection, inspect_pte, stored_places
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, measure, versions
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, Sizes, measure, versions
 from sharp_mobile.lower.program import assemble, forget_weights, lower_segments
 from sharp_mobile.lower.pte_file import write_pte_file
 from sharp_mobile.lower.quantize import QuantizeOptions, quantize, read_codes
@@ -81,6 +82,9 @@ def export(
     stages = Stages()
     with stages.stage("open"):
         opened = open_recipe(recipe, allow_pickle=allow_pickle, mapped=True, work=work, progress=progress)
+        for line in opened.recipe.cut_from(recipe):
+            say(line)
+        recipe = opened.recipe
         check_lowerable(opened)
         prompt, warnings = _prompt_tokens(opened.checkpoint, recipe.lower.max_length)
         if len(prompt) >= recipe.lower.max_length:
@@ -95,7 +99,7 @@ def export(
         check_writable(out, needed=needed)
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
     shared = replace(shared, warnings=(*shared.warnings, *warnings))
-    decoder = make_decoder(recipe, shared, stages, progress=progress)
+    decoder = make_decoder(recipe, shared, stages, progress=progress, say=say)
     with replace_directory(out, needed=needed) as partial:
         keys = write_pte(decoder, shared, partial / MODEL_PTE, stages, progress)
         with stages.stage("inspect"):
@@ -120,8 +124,7 @@ def summary(result: ExportResult, *, profile: bool = False) -> list[str]:
     agreement = result.agreement
     lines = [
         f"{result.directory / MODEL_PTE}: {sizes.file:,} bytes",
-        f"with nothing shared it would be {sizes.unshared:,} bytes ({sizes.file / sizes.unshared - 1:+.1%}): "
-        f"shared MLPs save {sizes.shared:,}, recovery parameters take {sizes.recovery:,}",
+        *_savings(sizes),
         f"sound: every shared weight once, {result.inspection.delegates} XNNPACK delegates, no linear outside, "
         f"file {sizes.file / sizes.tensors - 1:.2%} larger than its tensors",
         f"like the eager model: {agreement.divergence:.2g} nats a token apart; {agreement.agreeing} of "
@@ -138,6 +141,15 @@ def summary(result: ExportResult, *, profile: bool = False) -> list[str]:
         total = sum(stage.cpu_seconds for stage in manifest.stages)
         lines.append(f"{'all':<20} {sum(stage.seconds for stage in manifest.stages):8.1f} {total:8.1f}")
     return lines
+
+
+def _savings(sizes: Sizes) -> list[str]:
+    if not sizes.shared + sizes.recovery:
+        return []
+    return [
+        f"with nothing shared it would be {sizes.unshared:,} bytes ({sizes.file / sizes.unshared - 1:+.1%}): "
+        f"shared MLPs save {sizes.shared:,}, recovery parameters take {sizes.recovery:,}"
+    ]
 
 
 def check_lowerable(opened: Opened) -> None:
@@ -160,8 +172,11 @@ def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
     return source_windows(tokenizer, recipe.warmup.text, window, _ROUNDING_WINDOWS)
 
 
-def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bool = False) -> Decoder:
+def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bool, say: Say) -> Decoder:
     """The quantized decoder of a shared model, in eager mode; before that, checked to be the model in float.
+
+    Args:
+        say: is told how long rounding takes, before it begins.
 
     Raises:
         SharpError: as `check_translation`, or no text to round by.
@@ -172,8 +187,10 @@ def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bo
         check_translation(decoder, shared.checkpoint.model)
     options = QuantizeOptions.of(recipe.quantize)
     if recipe.rounds_to_text(shared.checkpoint.tokenizer() is not None):
+        windows = _rounding_windows(recipe, shared.checkpoint)
+        seconds = rounding_seconds(shared.checkpoint.config, windows.numel())
+        say(f"rounding by {windows.numel():,} tokens of text: {spoken(seconds)} on this machine")
         with stages.stage("round"):
-            windows = _rounding_windows(recipe, shared.checkpoint)
             round_to_text(decoder, windows, options, progress=progress)
     with stages.stage("quantize"):
         quantize(decoder, options, progress=progress)

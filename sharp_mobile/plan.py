@@ -161,7 +161,10 @@ def _preset(name: str, layers: int) -> Groups:
         pairs = [(start, tuple(range(start + 1, min(end, layers - 1)))) for start, end in spans]
         groups = tuple((start, targets) for start, targets in pairs if targets)
     if not groups:
-        raise _refused(f"{name} has no target in a model of {layers} layers; write the plan out, such as '2:3'")
+        if layers < 3:
+            raise _refused(f"a model of {layers} layers has none to share: the first and the last keep their own MLP")
+        example = "2:3" if layers > 3 else "1:2"
+        raise _refused(f"{name} has no target in a model of {layers} layers; write the plan out, such as '{example}'")
     return groups
 
 

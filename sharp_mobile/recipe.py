@@ -313,6 +313,25 @@ class Recipe(_Section):
                 f"target and saves nothing; use {' or '.join(sorted(DEPLOYABLE))}"
             )
 
+    def fitted_to(self, config: PreTrainedConfig) -> "Recipe":
+        """The recipe with its default lengths cut to the positions that a model has.
+
+        A length that the recipe or the user sets stays: it is checked where it is used.
+        """
+        longest, changed = config.max_position_embeddings, {}
+        for section, name in (("lower", "max_length"), ("warmup", "window"), ("finetune", "length")):
+            settings = getattr(self, section)
+            if name not in settings.model_fields_set and getattr(settings, name) > longest:
+                changed[section] = settings.model_copy(update={name: longest})
+        return self.model_copy(update=changed)
+
+    def cut_from(self, original: "Recipe") -> list[str]:
+        """What the user is told where `fitted_to` cut the length of a recipe's program."""
+        length = self.lower.max_length
+        if length == original.lower.max_length:
+            return []
+        return [f"max_length is {length}: the model has no more positions (max_position_embeddings)"]
+
     def check_fits(self, config: PreTrainedConfig) -> None:
         """Check what depends on the model's widths and lengths.
 

@@ -13,9 +13,6 @@ from sharp_mobile.recipe import Recipe
 from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
 from sharp_mobile.yaml_file import read_yaml
 
-# What a model without a recipe of its own is exported with.
-DEFAULT_PLAN = "t_next"
-
 # The section of every setting; the names are different in all sections, so an option of the command needs no section.
 _SECTIONS = {
     setting: section
@@ -30,8 +27,8 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
 
     Args:
         argument: a recipe's name (`smollm2-135m`, looked for in ./export and in the project's export/), a .yaml file,
-            or a model (packaged name, directory, .gguf file, hub id), which gets the default settings and the plan
-            `t_next`.
+            or a model (packaged name, directory, .gguf file, hub id), which gets the default settings; nothing is
+            shared then, unless the model is a SHARP checkpoint.
         overrides: settings by their own names, without the section (`rank=32`, `max_length=512`; the bits of recovery
             parameters are `recovery`); None leaves the recipe's.
 
@@ -40,7 +37,7 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
             value.
         TypeError: an override is no setting.
     """
-    path = _recipe_file(argument)
+    path = recipe_file(argument)
     if path is not None:
         return _validated(_read_yaml(path), overrides, str(path))
     if not _looks_like_model(argument):
@@ -52,12 +49,12 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
 
 
 def _settings_of(path: Path) -> dict[str, Any]:
-    """Plan, recovery and rounding of a model without a recipe: a SHARP checkpoint's own, else the default plan.
+    """Plan, recovery and rounding of a model without a recipe: a SHARP checkpoint's own; else nothing is shared.
 
     What was recovered for weights that are rounded to the nearest must not meet others.
     """
     if not (path / SHARP_JSON).is_file():
-        return {"plan": DEFAULT_PLAN, "quantize": {"rounding": "auto"}}
+        return {"plan": "none", "quantize": {"rounding": "auto"}}
     description = SharpDescription.read(path / SHARP_JSON)
     recovered_in_float = description.produced_by.get("quantization_aware") is False
     return {
@@ -80,7 +77,8 @@ def recipe_files() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _recipe_file(argument: str) -> Path | None:
+def recipe_file(argument: str) -> Path | None:
+    """The file of the recipe that the command's MODEL argument names; None if it names a model."""
     if Path(argument).suffix in (".yaml", ".yml"):
         return _expanded(argument)
     return recipe_files().get(argument)

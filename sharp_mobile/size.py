@@ -5,12 +5,15 @@
 What a plan gives without its recovery parameters is told too, as the paper's Table 7 has it.
 """
 
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sharp_mobile.blueprint import blueprint_decoder, open_blueprint
 from sharp_mobile.errors import SharpError
+from sharp_mobile.estimate import spoken, warmup_seconds
 from sharp_mobile.lower.decoder import DecoderOptions
 from sharp_mobile.lower.fragile import budgeted_bytes, rounded_shapes
 from sharp_mobile.lower.size import FileBytes, ResidentBytes, file_bytes, resident_bytes
@@ -36,6 +39,7 @@ _LABELS = {
     "runtime": "runtime",
 }
 _WIDTH = 16
+_SUGGESTED = ("t_next", "t_next2", "t_back")
 
 
 class Size(NamedTuple):
@@ -85,6 +89,7 @@ class Report:
         files, resident = [plan.size.file for plan in self.plans], [plan.size.resident for plan in self.plans]
         return [
             f"{self.name}: {_settings(self.plans[0].opened)}",
+            *self.plans[0].opened.explanation,
             *(_described(plan) for plan in self.plans[1:]),
             "",
             self._row("bytes", [plan.heading for plan in self.plans]),
@@ -144,6 +149,45 @@ def report(recipes: Sequence[Recipe]) -> Report:
     return Report(opened.checkpoint.name, (PlanSize("none", nothing, predict(nothing), None), *shared))
 
 
+def what_sharing_gives(recipe: Recipe, argument: str) -> list[str]:
+    """For a model of which nothing is shared: the sizes that presets would give, and their commands, in lines.
+
+    Args:
+        argument: the model as the user named it.
+
+    Returns:
+        Nothing if no preset makes the file smaller.
+    """
+    config = open_blueprint(recipe.model).config
+    fitting = [name for name in _SUGGESTED if _has_targets(name, config.num_hidden_layers)]
+    if not fitting:
+        return []
+    nothing, *plans = report([recipe.model_copy(update={"plan": name}) for name in fitting]).plans
+    total = nothing.size.file.total
+    different = {str(plan.opened.plan): plan for plan in reversed(plans)}.values()
+    smaller = [plan for plan in reversed(different) if plan.size.file.total < total]
+    if not smaller:
+        return []
+    warming = [spoken(warmup_seconds(config, recipe.warmup, plan.opened.recovery)) for plan in smaller]
+    named = shlex.quote(argument)
+    return [
+        "",
+        f"nothing is shared. With recovery parameters of rank {recipe.recovery.rank}, sharing would give:",
+        *(
+            f"  {plan.size.file.total:>13,} bytes ({plan.size.file.total / total - 1:+.1%}), {seconds} of warm-up:  "
+            f"sharp-mobile export {named} --plan {plan.heading}"
+            for plan, seconds in zip(smaller, warming, strict=True)
+        ),
+        f"Sharing costs quality. Measure it: sharp-mobile evaluate {named} --quantized --plan {smaller[0].heading}",
+    ]
+
+
+def _has_targets(preset: str, layers: int) -> bool:
+    with suppress(SharpError):
+        return bool(SharePlan.parse(preset, layers).targets)
+    return False
+
+
 def _measured(recipe: Recipe) -> PlanSize:
     recipe.check_exportable()
     if is_auto(recipe.plan):
@@ -151,8 +195,10 @@ def _measured(recipe: Recipe) -> PlanSize:
             f"{recipe.model}: plan '{recipe.plan}' is chosen by measuring the weights; give --plan, or the SHARP "
             "checkpoint that `sharp-mobile recover` writes"
         )
-    opened = planned(recipe, open_blueprint(recipe.model))
-    recipe.check_fits(opened.checkpoint.config)
+    blueprint = open_blueprint(recipe.model)
+    fitted = recipe.fitted_to(blueprint.config)
+    opened = planned(fitted, blueprint, tuple(fitted.cut_from(recipe)))
+    fitted.check_fits(blueprint.config)
     bare = replace(opened, plan=replace(opened.plan, direct=not opened.plan.is_none), recovery=dict[int, Any]())
     recovered = any(not own.direct for own in opened.recovery.values())
     return PlanSize(recipe.plan, opened, predict(opened), predict(bare) if recovered else None)
@@ -179,5 +225,5 @@ def _settings(opened: Opened) -> str:
 
 
 def _described(plan: PlanSize) -> str:
-    described = plan.opened.describe()
+    described = replace(plan.opened, explanation=()).describe()
     return described if plan.heading == str(plan.opened.plan) else f"{plan.heading}: {described}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.cli import main
 from sharp_mobile.pipeline import ExportResult
@@ -170,6 +171,32 @@ def test_evaluate_takes_a_checkpoint_and_an_export(
     assert "has a cache of 96 tokens; use a window of 96 or less" in told(
         run("evaluate", tiny_export.directory, *windows, "--window", 97)
     )
+
+
+@pytest.mark.slow
+def test_a_plain_checkpoint_is_evaluated_and_exported_as_it_is(tiny_text: Path, tmp_path: Path) -> None:
+    """Without a plan nothing is warmed up; what long steps take is told before, what sharing would give after."""
+    plain = tmp_path / "plain"
+    tiny_model(num_hidden_layers=5, hidden_size=256, intermediate_size=768).save_pretrained(plain)
+    tiny_tokenizer().save_pretrained(plain)
+    result = run("evaluate", plain, "--text", tiny_text, "--windows", 2, "--quiet")
+    assert result.exit_code == 0, result.output
+    said = result.stdout.splitlines()
+    assert said[0] == "plan none: 5 layers, nothing shared"
+    assert "2 windows of 127, 252 tokens scored" in said[1]
+    assert len(said) == 2
+
+    result = run("export", plain, "--out", tmp_path / "out", "--quiet", "--set", f"text={tiny_text}")
+    assert result.exit_code == 0, result.output
+    said = result.stdout.splitlines()
+    assert said[:3] == [
+        "max_length is 128: the model has no more positions (max_position_embeddings)",
+        "plan none: 5 layers, nothing shared",
+        "rounding by 1,536 tokens of text: a few seconds on this machine",
+    ]
+    assert not any("nothing shared it would be" in line for line in said)
+    assert f"sharp-mobile export {plain} --plan t_next" in result.stdout
+    assert not (tmp_path / "build").exists()
 
 
 INTERRUPTED = """

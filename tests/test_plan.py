@@ -122,8 +122,23 @@ def test_leading_zeros_are_no_other_layer() -> None:
 
 
 def test_a_model_too_small_for_a_preset_is_told_so() -> None:
-    with pytest.raises(SharpError, match="t_next has no target in a model of 4 layers"):
+    with pytest.raises(SharpError, match=r"t_next has no target in a model of 4 layers; .* such as '2:3'"):
         SharePlan.parse("t_next", 4)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_plan_that_is_suggested_fits_the_model(preset: str, layers: int) -> None:
+    try:
+        SharePlan.parse(preset, layers)
+    except SharpError as error:
+        told = str(error)
+    else:
+        return
+    suggested = re.search(r"such as '(\S+)'", told)
+    assert (suggested is None) == (layers < 3)
+    if suggested:
+        SharePlan.parse(suggested[1], layers)
 
 
 def test_a_reference_needs_targets() -> None:

@@ -44,9 +44,9 @@ def test_a_recipe_needs_only_a_model(tmp_path: Path) -> None:
     assert (recipe.plan, recipe.recovery.rank, recipe.quantize.linear) == ("none", 64, 4)
 
 
-def test_a_model_without_a_recipe_gets_the_defaults_and_t_next(tmp_path: Path) -> None:
+def test_a_model_without_a_recipe_gets_the_defaults_and_shares_nothing(tmp_path: Path) -> None:
     for model in ("smollm2-135m-instruct", str(tmp_path), "meta-llama/Llama-3.2-1B"):
-        assert load_recipe(model) == Recipe(model=model, plan="t_next", quantize={"rounding": "auto"})
+        assert load_recipe(model) == Recipe(model=model, plan="none", quantize={"rounding": "auto"})
 
 
 def test_recovery_parameters_by_layer(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipes import load_recipe
 from sharp_mobile.share import Recovery, share_layers
-from sharp_mobile.size import Report, report
+from sharp_mobile.size import Report, report, what_sharing_gives
 
 PROJECT = Path(__file__).parents[1]
 BUDGETS = PROJECT / "export/budgets.toml"
@@ -115,3 +115,34 @@ def test_what_an_export_would_refuse_is_refused_alike(config: Path, tmp_path: Pa
         sized(tmp_path / "empty")
     with pytest.raises(SharpError, match=r"none\.json: no such file"):
         sized(f"random:{tmp_path}/none.json")
+
+
+def test_the_plans_that_make_a_file_smaller_are_told_with_their_commands(tmp_path: Path) -> None:
+    config = tiny_config(num_hidden_layers=8, hidden_size=256, intermediate_size=768, max_position_embeddings=128)
+    config.to_json_file(tmp_path / "config.json")
+    recipe = load_recipe(f"random:{tmp_path / 'config.json'}")
+    heading, *plans, measure = what_sharing_gives(recipe, "./it's mine")[1:]
+    assert "recovery parameters of rank 64, sharing would give" in heading
+    sizes = report([recipe.model_copy(update={"plan": name}) for name in ("t_next", "t_next2", "t_back")])
+    for line, plan in zip(plans, sizes.plans[1:], strict=True):
+        assert f"{plan.size.file.total:,} bytes (-" in line
+        assert line.endswith(f"sharp-mobile export './it'\"'\"'s mine' --plan {plan.heading}")
+    assert "sharp-mobile evaluate" in measure
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 6])
+def test_where_no_plan_makes_the_file_smaller_nothing_is_suggested(layers: int, tmp_path: Path) -> None:
+    tiny_config(num_hidden_layers=layers).to_json_file(tmp_path / "config.json")
+    assert what_sharing_gives(load_recipe(f"random:{tmp_path / 'config.json'}"), "x") == []
+
+
+def test_the_default_length_is_cut_to_the_models_positions(tmp_path: Path) -> None:
+    """But not one that the user has set."""
+    tiny_config(max_position_embeddings=100).to_json_file(tmp_path / "config.json")
+    told = sized(tmp_path).lines()
+    assert "max_length 100, custom_sdpa" in told[0]
+    assert told[1] == "max_length is 100: the model has no more positions (max_position_embeddings)"
+    assert sized(tmp_path, max_length=100).lines()[0] == told[0]
+    for length in (101, 2048):
+        with pytest.raises(SharpError, match=f"max_length: {length} is beyond the model's 100 positions; use 100"):
+            sized(tmp_path, max_length=length)

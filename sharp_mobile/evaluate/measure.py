@@ -8,7 +8,7 @@ Each form is a step function. Perplexity sees the same windows in every form, an
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,8 @@ from sharp_mobile.recipe import Recipe
 from sharp_mobile.recover.data import check_length, source_windows
 from sharp_mobile.recover.run import RECOVERED, Opened, open_recipe, share
 from sharp_mobile.stages import Stages
+
+_WINDOW = 512  # tokens, where the user doesn't say
 
 Say = Callable[[str], None]
 
@@ -57,17 +59,18 @@ class Form:
     step: Step
 
 
-def evaluate(recipe: Recipe, text: str, window: int, count: int, wanted: Wanted) -> Iterator[str]:
+def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: Wanted) -> Iterator[str]:
     """Perplexity of a recipe's model, a line a form, each as soon as it is known.
 
     Args:
-        text, window, count: see `recover.data.source_windows`.
+        text, window, count: see `recover.data.source_windows`; no window is 512, or what the model takes.
 
     Raises:
         SharpError: as for an export; or a text without a tokenizer to read it with.
     """
     _check_windows(window, count)
-    recipe, opened = _open(recipe, wanted, max_length=window + 1)
+    recipe, opened = _open(recipe, wanted, max_length=(window or _WINDOW) + 1, shorten=window is None)
+    window = window or recipe.lower.max_length - 1
     check_length(window, opened.checkpoint.config)
     tokenizer = opened.checkpoint.tokenizer_for("evaluate")
     windows = source_windows(tokenizer, text, window, count)
@@ -88,7 +91,9 @@ def evaluate_tasks(
         SharpError: as for an export; no tokenizer, or as `tasks.load_tasks`.
     """
     tasks = load_tasks(names, include_path, progress=wanted.progress)
-    recipe, opened = _open(recipe, wanted, max_length=recipe.lower.max_length)
+    recipe, opened = _open(
+        recipe, wanted, recipe.lower.max_length, shorten="max_length" not in recipe.lower.model_fields_set
+    )
     longest = min(recipe.lower.max_length - 1, opened.checkpoint.config.max_position_embeddings)
     tokenizer, stop = opened.checkpoint.tokenizer_for("evaluate"), opened.checkpoint.eos_token_ids
     for form in _forms(recipe, opened, wanted):
@@ -98,12 +103,13 @@ def evaluate_tasks(
         yield from (f"{form.name}: {line}" for line in describe(scores))
 
 
-def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bool, warn: Say) -> str:
+def evaluate_pte(path: Path, text: str, window: int | None, count: int, *, progress: bool, warn: Say) -> str:
     """Perplexity through a `.pte` or an export, with the tokenizer beside it; a line.
 
     An export keeps it in perplexity.json, where `compare` finds it.
 
     Args:
+        window: tokens; by default 512, or as many as the cache holds.
         warn: receives what the user should know, a line each.
 
     Raises:
@@ -114,6 +120,7 @@ def evaluate_pte(path: Path, text: str, window: int, count: int, *, progress: bo
     with open_program(path) as program:
         for warning in program.warnings:
             warn(warning)
+        window = window or min(_WINDOW, program.limits.length)
         if window > program.limits.length:
             raise SharpError(
                 f"--window {window}: {program.pte} has a cache of {program.limits.length} tokens; "
@@ -163,21 +170,29 @@ def evaluate_pte_tasks(
     return [f"{program.pte}: {line}" for line in describe(scores)]
 
 
-def _check_windows(window: int, count: int) -> None:
-    if window < 2:
+def _check_windows(window: int | None, count: int) -> None:
+    if window is not None and window < 2:
         raise SharpError(f"--window {window}: leaves no token to predict; use 2 or more")
     if count < 1:
         raise SharpError(f"--windows {count}: measure on 1 window or more")
 
 
-def _open(recipe: Recipe, wanted: Wanted, max_length: int) -> tuple[Recipe, Opened]:
-    """The recipe with `max_length` positions and all logits, and its checkpoint, checked before the long work."""
+def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> tuple[Recipe, Opened]:
+    """The recipe with `max_length` positions and all logits, and its checkpoint, checked before the long work.
+
+    Args:
+        shorten: take as many positions as the model has, if they are fewer.
+    """
     lower = recipe.lower.model_copy(update={"max_length": max_length, "logits": "all"})
     recipe = recipe.model_copy(update={"lower": lower})
     opened = open_recipe(recipe, allow_pickle=wanted.allow_pickle, work=wanted.work, progress=wanted.progress)
+    longest = opened.checkpoint.config.max_position_embeddings
+    if shorten and longest < max_length:
+        lower = lower.model_copy(update={"max_length": longest})
+        opened = replace(opened, recipe=opened.recipe.model_copy(update={"lower": lower}))
     if wanted.quantized or wanted.pte:
         check_lowerable(opened)
-    return recipe, opened
+    return opened.recipe, opened
 
 
 def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
@@ -186,7 +201,7 @@ def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
     yield Form("float, eager", ModelStep(shared.checkpoint.model))
     if not (wanted.quantized or wanted.pte):
         return
-    decoder = make_decoder(recipe, shared, stages, progress=wanted.progress)
+    decoder = make_decoder(recipe, shared, stages, progress=wanted.progress, say=wanted.say)
     if wanted.quantized:
         yield Form("quantized, eager", eager_step(decoder))
     if wanted.pte:

@@ -6,6 +6,7 @@
 Under `torchrun` all processes warm up and fine-tune, and the first one writes.
 """
 
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -18,6 +19,8 @@ from accelerate import PartialState
 from safetensors import safe_open
 
 from sharp_mobile.checkpoint import WEIGHTS, Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.errors import SharpError
+from sharp_mobile.estimate import finetune_seconds, spoken
 from sharp_mobile.lower.quantize import QuantizeOptions
 from sharp_mobile.lower.simulate import simulated
 from sharp_mobile.plan import SharePlan
@@ -30,6 +33,7 @@ from sharp_mobile.recover.two_views import target_mlps
 from sharp_mobile.share import Recoveries, recovery_parameters, share_layers, shared_layers
 from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
 
+_MUCH_WORSE = 10  # times the perplexity that the model began with
 _PATIENCE = timedelta(days=7)  # for the first process's warm-up
 
 
@@ -61,6 +65,7 @@ def fine_tune(
     *,
     quantized: QuantizeOptions | None,
     progress: bool,
+    say: Callable[[str], None],
 ) -> Checkpoint:
     """Fine-tune a model that is warmed up, or is now; keep the result as a SHARP checkpoint.
 
@@ -71,16 +76,20 @@ def fine_tune(
         warm: the SHARP checkpoint of the warmed-up model.
         kept: the SHARP checkpoint to be written.
         quantized: tune the model as it will be exported with these options, not the float one.
+        say: is told how long it takes, before it begins.
 
     Returns:
         The fine-tuned model.
 
     Raises:
-        SharpError: as `finetune`, or a text or tokenizer that does not suffice.
+        SharpError: as `finetune`, a text or tokenizer that does not suffice, or a model that got much worse.
     """
     group = processes()
     settings.accumulation(group.num_processes)
     data, validation = _data(checkpoint, section, kept.parent.parent / "data")
+    steps = settings.steps(len(data))
+    seconds = finetune_seconds(checkpoint.config, section, steps)
+    say(f"fine-tuning afterwards: {steps:,} steps, {spoken(seconds)} on this machine")
     originals = target_mlps(checkpoint.model, plan)
     if not (warm / SHARP_JSON).is_file():
         warm_up()
@@ -103,11 +112,26 @@ def fine_tune(
             float_view=float_view,
             progress=progress,
         )
+    _check_progress(report, settings, run)
     if group.is_main_process:
         _keep(checkpoint, plan, warm, kept, section, settings, report)
         shutil.rmtree(run, ignore_errors=True)
     group.wait_for_everyone()
     return open_checkpoint(kept, progress=progress) if settings.shard else checkpoint
+
+
+def _check_progress(report: FinetuneReport, settings: FinetuneSettings, run: Path) -> None:
+    """Refuse a model whose perplexity is ten times what it was, or no number."""
+    if report.before is None or report.after is None:
+        return
+    before, after = report.before.nll, report.after.nll
+    if not after < before + math.log(_MUCH_WORSE):
+        if processes().is_main_process:
+            shutil.rmtree(run, ignore_errors=True)  # its last checkpoint is that model
+        raise SharpError(
+            f"fine-tuning made the model worse: validation loss {before:.3g} nats a token before, {after:.3g} after; "
+            f"nothing was written; use a smaller finetune.learning_rate (now {settings.learning_rate:g})"
+        )
 
 
 def _data(checkpoint: Checkpoint, section: FinetuneSection, work: Path) -> tuple[Rows, Rows]:

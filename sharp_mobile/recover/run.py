@@ -15,6 +15,7 @@ import torch
 from sharp_mobile import __version__
 from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
+from sharp_mobile.estimate import spoken, warmup_seconds
 from sharp_mobile.lower.quantize import QuantizeOptions
 from sharp_mobile.outputs import check_writable, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
@@ -92,6 +93,7 @@ def open_recipe(
     """
     dtype = None if mapped else torch.float32
     checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, dtype=dtype, progress=progress)
+    recipe = recipe.fitted_to(checkpoint.config)
     explanation: list[str] = []
     if is_auto(recipe.plan):
         checkpoint.model.float()
@@ -155,8 +157,10 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
         with stages.stage("open recovered"):
             recovered = open_checkpoint(kept, dtype=None, progress=progress)
     else:
+        seconds = warmup_seconds(checkpoint.config, opened.recipe.warmup, opened.recovery)
+        say(f"warming up {len(opened.recovery)} layers: {spoken(seconds)} on this machine")
         with stages.stage("recover"):
-            recovered = _recover(opened, kept, progress)
+            recovered = _recover(opened, kept, progress, say)
     warnings = SharpDescription.read(kept / SHARP_JSON).warnings
     for warning in warnings:
         say(f"warning: {warning}")
@@ -176,7 +180,7 @@ def _recovery_key(opened: Opened, section: FinetuneSection) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
+def _recover(opened: Opened, kept: Path, progress: bool, say: Say) -> Checkpoint:
     """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
     checkpoint, section = opened.checkpoint, opened.recipe.finetune
     settings = settings_of(section)
@@ -195,6 +199,7 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
         settings,
         quantized=quantization_of(opened.recipe),
         progress=progress,
+        say=say,
     )
 
 

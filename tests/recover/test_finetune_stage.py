@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from sharp_mobile.checkpoint import open_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe import FinetuneSection, Recipe
 from sharp_mobile.recipes import load_recipe
-from sharp_mobile.recover.finetune import FinetuneSettings
-from sharp_mobile.recover.finetune_stage import settings_of
+from sharp_mobile.recover.finetune import FinetuneReport, FinetuneSettings, Loss
+from sharp_mobile.recover.finetune_stage import _check_progress, settings_of
 from sharp_mobile.recover.run import recover
 from sharp_mobile.share import shared_layers
 
@@ -113,6 +114,21 @@ def test_wrong_settings_and_texts_are_refused_before_the_warm_up(
         assert not list((tmp_path / "work").glob("*"))
 
 
+@pytest.mark.parametrize(("rate", "steps"), [(1e30, 1), (1e20, 1), (1e30, 4)])
+def test_a_model_that_got_much_worse_is_refused(
+    rate: float, steps: int, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    tuned = recipe(
+        tiny_checkpoint, tiny_text, max_steps=steps, learning_rate=rate, schedule="constant", warmup_ratio=0.0
+    )
+    for _ in range(2):  # and again: nothing of the first run is taken for a good one
+        with pytest.raises(
+            SharpError, match=r"fine-tuning.* (worse: validation loss|not finite).* smaller finetune\.learning_rate"
+        ):
+            recovered(tuned, tmp_path)
+        assert len(list((tmp_path / "work").glob("*/sharp.json"))) == 1  # the warm-up's
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["sequential", "original"])
 def test_the_command_on_two_processes_makes_the_checkpoint_of_one(
@@ -134,7 +150,7 @@ def test_the_command_on_two_processes_makes_the_checkpoint_of_one(
             arguments, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=300
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        assert len(done.stdout.splitlines()) == 2  # one process speaks
+        assert len(done.stdout.splitlines()) == 4  # one process speaks
         states.append(load_file(directory / "out" / "model.safetensors"))
     assert states[0].keys() == states[1].keys()
     assert max((states[0][name] - states[1][name]).abs().max().item() for name in states[0]) < 1e-4
@@ -158,3 +174,25 @@ def test_quantization_aware_recovery_is_another_checkpoint(
             model.model.layers[1].mlp.gate_proj.weight,
             open_checkpoint(tiny_checkpoint).model.model.layers[1].mlp.gate_proj.weight,
         )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refused"),
+    [
+        (3.0, 3.2, False),
+        (3.0, 5.2, False),
+        (3.0, 5.4, True),
+        (3.0, float("inf"), True),
+        (3.0, float("nan"), True),
+        (float("nan"), 3.0, True),
+        (9.0, 3.0, False),
+    ],
+)
+def test_ten_times_the_perplexity_is_much_worse(before: float, after: float, refused: bool, tmp_path: Path) -> None:
+    losses = {"first_loss": 1.0, "last_loss": 1.0, "before": Loss(before, before), "after": Loss(after, after)}
+    report = FinetuneReport(steps=1, tokens=1, **losses, seconds=1.0, peak_bytes=1, warnings=())
+    run = tmp_path / "m.run"
+    run.mkdir()
+    with pytest.raises(SharpError, match="made the model worse") if refused else nullcontext():
+        _check_progress(report, FinetuneSettings(), run)
+    assert run.exists() != refused

@@ -19,12 +19,14 @@ MODEL is the name of a recipe in export/, a recipe file, a Hugging Face director
 checkpoint.
 """
 
+import json
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +34,7 @@ import click
 
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
+from sharp_mobile.printable import one_printable_line, printable
 
 
 class _Group(click.Group):
@@ -58,9 +61,25 @@ class _Group(click.Group):
                 exec("pass")
                 sys.exit(128 + received[0])
             if isinstance(error, SharpError):
-                click.echo(f"error: {error}", err=True)
+                click.echo(f"error: {one_printable_line(str(error))}", err=True)
                 sys.exit(1)
             raise
+
+
+def _say(text: str) -> None:
+    """Print a text of one or several lines; names in it come from files and phones, so it is made printable."""
+    click.echo(printable(text, lines=True))
+
+
+def _show(lines: Iterable[str]) -> None:
+    """Print lines; a name in one of them begins no other line."""
+    for line in lines:
+        click.echo(printable(line))
+
+
+def _show_json(data: Any) -> None:
+    """Print JSON in ASCII: JSON has its own escapes, which what reads it undoes."""
+    click.echo(json.dumps(data, indent=1).replace("\x7f", "\\u007f"))
 
 
 def _silence_libraries() -> None:
@@ -132,7 +151,7 @@ def _recipe(model: str, plan: str | None, rank: int | None, settings: tuple[str,
         name, equals, value = setting.partition("=")
         if not equals:
             raise SharpError(f"--set {setting}: write NAME=VALUE, such as group_size=64")
-        overrides[name] = int(value) if value.isdecimal() and len(value) < 19 else value
+        overrides[name] = int(value) if re.fullmatch(r"[0-9]{1,18}", value) else value
     try:
         return load_recipe(model, **overrides)
     except TypeError as error:
@@ -153,7 +172,7 @@ def plan(model: str, plan: str | None, rank: int | None, settings: tuple[str, ..
 
     recipe = _recipe(model, plan, rank, settings)
     opened = open_recipe(recipe, allow_pickle=options["allow_pickle"], progress=not options["quiet"])
-    click.echo(opened.describe())
+    _say(opened.describe())
 
 
 @main.command()
@@ -174,15 +193,13 @@ def size(
     sharp-mobile size ./Llama-3.2-1B --plan t_next --plan t_back --rank 128
     sharp-mobile size --random-weights export/shapes/llama-2-7b.json --plan t_next --plan t_back --rank 384
     """
-    import json
-
     from sharp_mobile.checkpoint import RANDOM
     from sharp_mobile.size import report
 
     if random_weights is not None:
         model = f"{RANDOM}{random_weights}"
     found = report([_recipe(model, plan, rank, settings) for plan in plans or (None,)])
-    click.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(found.lines()))
+    _show_json(found.as_json()) if as_json else _show(found.lines())
 
 
 @main.command()
@@ -199,7 +216,7 @@ def recover(
     from sharp_mobile.recover.run import recover as run
 
     recipe = _recipe(model, plan, rank, settings)
-    run(recipe, out, allow_pickle=options["allow_pickle"], progress=not options["quiet"], say=click.echo)
+    run(recipe, out, allow_pickle=options["allow_pickle"], progress=not options["quiet"], say=_say)
 
 
 @main.command()
@@ -244,11 +261,11 @@ def export(
         directory,
         allow_pickle=options["allow_pickle"],
         progress=not options["quiet"],
-        say=click.echo,
+        say=_say,
     )
-    click.echo("\n".join(summary(result, profile=profile)))
+    _show(summary(result, profile=profile))
     if recipe.plan == "none" and plan is None and random_weights is None and recipe_file(model) is None:
-        click.echo("\n".join(what_sharing_gives(recipe, model)))
+        _show(what_sharing_gives(recipe, model))
 
 
 @main.command()
@@ -266,7 +283,7 @@ def inspect(pte: Path, as_json: bool, tensors: int) -> None:
     from sharp_mobile.lower.inspect import describe, inspect_export
 
     inspection = inspect_export(pte)
-    click.echo(inspection.model_dump_json(indent=1) if as_json else "\n".join(describe(inspection, tensors)))
+    _show_json(inspection.model_dump(mode="json")) if as_json else _show(describe(inspection, tensors))
     if inspection.problems:
         first, more = inspection.problems[:5], len(inspection.problems) - 5
         raise SharpError(f"{pte}: is not sound: {'; '.join(first)}" + (f"; and {more} more" if more > 0 else ""))
@@ -300,20 +317,19 @@ def evaluate(model: str, plan: str | None, rank: int | None, settings: tuple[str
     path = Path(model)
     if path.suffix == ".pte" or (path / "model.pte").is_file():
         if options["tasks"]:
-            click.echo("\n".join(measure.evaluate_pte_tasks(path, *questions, progress=progress, warn=_warn)))
+            _show(measure.evaluate_pte_tasks(path, *questions, progress=progress, warn=_warn))
         else:
-            click.echo(measure.evaluate_pte(path, *windows, progress=progress, warn=_warn))
+            _say(measure.evaluate_pte(path, *windows, progress=progress, warn=_warn))
         return
     recipe = _recipe(model, plan, rank, settings)
-    wanted = measure.Wanted(options["quantized"], options["pte"], options["allow_pickle"], progress, click.echo)
+    wanted = measure.Wanted(options["quantized"], options["pte"], options["allow_pickle"], progress, _say)
     tasks = options["tasks"]
     lines = measure.evaluate_tasks(recipe, *questions, wanted) if tasks else measure.evaluate(recipe, *windows, wanted)
-    for line in lines:
-        click.echo(line)
+    _show(lines)
 
 
 def _warn(line: str) -> None:
-    click.echo(f"warning: {line}", err=True)
+    click.echo(f"warning: {one_printable_line(line)}", err=True)
 
 
 def _given(context: click.Context) -> list[str]:
@@ -372,7 +388,7 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
     given = _given(context)
     check_options(place, given)
     if place == "arm64":
-        bench_arm64(exports, profile, options["prefill"], options["out"], say=click.echo)
+        bench_arm64(exports, profile, options["prefill"], options["out"], say=_say)
         return
     names = ("threads", "repetitions", "prefill", "decode")
     if place in ("android", "ios"):
@@ -381,11 +397,11 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
         settings = {name: options[name] for name in names if f"--{name}" in given}
         identifier = options["serial"] or options["udid"]
         more = {name: options[name] for name in ("app", "allow_throttled", "out")}
-        bench_phone(place, exports, settings, identifier=identifier, **more, say=click.echo)
+        bench_phone(place, exports, settings, identifier=identifier, **more, say=_say)
         return
     plan = Plan(**{name: options[name] for name in names}, weight_cache=not options["no_weight_cache"])
     more = {name: options[name] for name in ("memory_limit", "limits", "etdump", "out")}
-    bench_host(exports, plan, **more, say=click.echo)
+    bench_host(exports, plan, **more, say=_say)
 
 
 @main.command()
@@ -399,7 +415,7 @@ def generate(export_directory: Path, prompt: str, tokens: int, raw: bool) -> Non
     """Generate greedily with an export on this machine."""
     from sharp_mobile.evaluate.generate import generate as run
 
-    click.echo(run(export_directory, prompt, tokens, raw, warn=_warn))
+    _say(run(export_directory, prompt, tokens, raw, warn=_warn))
 
 
 @main.command()
@@ -417,7 +433,7 @@ def prepack(export_directory: Path, profile: str) -> None:
     from sharp_mobile.bench.profiles import read_profile
 
     packed = run(read_export(export_directory), read_profile(profile), find_emulator())
-    click.echo(f"{export_directory / packed.file}: {packed.bytes:,} bytes, for {packed.cpu_class}")
+    _say(f"{export_directory / packed.file}: {packed.bytes:,} bytes, for {packed.cpu_class}")
 
 
 @main.command()
@@ -428,7 +444,7 @@ def merge(checkpoint: Path, out: Path, quiet: bool) -> None:
     """Write a SHARP CHECKPOINT as a plain Hugging Face model, for other runtimes: same logits, original size."""
     from sharp_mobile.merge import merge as run
 
-    click.echo(f"Hugging Face model: {run(checkpoint, out, progress=not quiet)}")
+    _say(f"Hugging Face model: {run(checkpoint, out, progress=not quiet)}")
 
 
 def _measuring_options(windows: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -472,14 +488,15 @@ def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
     from sharp_mobile.evaluate.study import study as run
     from sharp_mobile.recipes import load_recipe, recipe_name
 
-    for line in run(
-        figure,
-        load_recipe(model).model,
-        out or Path("build/studies", recipe_name(model)),
-        progress=not options.pop("quiet"),
-        **options,
-    ):
-        click.echo(line)
+    _show(
+        run(
+            figure,
+            load_recipe(model).model,
+            out or Path("build/studies", recipe_name(model)),
+            progress=not options.pop("quiet"),
+            **options,
+        )
+    )
 
 
 @main.command()
@@ -512,7 +529,7 @@ def reproduce(what: str, model: str, out: Path | None, pairs: Any, **options: An
     from sharp_mobile.reproduce.tables import TABLES
 
     source, directory = load_recipe(model).model, out or Path("build/reproduce", recipe_name(model))
-    how = {"allow_pickle": options.pop("allow_pickle"), "progress": not options.pop("quiet"), "say": click.echo}
+    how = {"allow_pickle": options.pop("allow_pickle"), "progress": not options.pop("quiet"), "say": _say}
     options["windows"] = options.pop("count")
     budget = Budget(**options)
     if what in TABLES:
@@ -550,7 +567,7 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
         from sharp_mobile.bench.report import page  # draws, so it needs matplotlib
 
         replace_text(html, page(columns, swept))
-    click.echo(as_text(table))
+    _say(as_text(table))
 
 
 @main.command()
@@ -566,8 +583,7 @@ def check(export_directory: Path, results: tuple[Path, ...], budgets: Path | Non
     from sharp_mobile.bench.budgets import budgets_file
     from sharp_mobile.bench.check import run
 
-    for line in run(export_directory, results, budgets or budgets_file(), update=update):
-        click.echo(line)
+    _show(run(export_directory, results, budgets or budgets_file(), update=update))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,19 @@ class SharpError(Exception):
 
 def first_problem(error: "ValidationError", *within: str) -> str:
     """The first of pydantic's complaints as `field: what is wrong`, the field's path beginning with `within`."""
-    first = error.errors()[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in (*within, *first["loc"])) or "the file"
-    return f"{where}: {first['msg']}"
+    return f"{_cut(where)}: {_cut(first['msg'])}"
 
 
 def one_line(error: BaseException) -> str:
-    """The first line that is not empty of another library's message, cut to 300 characters; its type if it has none."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line if len(line) <= 300 else line[:297] + "..."
+    """Another library's message in one line of at most 300 characters; its type if it has none.
+
+    It is the first line that is not empty, and the next one, too, where the first ends in a colon: it says why there.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return _cut(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])
+
+
+def _cut(text: str, length: int = 300) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -23,31 +23,41 @@ def read_text(path: str | Path) -> str:
         raise SharpError(f"{path}: is not UTF-8 text; {COPY_AGAIN}") from error
 
 
-def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAIN) -> Any:
+def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> Any:
     """What a JSON text holds.
 
     Args:
         source: where the text comes from, for messages.
         remedy: what the user should do about a damaged text.
+        unique: refuse a field that is written twice; else its last value counts, as everywhere.
 
     Raises:
         SharpError: it is not valid JSON, or is nested deeper than Python's recursion limit.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError as error:
         raise SharpError(f"{source}: is nested too deeply; {remedy}") from error
     except ValueError as error:  # also an integer of more than 4,300 digits
         raise SharpError(f"{source}: is not valid JSON ({error}); {remedy}") from error
 
 
-def read_json(path: str | Path, *, remedy: str = COPY_AGAIN) -> dict[str, Any]:
+def read_json(path: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises:
         SharpError: it cannot be read, is not valid JSON, or holds something else.
     """
-    content = parse_json(read_text(path), path, remedy=remedy)
+    content = parse_json(read_text(path), path, remedy=remedy, unique=unique)
     if not isinstance(content, dict):
         raise SharpError(f"{path}: must hold a JSON object, holds a {type(content).__name__}; {remedy}")
     return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the field {name!r} is written twice")
+        found[name] = value
+    return found

@@ -1,5 +1,6 @@
 """Names of files that come out of a file which somebody else wrote, and files that may be missing or unreadable."""
 
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,31 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from sharp_mobile.errors import SharpError
+
+# The longest that file systems take for one name.
+_LONGEST_NAME = 255
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name with forward slashes is relative, leads nowhere upwards, and has no character that hides it."""
+    parts = PurePosixPath(name).parts
+    return (
+        bool(parts)
+        and not name.startswith("/")
+        and ".." not in parts
+        and "\\" not in name
+        and name.isprintable()
+        and len(name.encode()) <= _LONGEST_NAME
+    )
+
+
+def file_part(text: str, default: str) -> str:
+    """A text as a part of a file's name: small letters, digits and hyphens, 60 at most.
+
+    Args:
+        default: for a text without letters and digits of ASCII.
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-") or default
 
 
 def inside(directory: str | Path, name: str, source: str | Path, *, links_out: bool = False) -> Path:
@@ -23,9 +49,7 @@ def inside(directory: str | Path, name: str, source: str | Path, *, links_out: b
     Raises:
         SharpError: the name is absolute, empty, leaves the directory, or has characters that no file name should have.
     """
-    parts = PurePosixPath(name).parts
-    plain = bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and name.isprintable()
-    if plain:
+    if is_plain(name):
         if links_out:
             return Path(directory) / name
         root = Path(directory).resolve()

@@ -183,8 +183,8 @@ def _written_out(text: str, layers: int) -> Groups:
     for piece in pieces:
         match = _GROUP.fullmatch(piece)
         if match is None:
-            raise _refused(f"'{text}' is not a plan; {SYNTAX}")
-        reference = int(match[1]) - 1
+            raise _refused(f"'{_cut(text)}' is not a plan; {SYNTAX}")
+        reference = _layer_number(match[1]) - 1
         targets_of[reference] = targets_of.get(reference, ()) + parse_layers(match[2], layers)
     return tuple((reference, tuple(sorted(targets))) for reference, targets in sorted(targets_of.items()))
 
@@ -193,15 +193,25 @@ def parse_layers(text: str, layers: int) -> tuple[int, ...]:
     """Layers "4, 6-8" (1-based, also "6..8") as 0-based numbers."""
     compact = re.sub(r"\s*([,-]|\.\.)\s*", r"\1", text)
     if not _ITEMS.fullmatch(compact):
-        raise _refused(f"'{text}' is not a list of layers; {SYNTAX}")
+        raise _refused(f"'{_cut(text)}' is not a list of layers; {SYNTAX}")
     numbers: list[int] = []
     for item in compact.split(","):
         first, _, last = item.replace("..", "-").partition("-")
-        start, end = int(first), int(last or first)
+        start, end = _layer_number(first), _layer_number(last or first)
         if not 1 <= start <= end <= layers:
-            raise _refused(f"'{item}' must name layers between 1 and {layers}, the lower one first")
+            raise _refused(f"'{_cut(item)}' must name layers between 1 and {layers}, the lower one first")
         numbers += range(start - 1, end)
     return tuple(numbers)
+
+
+def _layer_number(digits: str) -> int:
+    """A layer's number; 10⁹ for whatever is larger, since Python reads no number of more than 4,300 digits."""
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) < 10 else 10**9
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _without(groups: Groups, dropped: tuple[int, ...]) -> Groups:

@@ -27,7 +27,7 @@ from sharp_mobile.share import DEPLOYABLE, Form, Recovery, recoveries
 
 def _number(value: object) -> object:
     """Digits as a number: options of a command line come as text."""
-    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value) else value
 
 
 def _float(value: object) -> object:

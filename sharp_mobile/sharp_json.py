@@ -34,6 +34,12 @@ class SharpDescription(BaseModel):
     report: dict[str, Any] = {}
     files: dict[str, str] = {}  # name -> SHA-256 of what was written beside it
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its report warns of; nothing where the report has another form."""
+        found = self.report.get("warnings")
+        return tuple(str(warning) for warning in found) if isinstance(found, list) else ()
+
     @classmethod
     def read(cls, path: Path) -> "SharpDescription":
         """Read sharp.json.

@@ -2,12 +2,12 @@
 
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from damage import ODD, ODD_VALUES, damaged_bytes, one_line_or_fine
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_gguf import write_gguf
 from tiny_models import tiny_model
@@ -17,59 +17,6 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.gguf_config import gguf_config, gguf_warnings
 from sharp_mobile.gguf_file import gguf_header
 from sharp_mobile.weight_files import safetensors_header, weight_files
-
-ODD = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=120,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-# Values that JSON may hold and that no field expects.
-ODD_VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.sampled_from([-1, 0, 10**9, 2**31, 2**63, 2**64, 10**400, 1e308, float("nan"), float("inf"), -0.0]),
-    st.text(max_size=8),
-    st.sampled_from(["F32", "float32", "../../etc/passwd", "a\nb", "\x00", "model.safetensors", "llama", "10" * 3000]),
-    st.recursive(st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)),
-)
-
-
-@st.composite
-def damaged_bytes(draw: Callable, content: bytes) -> bytes:
-    """Some bytes of `content` changed, put in or cut off."""
-    data = bytearray(content)
-    for _ in range(draw(st.integers(1, 3))):
-        where = draw(st.integers(0, max(len(data) - 1, 0)))
-        match draw(st.sampled_from(["flip", "cut", "insert", "number"])):
-            case "flip" if data:
-                data[where] ^= draw(st.integers(1, 255))
-            case "cut":
-                del data[where:]
-            case "insert":
-                data[where:where] = draw(st.binary(min_size=1, max_size=9))
-            case "number":
-                data[where : where + 8] = struct.pack(
-                    "<Q", draw(st.sampled_from([0, 1, 2**16, 2**32, 2**63, 2**64 - 1]))
-                )
-    return bytes(data)
-
-
-def one_line_or_fine(action: Callable[[], Any]) -> None:
-    """What `action` raises, if anything, is a SharpError of one line that is not long."""
-    message = refusal(action)
-    assert "\n" not in message
-    assert len(message) < 2000
-
-
-def refusal(action: Callable[[], Any]) -> str:
-    try:
-        action()
-    except SharpError as error:
-        return str(error)
-    return ""
 
 
 @pytest.fixture(scope="module")

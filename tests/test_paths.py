@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.paths import inside, is_regular_file, reading
+from sharp_mobile.paths import file_part, inside, is_regular_file, reading
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "packed/pixel-6.cache", "a b.bin", "..hidden"])
@@ -14,7 +14,8 @@ def test_a_plain_name_is_taken(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "a/../../x", "/etc/passwd", "", ".", "a\\..\\x", "a\nb", "a\x1b[31m", "a\0b", "packed/.."]
+    "name",
+    ["../x", "a/../../x", "/etc/passwd", "", ".", "a\\..\\x", "a\nb", "a\x1b[31m", "a\0b", "packed/..", "x" * 256],
 )
 def test_a_name_that_leaves_the_directory_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(SharpError, match=r"^manifest.json: names the file "):
@@ -49,3 +50,10 @@ def test_an_error_of_the_disk_while_reading_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SharpError, match="file: cannot be read: Input/output error"), reading(tmp_path / "file"):
         raise OSError(5, "Input/output error")
+
+
+def test_a_text_is_part_of_a_file_name() -> None:
+    texts = ["Pixel 8 Pro", "../../x", "a/b", "小米", "", "x" * 300, "-a-" * 40]
+    parts = [file_part(text, "phone") for text in texts]
+    assert parts[:5] == ["pixel-8-pro", "x", "a-b", "phone", "phone"]
+    assert all(0 < len(part) <= 60 and not part.startswith("-") and not part.endswith("-") for part in parts)

@@ -104,12 +104,21 @@ def test_compression_ratio_is_equation_1() -> None:
         ("t_nxt", "t_next2"),
         ("t_next without 5", "layer 5 is no target"),
         ("t_next without x", "not a list of layers"),
+        ("2:" + "9" * 5000, "must name layers between 1 and 9"),
+        ("9" * 5000 + ":3", "layer 1000000000 does not exist"),
+        ("t_next without 1-" + "1" * 4301, "must name layers between 1 and 9"),
+        ("x" * 5000, "is not a plan"),
     ],
 )
 def test_refused(text: str, says: str) -> None:
     with pytest.raises(SharpError, match=re.escape(says)) as error:
         SharePlan.parse(text, 9)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_leading_zeros_are_no_other_layer() -> None:
+    assert SharePlan.parse("02:" + "0" * 5000 + "3", 9) == SharePlan.parse("2:3", 9)
 
 
 def test_a_model_too_small_for_a_preset_is_told_so() -> None:

@@ -10,21 +10,24 @@
 A budget holds while value ≤ at_most · (1 + tolerance), or value ≥ at_least · (1 − tolerance).
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
 from sharp_mobile.errors import SharpError, first_problem
+from sharp_mobile.fields import LARGEST
+from sharp_mobile.json_file import read_text
 from sharp_mobile.outputs import replace_text
 
 BUDGETS_TOML = Path("export/budgets.toml")
 
-Limit = Annotated[int, Field(ge=0)]
-Tolerance = Annotated[float, Field(ge=0, lt=1)]
+Limit = Annotated[int, Field(ge=0, le=LARGEST)]
+Tolerance = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class _Data(BaseModel):
@@ -138,15 +141,19 @@ def update_budgets(path: Path, name: str, values: Mapping[Key, int]) -> None:
     Raises:
         SharpError: the file is no TOML, or cannot be written.
     """
-    document = _parse(path) if path.is_file() else tomlkit.document()
+    document = _parse(path) if os.path.lexists(path) else tomlkit.document()
     for (*place, budget), value in values.items():
         table: Any = document
         for part in (name, *place):
             table = table.setdefault(part, tomlkit.table())
+            if not isinstance(table, MutableMapping):
+                raise SharpError(f"{path}: {part} must be a table of budgets; correct it")
         if value == 0:  # nothing to save, so nothing to hold
             table.pop(budget, None)
             continue
-        entry = table.setdefault(budget, tomlkit.inline_table())
+        if not _is_budget(table.get(budget)):
+            table[budget] = tomlkit.inline_table()
+        entry = table[budget]
         limit = "at_least" if budget == "shared_bytes" else "at_most"
         entry[limit] = tomlkit.value(f"{value:_}")
         entry.setdefault("tolerance", _TOLERANCES.get(budget, _INSTRUCTIONS))
@@ -154,12 +161,27 @@ def update_budgets(path: Path, name: str, values: Mapping[Key, int]) -> None:
 
 
 def _parse(path: Path) -> tomlkit.TOMLDocument:
+    if not os.path.lexists(path):
+        raise SharpError(f"{path}: there is no such file; write budgets by --update")
+    text = read_text(path)
     try:
-        return tomlkit.parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SharpError(f"{path}: cannot be read: {error.strerror}; write budgets by --update") from error
-    except (TOMLKitError, UnicodeDecodeError) as error:
+        document = tomlkit.parse(text)
+        document.unwrap()  # finds what is written twice
+    except RecursionError as error:
+        raise SharpError(f"{path}: is nested too deeply; correct it") from error
+    except (TOMLKitError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        # Not all that is wrong in a file has an error of tomlkit's own: numbers of 4,300 digits, keys under a number.
         raise SharpError(f"{path}: is not TOML: {error}; correct it") from error
+    return document
+
+
+def _is_budget(entry: Any) -> bool:
+    """Whether an entry is a budget, so that its tolerance is worth keeping."""
+    try:
+        TypeAdapter(Budget).validate_python(entry)
+    except ValidationError:
+        return False
+    return True
 
 
 def _way_out(kind: str) -> str:

@@ -12,11 +12,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from sharp_mobile.bench.exports import read_export
+from sharp_mobile.bench.exports import packed_files, read_export
 from sharp_mobile.bench.runner import executorch_package
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, read_manifest
 from sharp_mobile.outputs import replace_directory
+from sharp_mobile.printable import one_printable_line, printable
 
 MODELS = Path(__file__).parents[2] / "ios_bench" / "Models"
 
@@ -36,16 +37,19 @@ def bundle(directory: Path, models: Path = MODELS) -> Path:
         raise SharpError(
             f"{directory}: was exported for executorch {made_for}, the app has {runtime}; export the model again"
         )
-    target = models / export.directory.resolve().name
-    with replace_directory(target) as partial:
-        for file in (MODEL_PTE, MANIFEST_JSON, *(packed.file for packed in export.packed)):
+    name = export.directory.resolve().name
+    if not name:
+        raise SharpError(f"{directory}: has no name that it could have in the app; copy the export into a directory")
+    files = {MODEL_PTE: export.pte, MANIFEST_JSON: export.directory / MANIFEST_JSON, **packed_files(export)}
+    with replace_directory(models / name) as partial:
+        for file, source in files.items():
             (partial / file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(export.directory / file, partial / file)
-    return target
+            shutil.copyfile(source, partial / file)
+    return models / name
 
 
 if __name__ == "__main__":
     try:
-        print(bundle(Path(sys.argv[1])))
+        print(printable(str(bundle(Path(sys.argv[1])))))
     except SharpError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_printable_line(str(error))}")

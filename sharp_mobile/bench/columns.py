@@ -7,6 +7,7 @@
 Figures of two exports are held against each other where both were measured on the same device, and nowhere else.
 """
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -16,6 +17,7 @@ from sharp_mobile.bench.exports import read_export
 from sharp_mobile.bench.results import Device, ExportIdentity, Results, read_results
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.manifest import read_perplexity
+from sharp_mobile.printable import printable
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,17 @@ def read_results_of(path: Path, export: ExportIdentity) -> Results:
 
 def _read(argument: Path) -> tuple[str, ExportIdentity, Sequence[Results | None], float | None]:
     """What an argument means: a label for it, the export, what was measured of it, or None, and its perplexity."""
-    if not argument.is_dir():
+    if not os.path.isdir(argument):  # which asks for no permission and takes any name, unlike Path.is_dir
         results = read_results(argument)
         return results.export.name, results.export, [results], None
     export = read_export(argument).identity
     found = read_perplexity(argument, export.sha256)
-    return argument.resolve().name, export, results_of(argument, export) or [None], found.perplexity if found else None
+    return (
+        printable(argument.resolve().name),
+        export,
+        results_of(argument, export) or [None],
+        found.perplexity if found else None,
+    )
 
 
 def _unlike(name: str, others: Collection[str]) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from sharp_mobile.bench.columns import Column
 from sharp_mobile.bench.figures import FIGURES, Figure
 from sharp_mobile.bench.results import Results, Settings
+from sharp_mobile.printable import markdown
 
 MISSING = "–"
 OTHER_DEVICE = "*"
@@ -215,14 +216,14 @@ def as_markdown(table: Table) -> str:
     """The table as GitHub shows it."""
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
-    text = [line(["", *table.names]), "|---|" + "---:|" * len(table.names)]
+    text = [line(["", *map(markdown, table.names)]), "|---|" + "---:|" * len(table.names)]
     group = ""
     for row in table.rows:
         if row.group not in (group, DESCRIPTION):
-            text.append(line([f"**{row.group}**", *("" for _ in table.names)]))
+            text.append(line([f"**{markdown(row.group)}**", *("" for _ in table.names)]))
         group = row.group
         name = f"{row.name}, {row.unit}" if row.unit else row.name
-        text.append(line([name, *(f"{cell.text} {cell.ratio}".rstrip().replace("*", "\\*") for cell in row.cells)]))
-    return "\n".join([*text, "", *(f"- {note}".replace(OTHER_DEVICE, "\\*") for note in table.notes)]).rstrip() + "\n"
+        text.append(line([name, *(markdown(f"{cell.text} {cell.ratio}".rstrip()) for cell in row.cells)]))
+    return "\n".join([*text, "", *(f"- {markdown(note)}" for note in table.notes)]).rstrip() + "\n"

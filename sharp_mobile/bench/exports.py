@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharp_mobile.bench.results import ExportIdentity
-from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, PackedWeights, check_sha256, read_manifest
+from sharp_mobile.errors import SharpError
+from sharp_mobile.lower.manifest import (
+    MANIFEST_JSON,
+    MODEL_PTE,
+    Manifest,
+    PackedWeights,
+    check_sha256,
+    read_manifest,
+)
+from sharp_mobile.paths import inside
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,25 @@ def read_export(directory: str | Path) -> Export:
         directory=directory,
         pte=directory / MODEL_PTE,
         identity=identity(manifest),
-        length=manifest.metadata["get_max_context_len"],
+        length=manifest.length,
         prompt=manifest.expected.prompt_tokens,
         tokens=manifest.expected.tokens,
         packed=manifest.packed,
     )
+
+
+def packed_files(export: Export) -> dict[str, Path]:
+    """The packed weights that an export brings, by the names that they have in it.
+
+    Raises:
+        SharpError: one of them is not there, is not a file, or is a link that leads out of the export.
+    """
+    manifest = export.directory / MANIFEST_JSON
+    files = {packed.file: inside(export.directory, packed.file, manifest) for packed in export.packed}
+    for file in files.values():
+        if not file.is_file():
+            raise SharpError(f"{file}: is missing; run sharp-mobile prepack {export.directory} again")
+    return files
 
 
 def identity(manifest: Manifest) -> ExportIdentity:

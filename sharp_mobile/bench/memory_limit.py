@@ -22,11 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.fields import LARGEST
 
 _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+_MOST_LIMITS = 1000  # of one sweep; each takes seconds
 
 # The process puts itself into the group, so that it is there before it allocates anything.
 _JOIN = ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"')
@@ -38,10 +41,11 @@ def parse_bytes(text: str) -> int:
     Raises:
         SharpError: it is no size.
     """
-    match = re.fullmatch(r"(\d+)([KMG]?B?)", text.strip().upper())
-    if match is None or match[2] not in _UNITS or int(match[1]) == 0:
+    match = re.fullmatch(r"([0-9]{1,15})([KMG]?B?)", text.strip().upper())
+    amount = int(match[1]) * _UNITS.get(match[2], 0) if match else 0
+    if not 0 < amount <= LARGEST:
         raise SharpError(f"{text}: is no amount of memory; write one such as 330M (2²⁰ bytes) or 330MB (10⁶)")
-    return int(match[1]) * _UNITS[match[2]]
+    return amount
 
 
 def parse_sweep(text: str) -> tuple[int, ...]:
@@ -58,6 +62,8 @@ def parse_sweep(text: str) -> tuple[int, ...]:
     start, stop, step = (parse_bytes(part) for part in parts)
     if stop < start:
         raise SharpError(f"{text}: ends before it begins; write the smaller limit first")
+    if (stop - start) // step >= _MOST_LIMITS:
+        raise SharpError(f"{text}: has more than {_MOST_LIMITS:,} limits; write a larger step")
     return tuple(range(start, stop + 1, step))
 
 

@@ -27,6 +27,7 @@ from typing import TypeVar
 
 from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
+from sharp_mobile.json_file import read_json
 from sharp_mobile.outputs import replace_text
 
 Launched = TypeVar("Launched")
@@ -94,9 +95,16 @@ class PackedCache:
             yield self
 
     def delete(self) -> None:
-        """Have the next launch pack anew."""
-        self._seal.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        """Have the next launch pack anew.
+
+        Raises:
+            SharpError: something that is no file is in the place of one, or it cannot be deleted.
+        """
+        for path in (self._seal, self.path):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise SharpError(f"{path}: cannot be deleted: {error.strerror}; delete it yourself") from error
 
     def believed(self) -> bool:
         """Whether the file is what its seal says; deletes it if not."""
@@ -143,8 +151,8 @@ class PackedCache:
 
     def _sealed(self) -> object:
         try:
-            return json.loads(self._seal.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(self._seal)
+        except SharpError:
             return None
 
     def _measured(self) -> dict[str, object]:

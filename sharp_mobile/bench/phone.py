@@ -9,7 +9,6 @@ The program is given nothing that differs between machines: no environment, thes
 sysroot of its own, fixed random bytes. So it executes the same instructions every time and everywhere.
 """
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from sharp_mobile.bench.profiles import Profile
 from sharp_mobile.bench.results import InstructionCount
 from sharp_mobile.bench.runner import Launch, Task, launch
 from sharp_mobile.errors import SharpError
+from sharp_mobile.fields import checked
+from sharp_mobile.json_file import read_json
 
 _RUNNER, _COUNTER, _MODEL = Path("runner"), Path("counter.so"), Path("model.pte")
 _PACKED, _LOGITS, _COUNTS = Path("packed.cache"), Path("logits.bin"), Path("counts.json")
@@ -69,11 +70,12 @@ class Phone:
             SharpError: it fails.
         """
         launched = self.launch(task)
-        counted = json.loads((self.directory / _COUNTS).read_text(encoding="utf-8"))
-        regions = counted.pop("regions")
+        counts = self.directory / _COUNTS
+        counted = read_json(counts, remedy="run make arm64-tools again")
+        regions = counted.pop("regions", 0)
         if regions != 1:
             raise SharpError(f"{task.markers}: was counted {regions} times, not once; ask for one run of it")
-        return launched, InstructionCount(**counted)
+        return launched, checked(counted, InstructionCount, counts, "run make arm64-tools again")
 
     def _prefix(self, *, counting: bool) -> list[str]:
         sysroot = self.emulator.sysroot(self.profile)

@@ -65,7 +65,7 @@ def bar_picture(groups: Sequence[Bars], *, stacked: bool = False, decimals: int 
                 ends.append((left, place, left))
                 place += 0.8
             place += 0.35
-        longest = max(end for end, _, _ in ends)
+        longest = max(end for end, _, _ in ends) or 1.0  # bars of nothing need a width too
         for end, y, value in ends:
             axes.text(end + longest / 60, y, f"{value:,.{decimals}f}", va="center")
         axes.set(xlim=(0, 1.2 * longest), ylim=(place - 0.6, -0.6))

@@ -23,8 +23,10 @@ from sharp_mobile.bench.profiles import Profile
 from sharp_mobile.bench.runner import Task, executorch_package
 from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
+from sharp_mobile.json_file import read_json
 from sharp_mobile.lower.manifest import MANIFEST_JSON, PACKED, PackedWeights
 from sharp_mobile.outputs import replace_text
+from sharp_mobile.paths import inside
 
 
 def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeights:
@@ -46,7 +48,8 @@ def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeigh
             sha256=sha256_of(phone.packed),
             bytes=phone.packed_bytes,
         )
-        _copy_whole(phone.packed, export.directory / packed.file)
+        target = inside(export.directory, packed.file, export.directory / MANIFEST_JSON)
+        _copy_whole(phone.packed, target)
     _note(export.directory / MANIFEST_JSON, packed)
     return packed
 
@@ -79,7 +82,7 @@ def packed_for(export: Export, profile: Profile) -> Path | None:
     key = (profile.cpu_class, _runtime(), export.identity.sha256)
     for packed in export.packed:
         if (packed.cpu_class, packed.runtime, packed.pte_sha256) == key:
-            path = export.directory / packed.file
+            path = inside(export.directory, packed.file, export.directory / MANIFEST_JSON)
             if path.is_file() and path.stat().st_size == packed.bytes and sha256_of(path) == packed.sha256:
                 return path
             raise SharpError(
@@ -107,7 +110,12 @@ def _copy_whole(source: Path, target: Path) -> None:
 
 def _note(manifest: Path, packed: PackedWeights) -> None:
     """Enter packed weights into a manifest, in the place of the same phone's."""
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    others = [other for other in content.get("packed", []) if other["profile"] != packed.profile]
+    # Written again as it was read, with the fields of other versions that are no fields of `Manifest`.
+    content = read_json(manifest)
+    others = [other for other in content.get("packed", []) if other["file"] != packed.file]
     content["packed"] = [*others, packed.model_dump()]
-    replace_text(manifest, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    try:
+        text = json.dumps(content, indent=1)
+    except RecursionError as error:
+        raise SharpError(f"{manifest}: is nested too deeply; export the model again") from error
+    replace_text(manifest, text + "\n")

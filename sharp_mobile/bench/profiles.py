@@ -14,10 +14,11 @@ with the emulating machine's core, and the count would depend on it.
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.fields import Text, checked
+from sharp_mobile.yaml_file import read_yaml
 
 PROFILES = Path(__file__).parents[2] / "host_bench" / "arm64" / "profiles"
 
@@ -25,6 +26,8 @@ PROFILES = Path(__file__).parents[2] / "host_bench" / "arm64" / "profiles"
 _PACKING_FEATURES = ("asimdhp", "asimddp", "i8mm", "sme", "sme2")
 
 _CPU = "sys/devices/system/cpu"
+
+_Identifier = Annotated[int, Field(ge=0, lt=1 << 16)]
 
 
 class Profile(BaseModel):
@@ -36,16 +39,16 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    cpu: str
-    cores: Annotated[int, Field(gt=0)]
-    megahertz: Annotated[int, Field(gt=0)]
-    implementer: int
-    part: int
-    variant: int
-    revision: int
-    features: str
-    qemu: str
+    name: Text
+    cpu: Text
+    cores: Annotated[int, Field(gt=0, le=1024)]
+    megahertz: Annotated[int, Field(gt=0, le=100_000)]
+    implementer: _Identifier
+    part: _Identifier
+    variant: _Identifier
+    revision: _Identifier
+    features: Text
+    qemu: Text
 
     @property
     def cpu_class(self) -> str:
@@ -99,7 +102,7 @@ def read_profile(name: str) -> Profile:
     path = PROFILES / f"{name}.yaml"
     if name not in profile_names():
         raise SharpError(f"--profile {name}: there is no such profile; choose {', '.join(profile_names())}")
-    try:
-        return Profile(name=name, **yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, ValidationError) as error:
-        raise SharpError(f"{path}: is not a phone's profile: {error}") from error
+    content, remedy = read_yaml(path), "correct the profile"
+    if not isinstance(content, dict):
+        raise SharpError(f"{path}: must hold fields such as `cpu: cortex-a76`; {remedy}")
+    return checked({**content, "name": name}, Profile, path, remedy)

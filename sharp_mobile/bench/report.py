@@ -8,13 +8,13 @@ Style and pictures are inside, light and dark follow the reader's system, and it
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from importlib.resources import files
 
 from sharp_mobile.bench.columns import Column
 from sharp_mobile.bench.compare import DESCRIPTION, Table, compare, known
 from sharp_mobile.bench.pictures import COLORS, Bars, bar_picture, sweep_picture
 from sharp_mobile.bench.results import Results, Samples, Sweep
+from sharp_mobile.printable import html_text
 
 STYLE = files("sharp_mobile.bench").joinpath("report.css")
 
@@ -27,8 +27,8 @@ def page(columns: Sequence[Column], sweeps: Sequence[Sweep] = ()) -> str:
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
+        f"<title>{html_text(title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>",
+        f"<h1>{html_text(title)}</h1>",
         '<div class="pictures">',
         *_pictures(columns),
         *(_sweep(sweep, labels) for sweep in sweeps),
@@ -42,18 +42,18 @@ def page(columns: Sequence[Column], sweeps: Sequence[Sweep] = ()) -> str:
 
 def _table(table: Table) -> Iterator[str]:
     yield '<div class="wide"><table><thead><tr><td></td>'
-    yield "".join(f'<th scope="col">{escape(name)}</th>' for name in table.names) + "</tr></thead>"
+    yield "".join(f'<th scope="col">{html_text(name)}</th>' for name in table.names) + "</tr></thead>"
     group = ""
     for row in table.rows:
         if row.group != group:
-            yield f'<tbody><tr><th class="group" colspan="{len(table.names) + 1}">{escape(row.group)}</th></tr>'
+            yield f'<tbody><tr><th class="group" colspan="{len(table.names) + 1}">{html_text(row.group)}</th></tr>'
             group = row.group
-        name = escape(f"{row.name}, {row.unit}" if row.unit else row.name)
+        name = html_text(f"{row.name}, {row.unit}" if row.unit else row.name)
         kind = ' class="words"' if row.group == DESCRIPTION else ""
-        cells = (f"<td>{escape(cell.text)} <small>{escape(cell.ratio)}</small></td>" for cell in row.cells)
+        cells = (f"<td>{html_text(cell.text)} <small>{html_text(cell.ratio)}</small></td>" for cell in row.cells)
         yield f'<tr{kind}><th scope="row">{name}</th>{"".join(cells)}</tr>'
     yield "</table></div>"
-    yield from (f'<p class="note">{escape(note)}</p>' for note in table.notes)
+    yield from (f'<p class="note">{html_text(note)}</p>' for note in table.notes)
 
 
 def _pictures(columns: Sequence[Column]) -> Iterator[str]:
@@ -122,11 +122,11 @@ def _sweep(sweep: Sweep, labels: Mapping[str, str]) -> str:
 
 def _figure(title: str, svg: str, legend: Sequence[str] = ()) -> str:
     keys = (
-        f'<span><i style="background:{color}"></i>{escape(label)}</span>'
+        f'<span><i style="background:{color}"></i>{html_text(label)}</span>'
         for label, color in zip(legend, COLORS * len(legend), strict=False)
     )
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
-    return f"<figure><figcaption>{escape(title)} {''.join(keys)}</figcaption>{svg}</figure>"
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{html_text(title)}"', 1)
+    return f"<figure><figcaption>{html_text(title)} {''.join(keys)}</figcaption>{svg}</figure>"
 
 
 def _explanation(columns: Sequence[Column]) -> Iterator[str]:
@@ -134,13 +134,13 @@ def _explanation(columns: Sequence[Column]) -> Iterator[str]:
     # Kinds of instructions are explained once, not again for every part of the work.
     terms = {f"{figure.group.partition(',')[0]}: {figure.name}": figure.how for figure in known(columns)}
     for term, how in terms.items():
-        yield f"<dt>{escape(term)}</dt><dd>{escape(how)}</dd>"
+        yield f"<dt>{html_text(term)}</dt><dd>{html_text(how)}</dd>"
     yield "</dl>"
     measured = [(column.name, column.results) for column in columns if column.results]
     if measured:
         yield "<h2>Where and how</h2><dl>"
         for name, results in measured:
-            yield f"<dt>{escape(name)}</dt><dd>{escape(' '.join(_sentences(results)))}</dd>"
+            yield f"<dt>{html_text(name)}</dt><dd>{html_text(' '.join(_sentences(results)))}</dd>"
         yield "</dl>"
 
 

@@ -20,21 +20,22 @@ A `Sweep` is another file: the forward pass of each export within one memory lim
 """
 
 import json
+import reprlib
 import statistics
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sharp_mobile.errors import SharpError, first_problem
+from sharp_mobile.errors import SharpError
+from sharp_mobile.fields import Count, Number, Positive, Seconds, Text, checked
+from sharp_mobile.json_file import parse_json, read_text
 from sharp_mobile.outputs import replace_text
 
 SCHEMA_VERSION: Literal[1] = 1
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
+_AGAIN = "run the benchmark again"
 
 
 class _Data(BaseModel):
@@ -67,7 +68,7 @@ class Samples(_Data):
 class TokenSamples(Samples):
     """Seconds of several runs of `tokens` tokens each."""
 
-    tokens: Annotated[int, Field(gt=0)]
+    tokens: Positive
 
     @property
     def per_second(self) -> float:
@@ -79,13 +80,13 @@ class Device(_Data):
     """Where it ran. `kind` arm64 is emulation, with the phone profile's name as model."""
 
     kind: Literal["host", "arm64", "ios", "android"]
-    model: str
-    os: str
-    cpu: str
-    cores: Annotated[int, Field(gt=0)]
-    memory_bytes: Bytes | None = None
-    thermal: str | None = None
-    battery: str | None = None
+    model: Text
+    os: Text
+    cpu: Text
+    cores: Positive
+    memory_bytes: Count | None = None
+    thermal: Text | None = None
+    battery: Text | None = None
 
 
 class ExportIdentity(_Data):
@@ -95,13 +96,13 @@ class ExportIdentity(_Data):
     nothing shared. divergence: nats a token from the eager model.
     """
 
-    name: str
-    plan: str
-    sha256: str
-    file_bytes: Bytes
-    tensor_bytes: Bytes
-    unshared_bytes: Bytes
-    divergence: float | None = None
+    name: Text
+    plan: Text
+    sha256: Text
+    file_bytes: Positive
+    tensor_bytes: Count
+    unshared_bytes: Positive
+    divergence: Number | None = None
 
 
 class Settings(_Data):
@@ -112,12 +113,12 @@ class Settings(_Data):
     ran in.
     """
 
-    harness: str = "sharp-runner"
-    runtime: str
-    threads: Annotated[int, Field(gt=0)]
+    harness: Text = "sharp-runner"
+    runtime: Text
+    threads: Positive
     weight_cache: bool
     packed_cache: bool
-    memory_limit: Bytes | None = None
+    memory_limit: Positive | None = None
 
 
 class Load(_Data):
@@ -138,9 +139,9 @@ class Memory(_Data):
     anonymous, file: after load and init and one forward pass. peak: the most that the process had, both together.
     """
 
-    anonymous: Bytes
-    file: Bytes
-    peak: Bytes
+    anonymous: Count
+    file: Count
+    peak: Count
 
     @property
     def resident(self) -> int:
@@ -170,7 +171,7 @@ class Counts(_Data):
     load_later: InstructionCount | None = None
     forward: InstructionCount | None = None
     prefill: InstructionCount | None = None
-    prefill_tokens: Annotated[int, Field(gt=0)] | None = None
+    prefill_tokens: Positive | None = None
 
 
 class Results(_Data):
@@ -182,9 +183,9 @@ class Results(_Data):
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    created: str
+    created: Text
     status: Literal["ok", "failed"] = "ok"
-    error: str | None = None
+    error: Text | None = None
     device: Device
     export: ExportIdentity
     settings: Settings
@@ -194,9 +195,9 @@ class Results(_Data):
     decode: TokenSamples | None = None
     memory: Memory | None = None
     counts: Counts | None = None
-    likeliest: tuple[tuple[int, float], ...] = ()
-    tokens: tuple[int, ...] = ()
-    warnings: tuple[str, ...] = ()
+    likeliest: tuple[tuple[Count, Number], ...] = ()
+    tokens: tuple[Count, ...] = ()
+    warnings: tuple[Text, ...] = ()
 
     @model_validator(mode="after")
     def _failures_say_why(self) -> "Results":
@@ -208,7 +209,7 @@ class Results(_Data):
 class SweepPoint(_Data):
     """Seconds of a forward pass of one token within a memory limit; None where the process was killed."""
 
-    memory_limit: Bytes
+    memory_limit: Positive
     forward: Samples | None
 
 
@@ -253,7 +254,7 @@ def read_results(path: str | Path) -> Results:
     Raises:
         SharpError: there is none, it is not whole, or it is of another version of the schema.
     """
-    return parse_results(_text(path), path)
+    return parse_results(read_text(path), path)
 
 
 def parse_results(text: str, source: str | Path) -> Results:
@@ -271,34 +272,19 @@ def read_sweep(path: str | Path) -> Sweep:
     Raises:
         SharpError: there is none, it is not whole, or it is of another version of the schema.
     """
-    return _parse(_text(path), path, Sweep)
+    return _parse(read_text(path), path, Sweep)
 
 
 _File = TypeVar("_File", Results, Sweep)
 
 
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SharpError(f"{path}: is not a whole results file ({error}); run the benchmark again") from error
-
-
 def _parse(text: str, source: str | Path, schema: type[_File]) -> _File:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise SharpError(f"{source}: is not a whole results file ({error}); run the benchmark again") from error
+    content = parse_json(text, source, remedy=_AGAIN, unique=True)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        of = "has no schema version" if version is None else f"is of schema version {version}"
-        raise SharpError(f"{source}: {of}, this sharp-mobile reads version {SCHEMA_VERSION}; run the benchmark again")
-    try:
-        return schema.model_validate(content)
-    except ValidationError as error:
-        raise SharpError(f"{source}: {first_problem(error)}; run the benchmark again") from error
+        of = "has no schema version" if version is None else f"is of schema version {reprlib.repr(version)}"
+        raise SharpError(f"{source}: {of}, this sharp-mobile reads version {SCHEMA_VERSION}; {_AGAIN}")
+    return checked(content, schema, source, _AGAIN)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 Each form is a step function. Perplexity sees the same windows in every form, and tasks the same questions.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -129,7 +130,7 @@ def evaluate_pte(path: Path, text: str, window: int | None, count: int, *, progr
         windows = source_windows(tokenizer, text, window, count)
         found = perplexity(whole_window(program.step), windows, progress=progress)
     pte = program.pte
-    if pte.with_name(MANIFEST_JSON).is_file():
+    if pte.with_name(MANIFEST_JSON).is_file() and math.isfinite(found.value):
         kept = MeasuredPerplexity(
             sha256=sha256_of(pte),
             perplexity=found.value,

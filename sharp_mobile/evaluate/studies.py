@@ -13,6 +13,7 @@ Every value is written to the study's JSON as soon as it is known; a study that 
 Layers are 1-based in the files and pictures, as in the paper.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -29,6 +30,7 @@ from transformers import PreTrainedModel
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.families import MLPWeights, NoMLP, decoder_layers, mlp_weights
+from sharp_mobile.json_file import parse_json, read_text
 from sharp_mobile.outputs import replace_text
 from sharp_mobile.recover.calibrate import LayerwiseDecoder
 from sharp_mobile.share import shared_layers
@@ -281,25 +283,50 @@ def _with_mlp(layer: Any, mlp: nn.Module, score: Score) -> dict[str, float]:
 
 
 def _unshared(model: PreTrainedModel) -> Any:
-    """The decoder layers of a model in which nothing is shared."""
+    """The decoder layers of a model in which nothing is shared, two at least."""
     if shared_layers(model):
         raise SharpError("study: this model's layers share already; give the original model")
-    return decoder_layers(model)
+    layers = decoder_layers(model)
+    if len(layers) < 2:
+        raise SharpError("study: this model has one layer, and so nothing to compare; give a larger model")
+    return layers
 
 
 def _read(path: Path, kind: type[S], setting: Setting, layers: int) -> S:
     """The study so far, or an empty one."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return kind(setting=setting, layers=layers)
     try:
-        study = kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, ValidationError) as error:
+        study = kind.model_validate(parse_json(read_text(path), path))
+        _check_whole(study, layers)
+    except (SharpError, ValueError) as error:
         what = kind.model_fields["figure"].default
         raise SharpError(f"{path}: is no {what} study; move it away, or name another --out") from error
     if study.setting != setting:
         names = [name for name, value in study.setting if value != getattr(setting, name)]
         raise SharpError(f"{path}: was made with another {', '.join(names)}; move it away, or name another --out")
     return study
+
+
+def _check_whole(study: Study, layers: int) -> None:
+    """Refuse a file whose values cannot be those of this model: of other layers, twice, or without the original's.
+
+    Raises:
+        ValueError: it is such a file.
+    """
+    if study.layers != layers:
+        raise ValueError(f"is of {study.layers} layers")
+    places: list[tuple[int, ...]] = []
+    original: float | None = 1.0
+    match study:
+        case ReplacementStudy():
+            places, original = [(pair.reference, pair.target) for pair in study.pairs], study.original
+        case ZeroingStudy():
+            places, original = [(zeroed.layer,) for zeroed in study.zeroed], study.original
+    if len(set(places)) < len(places) or any(not 1 <= layer <= layers for place in places for layer in place):
+        raise ValueError("has a layer twice, or one that is not there")
+    if places and original is None:
+        raise ValueError("lacks the original's perplexity")
 
 
 @contextmanager

@@ -3,27 +3,41 @@
 Read without PyTorch and ExecuTorch: comparing exports and results needs neither.
 """
 
+import os
+import reprlib
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sharp_mobile import __version__
 from sharp_mobile.digests import sha256_of
-from sharp_mobile.errors import SharpError, first_problem
+from sharp_mobile.errors import SharpError
+from sharp_mobile.fields import LARGEST, Count, Number, PlainName, Positive, Text, checked
+from sharp_mobile.json_file import read_json
 
 MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON = "manifest.json", "model.pte", "perplexity.json"
 PACKED = "packed"  # the directory of packed weights
 FORMAT_VERSION = 1
+_LENGTH = "get_max_context_len"  # as ExecuTorch's LLM runner calls it
+
+
+def _in_packed(name: str) -> str:
+    if not name.startswith(f"{PACKED}/") or len(name.split("/")) != 2:
+        raise ValueError(f"must be a file in {PACKED}/, is {name!r}")
+    return name
+
+
+PackedName = Annotated[PlainName, AfterValidator(_in_packed)]
 
 
 class StoredTensor(BaseModel):
     """A blob of the file: the SHA-256 of its bytes, its size, what it holds, and who uses it."""
 
     key: str
-    bytes: int
+    bytes: Count
     kind: str
     users: tuple[str, ...]
 
@@ -37,10 +51,16 @@ class Sizes(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    file: int
-    tensors: int
-    shared: int
-    recovery: int
+    file: Positive
+    tensors: Count
+    shared: Count
+    recovery: Count
+
+    @model_validator(mode="after")
+    def _add_up(self) -> "Sizes":
+        if not 0 < self.unshared <= LARGEST:
+            raise ValueError(f"file + shared - recovery is {self.unshared:,} bytes, which no file has")
+        return self
 
     @property
     def unshared(self) -> int:
@@ -55,18 +75,18 @@ class Expected(BaseModel):
     """What greedy decoding of `prompt` gives: the token ids that the export's own `.pte` generated here."""
 
     prompt: str
-    prompt_tokens: tuple[int, ...]
-    tokens: tuple[int, ...]
+    prompt_tokens: tuple[Count, ...]
+    tokens: tuple[Count, ...]
     text: str
 
 
 class Stage(BaseModel):
     """One step of an export: wall and CPU seconds, and the process's peak resident bytes when it ended."""
 
-    name: str
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
+    name: Text
+    seconds: Number
+    cpu_seconds: Number
+    peak_bytes: Count
 
 
 class PackedWeights(BaseModel):
@@ -79,13 +99,13 @@ class PackedWeights(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    file: str
-    profile: str
-    cpu_class: str
-    runtime: str
-    pte_sha256: str
-    sha256: str
-    bytes: int
+    file: PackedName
+    profile: Text
+    cpu_class: Text
+    runtime: Text
+    pte_sha256: Text
+    sha256: Text
+    bytes: Positive
 
 
 class MeasuredPerplexity(BaseModel):
@@ -96,12 +116,12 @@ class MeasuredPerplexity(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    sha256: str
-    perplexity: float
-    text: str
-    windows: int
-    window: int
-    tokens: int
+    sha256: Text
+    perplexity: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    text: Text
+    windows: Positive
+    window: Positive
+    tokens: Positive
 
 
 class Manifest(BaseModel):
@@ -111,28 +131,56 @@ class Manifest(BaseModel):
     """
 
     format_version: int = FORMAT_VERSION
-    name: str
-    sha256: str
+    name: Text
+    sha256: Text
     recipe: dict[str, Any]
-    source: str
-    fingerprint: str
-    plan: str
-    layers: int
-    stored_ratio: float
-    compression_ratio: float
+    source: Text
+    fingerprint: Text
+    plan: Text
+    layers: Positive
+    stored_ratio: Number
+    compression_ratio: Number
     sizes: Sizes
     metadata: dict[str, Any]
-    delegates: int
-    operators: dict[str, int]
-    divergence: float
+    delegates: Count
+    operators: dict[str, Count]
+    divergence: Number
     expected: Expected
     tensors: tuple[StoredTensor, ...]
     names: dict[str, str]
     stages: tuple[Stage, ...]
-    versions: dict[str, str] = {}
-    warnings: tuple[str, ...] = ()
-    tokenizer: str | None = None
+    versions: dict[str, Text] = {}
+    warnings: tuple[Text, ...] = ()
+    tokenizer: PlainName | None = None
     packed: tuple[PackedWeights, ...] = ()
+
+    @field_validator("metadata")
+    @classmethod
+    def _has_a_length(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        length = metadata.get(_LENGTH)
+        if type(length) is not int or not 0 < length <= LARGEST:
+            raise ValueError(f"{_LENGTH} must be a number of positions, is {reprlib.repr(length)}")
+        return metadata
+
+    @field_validator("packed")
+    @classmethod
+    def _named_once(cls, packed: tuple[PackedWeights, ...]) -> tuple[PackedWeights, ...]:
+        for file, count in Counter(weights.file for weights in packed).items():
+            if count > 1:
+                raise ValueError(f"names {file} {count} times")
+        return packed
+
+    @model_validator(mode="after")
+    def _expected_fits(self) -> "Manifest":
+        positions = len(self.expected.prompt_tokens) + len(self.expected.tokens)
+        if positions > self.length:
+            raise ValueError(f"expected has {positions} tokens, more than the {self.length} positions of {_LENGTH}")
+        return self
+
+    @property
+    def length(self) -> int:
+        """Positions in the KV cache."""
+        return int(self.metadata[_LENGTH])
 
 
 def read_manifest(directory: str | Path) -> Manifest:
@@ -142,12 +190,10 @@ def read_manifest(directory: str | Path) -> Manifest:
         SharpError: there is none, or it is not one that this sharp-mobile reads.
     """
     path = Path(directory, MANIFEST_JSON)
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise SharpError(f"{directory}: is not an export's directory: it has no {MANIFEST_JSON}") from error
-    except ValidationError as error:
-        raise SharpError(f"{path}: {first_problem(error)}; export the model again") from error
+    if not os.path.lexists(path):
+        raise SharpError(f"{directory}: is not an export's directory: it has no {MANIFEST_JSON}")
+    remedy = "export the model again"
+    manifest = checked(read_json(path, remedy=remedy, unique=True), Manifest, path, remedy)
     if manifest.format_version != FORMAT_VERSION:
         raise SharpError(
             f"{path}: is of format {manifest.format_version}, this sharp-mobile reads {FORMAT_VERSION}; "
@@ -163,12 +209,10 @@ def read_perplexity(directory: str | Path, sha256: str) -> MeasuredPerplexity | 
         SharpError: what lies there is not whole.
     """
     path = Path(directory, PERPLEXITY_JSON)
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    try:
-        found = MeasuredPerplexity.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise SharpError(f"{path}: {first_problem(error)}; run sharp-mobile evaluate {directory} again") from error
+    remedy = f"run sharp-mobile evaluate {directory} again"
+    found = checked(read_json(path, remedy=remedy, unique=True), MeasuredPerplexity, path, remedy)
     return found if found.sha256 == sha256 else None
 
 

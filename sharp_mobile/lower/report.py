@@ -1,11 +1,13 @@
 """A manifest for people: `report.md` with a picture of the bytes."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import matplotlib
 
 from sharp_mobile.lower.manifest import MODEL_PTE, Manifest, Sizes
+from sharp_mobile.printable import markdown, printable
 
 REPORT_MD, REPORT_PNG = "report.md", "sizes.png"
 
@@ -17,8 +19,9 @@ def write_report(directory: Path, manifest: Manifest) -> None:
     kinds: Counter[str] = Counter()
     for tensor in manifest.tensors:
         kinds[tensor.kind] += tensor.bytes
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", expected.prompt)), default=0))  # longer than any in it
     lines = [
-        f"# {manifest.name}",
+        f"# {markdown(manifest.name)}",
         "",
         f"![bytes of this export and of the unshared model]({REPORT_PNG})",
         "",
@@ -36,13 +39,13 @@ def write_report(directory: Path, manifest: Manifest) -> None:
         "",
         "Greedy decoding of",
         "",
-        "```",
-        expected.prompt.rstrip(),
-        "```",
+        fence,
+        printable(expected.prompt.rstrip(), lines=True),
+        fence,
         "",
-        f"gives: {expected.text!r}",
+        f"gives: {markdown(repr(expected.text))}",
         "",
-        *(f"> {warning}" for warning in manifest.warnings),
+        *(f"> {markdown(warning)}" for warning in manifest.warnings),
     ]
     (directory / REPORT_MD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 

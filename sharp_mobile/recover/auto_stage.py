@@ -9,17 +9,19 @@ What was measured is kept as JSON under the work directory, and taken from there
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sharp_mobile import __version__
 from sharp_mobile.checkpoint import Checkpoint
-from sharp_mobile.errors import SharpError
+from sharp_mobile.errors import SharpError, first_problem
+from sharp_mobile.json_file import parse_json, read_text
 from sharp_mobile.outputs import replace_text
 from sharp_mobile.recipe import LayerRecovery, Recipe, RecoverySection
 from sharp_mobile.recover.auto import Cost, choose_plan
@@ -115,12 +117,16 @@ def _measured(
     settings += [warmup.text, warmup.window, auto.auto_windows, auto.reach]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     kept = work / f"trials-{key}.json"
-    if not kept.is_file():
+    if not os.path.lexists(kept):
         tokenizer = checkpoint.tokenizer_for("plan auto")
         windows = source_windows(tokenizer, warmup.text, warmup.window, auto.auto_windows)
         measured = measure_trials(checkpoint.model, recoveries, windows, auto.reach, progress=progress)
         replace_text(kept, _TRIALS.dump_json(measured, indent=1).decode() + "\n")
-    return _TRIALS.validate_json(kept.read_bytes())
+    remedy = "delete it to measure again"
+    try:
+        return _TRIALS.validate_python(parse_json(read_text(kept), kept, remedy=remedy))
+    except ValidationError as error:
+        raise SharpError(f"{kept}: {first_problem(error)}; {remedy}") from error
 
 
 def _cost(budget: Budget, recipe: Recipe, config: Any) -> tuple[Cost, float]:

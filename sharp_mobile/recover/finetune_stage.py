@@ -6,7 +6,6 @@
 Under `torchrun` all processes warm up and fine-tune, and the first one writes.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from sharp_mobile.recover.finetune import FinetuneReport, FinetuneSettings, fine
 from sharp_mobile.recover.sequences import Rows, rows_of_windows
 from sharp_mobile.recover.two_views import target_mlps
 from sharp_mobile.share import Recoveries, recovery_parameters, share_layers, shared_layers
-from sharp_mobile.sharp_json import SHARP_JSON, is_whole
+from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, is_whole
 
 _MUCH_WORSE = 10  # times the perplexity that the model began with
 _PATIENCE = timedelta(days=7)  # for the first process's warm-up
@@ -170,13 +169,13 @@ def _keep(
         tuned = {name: parameter.detach().cpu() for name, parameter in recovery_parameters(model)}
         whole.load_state_dict(tuned, strict=False)
         model = whole
-    before = json.loads((warm / SHARP_JSON).read_text(encoding="utf-8"))
-    warnings = [*before["report"]["warnings"], *report.warnings]
+    before = SharpDescription.read(warm / SHARP_JSON)
+    warnings = [*before.warnings, *report.warnings]
     save_sharp_checkpoint(
         model,
         plan,
         kept,
         tokenizer_source=checkpoint,
-        provenance={**before["produced_by"], "finetune": section.model_dump()},
-        report={**before["report"], "finetune": asdict(report), "warnings": warnings},
+        provenance={**before.produced_by, "finetune": section.model_dump()},
+        report={**before.report, "finetune": asdict(report), "warnings": warnings},
     )

@@ -28,7 +28,7 @@ from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_o
 from sharp_mobile.recover.fit import WarmupSettings
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
-from sharp_mobile.sharp_json import SHARP_JSON, describe_recoveries, is_whole
+from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries, is_whole
 from sharp_mobile.stages import Stages
 
 Say = Callable[[str], None]
@@ -161,7 +161,7 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
         say(f"warming up {len(opened.recovery)} layers: {spoken(seconds)} on this machine")
         with stages.stage("recover"):
             recovered = _recover(opened, kept, progress, say)
-    warnings = tuple(json.loads((kept / SHARP_JSON).read_text())["report"]["warnings"])
+    warnings = SharpDescription.read(kept / SHARP_JSON).warnings
     for warning in warnings:
         say(f"warning: {warning}")
     named = replace(recovered, name=checkpoint.name, source=checkpoint.source)

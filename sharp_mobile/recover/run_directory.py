@@ -13,13 +13,16 @@ A process may be killed at any moment, the moments of writing, renaming and dele
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.json_file import read_json
 from sharp_mobile.outputs import replace_text
+from sharp_mobile.paths import inside
 
 RUN_JSON = "run.json"
 LOG = "log.jsonl"
@@ -60,10 +63,7 @@ class RunDirectory:
             raise SharpError(f"{self.path}: cannot be written: {error.strerror}; choose another directory") from error
 
     def _check_same(self, identity: Mapping[str, Any]) -> None:
-        try:
-            before = json.loads((self.path / RUN_JSON).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SharpError(f"{self.path / RUN_JSON}: is damaged; delete {self.path} to start anew") from error
+        before = read_json(self.path / RUN_JSON, remedy=f"delete {self.path} to start anew")
         different = [name for name in sorted({*before, *identity}) if before.get(name) != identity.get(name)]
         if different:
             changes = "; ".join(f"{name} was {before.get(name)}, now {identity.get(name)}" for name in different)
@@ -83,7 +83,7 @@ class RunDirectory:
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, damaged or not, ascending."""
         names = (path.name.removeprefix(_PREFIX) for path in self.path.glob(f"{_PREFIX}*"))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,14}", name))
 
     def last_good(self) -> tuple[Path | None, tuple[str, ...]]:
         """The newest checkpoint that is whole, and a warning for each newer one that is not."""
@@ -113,9 +113,10 @@ class RunDirectory:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        digests = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-        return all(_digest(checkpoint / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError):
+        digests = read_json(checkpoint / SEAL)
+        files = {inside(checkpoint, name, checkpoint / SEAL): digest for name, digest in digests.items()}
+        return bool(files) and all(_digest(file) == digest for file, digest in files.items())
+    except (OSError, SharpError):
         return False
 
 

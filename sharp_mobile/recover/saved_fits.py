@@ -71,7 +71,12 @@ def read_fit(path: Path, mlp: nn.Module) -> TargetFit | None:
         with safe_open(path, "pt") as file:
             fit = TargetFit(**json.loads(file.metadata()["fit"]))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError):
+            if _digest(state) != file.metadata()["sha256"]:
+                return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    own = mlp.state_dict()
+    if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in own.items()}:
         return None
     mlp.load_state_dict(state)
     return fit
@@ -80,5 +85,13 @@ def read_fit(path: Path, mlp: nn.Module) -> TargetFit | None:
 def write_fit(path: Path, mlp: nn.Module, fit: TargetFit) -> None:
     """Write the recovery parameters of one target and its errors, whole or not at all."""
     partial = path.with_suffix(".partial")
-    save_file(mlp.state_dict(), partial, metadata={"fit": json.dumps(vars(fit))})
+    state = mlp.state_dict()
+    save_file(state, partial, metadata={"fit": json.dumps(vars(fit)), "sha256": _digest(state)})
     partial.replace(path)
+
+
+def _digest(state: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -8,6 +8,7 @@ interrupted goes on with the first variant that is missing. A variant that canno
 no number is ever printed for it.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.evaluate.studies import Pairs
 from sharp_mobile.evaluate.study import study
+from sharp_mobile.json_file import parse_json
+from sharp_mobile.json_file import read_text as read_file
 from sharp_mobile.outputs import replace_text
+from sharp_mobile.printable import markdown
 from sharp_mobile.recover.data import read_text, token_windows
 from sharp_mobile.recover.finetune import FinetuneSettings
 from sharp_mobile.recover.fit import WarmupSettings
@@ -230,11 +234,11 @@ def _windows(tokenizer: PreTrainedTokenizerBase, text: str, window: int, count: 
 
 def _read(path: Path, empty: Measurements) -> Measurements:
     """The measurements so far, or none."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return empty
     try:
-        found = Measurements.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = Measurements.model_validate(parse_json(read_file(path), path))
+    except (SharpError, ValueError) as error:
         raise SharpError(f"{path}: is not what `reproduce` writes; move it away, or name another --out") from error
     here, there = ({**m.budget.model_dump(), "model": m.model, "checkpoint": m.fingerprint} for m in (empty, found))
     if different := [name for name, value in here.items() if there[name] != value]:
@@ -243,10 +247,9 @@ def _read(path: Path, empty: Measurements) -> Measurements:
 
 
 def _progress_line(row: Row, outcome: Outcome) -> str:
-    what = f"{row.method} {row.type}".strip()
     if isinstance(outcome, Absent):
-        return f"{what}: left out: {outcome.reason}"
-    return f"{what}: perplexity {outcome.perplexity:.2f} ({outcome.seconds:.0f} s)"
+        return f"{_what(row)}: left out: {outcome.reason}"
+    return f"{_what(row)}: perplexity {outcome.perplexity:.2f} ({outcome.seconds:.0f} s)"
 
 
 def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome]) -> str:
@@ -256,9 +259,10 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
     lines = [
         f"# Table {table.number} in shape: {table.title}",
         "",
-        f"Measured here: {measurements.model} on {budget.text}, {budget.windows} windows of {budget.window} tokens; "
-        f"warm-up ({budget.warmup}) and calibration on {budget.calibration_windows} windows of "
-        f"{budget.calibration_text}; {_stage_2(budget)}. s is counted on the model.",
+        f"Measured here: {markdown(measurements.model)} on {markdown(budget.text)}, "
+        f"{budget.windows} windows of {budget.window} tokens; warm-up ({budget.warmup}) and calibration on "
+        f"{budget.calibration_windows} windows of {markdown(budget.calibration_text)}; {_stage_2(budget)}. "
+        "s is counted on the model.",
         "",
         f"The columns from *s in the paper* on are another model's: {PAPER_MODEL}, perplexity on the paper's own data.",
         "",
@@ -274,7 +278,7 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
             lines.append(_line(row, outcome, len(table.datasets)))
     if absent:
         lines += ["", "Not measured:", ""]
-        lines += [f"- {f'{row.method} {row.type}'.strip()}{_of_rank(row)}: {why.reason}" for row, why in absent]
+        lines += [f"- {_what(row)}{_of_rank(row)}: {markdown(why.reason)}" for row, why in absent]
     return "\n".join(lines) + "\n"
 
 
@@ -291,6 +295,10 @@ def _line(row: Row, found: Measurement, datasets: int) -> str:
     paper = [_number(value) for value in row.paper] or [""] * datasets
     ours = [f"{found.mlp_kept:.0%}", f"**{_number(found.perplexity)}**"]
     return f"| {' | '.join([row.method, row.type, found.recovery, *ours, row.s, *paper])} |"
+
+
+def _what(row: Row) -> str:
+    return f"{row.method} {row.type}".strip()
 
 
 def _of_rank(row: Row) -> str:

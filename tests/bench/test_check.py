@@ -185,10 +185,25 @@ def test_update_writes_a_file_where_there_is_none(tmp_path: Path) -> None:
     assert read_budgets(budgets, "unshared").shared_bytes is None
 
 
+def test_update_writes_wrong_budgets_anew_and_touches_nothing_else_that_is_wrong(tmp_path: Path) -> None:
+    budgets, directory = tmp_path / "budgets.toml", tmp_path / "tiny"
+    write_export(directory)
+    budgets.write_text("[tiny]\nfile_bytes = { at_most = 'x', tolerance = nan }\nshared_bytes = 3\n")
+    green(directory, "--budgets", budgets, "--update")
+    assert read_budgets(budgets, "tiny").file_bytes == AtMost(at_most=1000, tolerance=0.002)
+    budgets.write_text("tiny = 3\n")
+    assert "budgets.toml: tiny must be a table of budgets" in run(directory, "--budgets", budgets, "--update").stderr
+    assert budgets.read_text() == "tiny = 3\n"
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         ("[tiny", "is not TOML"),
+        ("a = " + "[" * 5000, "is not TOML"),
+        ("a = " + "9" * 5000, "is not TOML"),
+        ("[tiny]\nfile_bytes = { at_most = 1, tolerance = nan }", "tiny.file_bytes.tolerance: "),
+        (f"[tiny]\nfile_bytes = {{ at_most = {10**30}, tolerance = 0 }}", "tiny.file_bytes.at_most: .* less than"),
         ("tiny = 3", "tiny: Input should be a valid dictionary"),
         ("[other]\nfile_bytes = { at_most = 1, tolerance = 0 }", "has no budgets for tiny, only for other; write them"),
         ("[tiny]\nfile_bytes = { at_most = -1, tolerance = 0 }", "tiny.file_bytes.at_most: .* greater than"),

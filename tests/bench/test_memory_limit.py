@@ -41,9 +41,15 @@ def test_sizes_are_read_as_docker_and_systemd_read_them() -> None:
     assert parse_sweep("2G,100M,100M") == (100 << 20, 2 << 30)
 
 
-@pytest.mark.parametrize("text", ["", "M", "0M", "-1M", "1.5G", "100MiB", "100M:200M", "200M:100M:50M", "1M:2M:0M"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "M", "0M", "-1M", "1.5G", "100MiB", "100M:200M", "200M:100M:50M", "1M:2M:0M"),
+        *("9" * 5000, "999999999999999G", "²M", "1:900G:1"),
+    ],
+)
 def test_what_is_no_size_is_told(text: str) -> None:
-    with pytest.raises(SharpError, match=r"memory|ends before it begins"):
+    with pytest.raises(SharpError, match=r"memory|ends before it begins|more than 1,000 limits"):
         parse_sweep(text)
 
 

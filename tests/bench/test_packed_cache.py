@@ -45,6 +45,7 @@ def test_what_a_launch_left_is_believed(cache: PackedCache) -> None:
         lambda cache: cache.path.unlink(),
         lambda cache: seal_of(cache).unlink(),
         lambda cache: seal_of(cache).write_text("{"),
+        lambda cache: seal_of(cache).write_text("[" * 100_000),
         lambda cache: seal_of(cache).write_bytes(b"\xff\xfe"),
         lambda cache: seal_of(cache).write_text(seal_of(cache).read_text().replace('"bytes": 4096', '"bytes": 4097')),
         # The first half of the key is the file's name; the whole one is sealed.
@@ -56,6 +57,15 @@ def test_anything_else_is_deleted(damage: Callable[[PackedCache], None], cache: 
     assert not cache.believed()
     assert not cache.path.exists()
     assert not seal_of(cache).exists()
+
+
+@pytest.mark.parametrize("name", ["path", "_seal"])
+def test_a_directory_in_the_place_of_a_file_is_told(name: str, cache: PackedCache) -> None:
+    path = getattr(cache, name)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(SharpError, match=r"cannot be deleted: .*; delete it yourself"):
+        cache.believed()
 
 
 def test_a_launch_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:

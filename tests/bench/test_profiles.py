@@ -29,9 +29,11 @@ def test_an_unknown_profile_is_told_with_those_that_there_are(name: str) -> None
         read_profile(name)
 
 
-@pytest.mark.parametrize("content", ["", "cpu: X", "- 1", "cpu: [", "cores: 0"])
+@pytest.mark.parametrize(
+    "content", ["", "cpu: X", "- 1", "cpu: [", "cores: 0", "[" * 3000, "a: " + "1" * 5000, "cpu: 1\ncpu: 2"]
+)
 def test_a_damaged_profile_is_named(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiles, "PROFILES", tmp_path)
     (tmp_path / "mine.yaml").write_text(content)
-    with pytest.raises(SharpError, match=r"mine\.yaml: is not a phone's profile"):
+    with pytest.raises(SharpError, match=r"mine\.yaml: .*; correct (the profile|the YAML|it)$"):
         read_profile("mine")

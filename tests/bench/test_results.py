@@ -55,8 +55,8 @@ def test_statistics() -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "is not a whole results file"),
-        ('{"schema_version": 1, "created": "2026', "is not a whole results file"),
+        ("", "is not valid JSON"),
+        ('{"schema_version": 1, "created": "2026', "is not valid JSON"),
         ("[]", "has no schema version"),
         ('{"forward": 3}', "has no schema version"),
         ('{"schema_version": 0}', "is of schema version 0, this sharp-mobile reads version 1"),

@@ -5,6 +5,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -102,6 +103,36 @@ def test_a_file_of_another_study_is_refused(tmp_path: Path) -> None:
     share_layers(shared, SharePlan.parse("2:3", LAYERS), Recovery("lora", 2))
     with pytest.raises(SharpError, match="share already"):
         zeroing_study(shared, WINDOWS, SETTING, tmp_path / "new.json", progress=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda study: study | {"layers": 99},
+        lambda study: study | {"original": None},
+        lambda study: study | {"pairs": study["pairs"] * 2},
+        lambda study: study | {"pairs": [{"reference": 0, "target": 7, "perplexity": 1.0}]},
+        lambda study: study | {"pairs": "x"},
+        lambda study: [],
+    ],
+)
+def test_a_study_with_values_that_cannot_be_is_refused(change: Any, tmp_path: Path) -> None:
+    path = tmp_path / "fig2.json"
+    replacement_study(tiny_model(), WINDOWS, SETTING, path, progress=False)
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(SharpError, match=r"fig2\.json: is no fig2 study; move it away"):
+        replacement_study(tiny_model(), WINDOWS, SETTING, path, progress=False)
+
+
+def test_a_directory_in_the_place_of_a_study_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "fig4.json").mkdir()
+    with pytest.raises(SharpError, match=r"fig4\.json: is no fig4 study; move it away"):
+        zeroing_study(tiny_model(), WINDOWS, SETTING, tmp_path / "fig4.json", progress=False)
+
+
+def test_a_model_of_one_layer_has_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match="has one layer"):
+        distance_study(tiny_model(num_hidden_layers=1), SETTING, tmp_path / "fig3.json")
 
 
 def test_figure_3_is_the_relative_frobenius_distance(tmp_path: Path) -> None:

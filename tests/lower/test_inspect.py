@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
+from damage import outcome
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge, to_edge_transform_and_lower
 from tiny_models import tiny_model
 from torch import nn
 
+from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.check import sharing_problems
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
@@ -321,3 +324,18 @@ def test_a_manifest_of_another_file_is_told(small_pte: Path, tmp_path: Path) -> 
         manifest.write_text(content)
         with pytest.raises(SharpError, match=r"manifest\.json: (is not|must hold)"):
             inspect_export(tmp_path)
+
+
+def test_names_of_a_manifest_are_printed_as_text(exported: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    path, keys = exported
+    shutil.copy(path, tmp_path / "model.pte")
+    names = {f"\x1b[2J{name}\nNOT SOUND: forged\x9b\u202e": key for name, key in keys.items()}
+    content = {"names": names, "sha256": inspect_pte(path).sha256}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert not outcome("inspect", tmp_path).startswith("NOT SOUND")
+    assert not outcome("inspect", tmp_path, "--json").startswith("NOT SOUND")
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path)]).stdout
+    assert r"\x1b[2J" in shown
+    assert "\nNOT SOUND: forged" not in shown
+    content = json.loads(CliRunner().invoke(main, ["inspect", str(tmp_path), "--json"]).stdout)
+    assert any("\x1b[2J" in user for tensor in content["tensors"] for user in tensor["users"])

@@ -26,8 +26,8 @@ def test_what_an_export_wrote_is_read(tiny_export: ExportResult, tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('{"name": "tiny", "sha', "the file: Invalid JSON"),
-        ("[]", "the file: Input should be an object"),
+        ('{"name": "tiny", "sha', "is not valid JSON"),
+        ("[]", "must hold a JSON object, holds a list"),
         ('{"name": "tiny"}', "sha256: Field required"),
     ],
 )

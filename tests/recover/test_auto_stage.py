@@ -60,10 +60,18 @@ def test_a_chosen_plan_keeps_its_budget_and_is_taken_again(
         case "2MB":
             assert opened.plan.is_none  # enough for everything
     (kept,) = tmp_path.glob("trials-*.json")
-    stamp = kept.stat().st_mtime_ns
+    stamp, whole = kept.stat().st_mtime_ns, kept.read_text()
     again = open_recipe(wanted, work=tmp_path, progress=False)
     assert (again.plan, again.recovery) == (opened.plan, opened.recovery)
     assert kept.stat().st_mtime_ns == stamp
+    kept.write_text(text := kept.read_text()[:-40])
+    with pytest.raises(SharpError, match=r"trials-.*\.json: is not valid JSON .*; delete it to measure again"):
+        open_recipe(wanted, work=tmp_path, progress=False)
+    assert kept.read_text() == text
+    kept.write_text('[{"layer": 3}]')
+    with pytest.raises(SharpError, match=r"trials-.*\.json: 0\..*; delete it to measure again"):
+        open_recipe(wanted, work=tmp_path, progress=False)
+    kept.write_text(whole)
     if not budget.startswith("tau"):  # there the recovery parameters are the recipe's own
         open_recipe(wanted.model_copy(update={"plan": "auto s=0.9"}), work=tmp_path, progress=False)
         assert list(tmp_path.glob("trials-*.json")) == [kept]

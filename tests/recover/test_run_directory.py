@@ -1,3 +1,5 @@
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,15 @@ def test_the_newest_checkpoints_are_kept(run: RunDirectory) -> None:
     assert not run.partial.exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing file", "changed", "no seal", "broken seal"])
+# Names that lead out of the checkpoint, and what is no seal at all.
+SEALS = (
+    json.dumps({"../checkpoint-1/weights": hashlib.sha256(b"weights of step 1").hexdigest()}),
+    json.dumps({"/dev/null": hashlib.sha256(b"").hexdigest()}),
+    *("{}", "[]", "[" * 100_000, '{"weights": null}'),
+)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing file", "changed", "no seal", "broken seal", *SEALS])
 def test_a_damaged_checkpoint_is_passed_over(run: RunDirectory, damage: str) -> None:
     write(run, 1)
     write(run, 2)
@@ -45,6 +55,8 @@ def test_a_damaged_checkpoint_is_passed_over(run: RunDirectory, damage: str) -> 
             (newest / "sealed.json").unlink()
         case "broken seal":
             (newest / "sealed.json").write_text('{"weights": ')
+        case seal:
+            (newest / "sealed.json").write_text(seal)
     good, warnings = run.last_good()
     assert good == run.path / "checkpoint-1"
     assert len(warnings) == 1
@@ -66,8 +78,22 @@ def test_another_run_is_refused_and_named(run: RunDirectory) -> None:
     with pytest.raises(SharpError, match="rank was 4, now 8"):
         run.start({"rank": 8})
     (run.path / "run.json").write_text("{")
-    with pytest.raises(SharpError, match="damaged"):
+    with pytest.raises(SharpError, match=r"run\.json: is not valid JSON .*; delete .* to start anew"):
         run.start({"rank": 4})
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '"x"'])
+def test_a_journal_that_is_no_object_is_told(content: str, run: RunDirectory) -> None:
+    (run.path / "run.json").write_text(content)
+    with pytest.raises(SharpError, match=r"run\.json: .*; delete .* to start anew"):
+        run.start({"rank": 4})
+
+
+def test_a_name_that_is_no_step_is_left_alone(run: RunDirectory) -> None:
+    for name in ("007", "9" * 200, "²", "x"):
+        (run.path / f"checkpoint-{name}").mkdir()
+    write(run, 1)
+    assert run.steps() == [1]
 
 
 def test_somebody_elses_directory_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
 in the file. Files go to the app's own directory on the shared storage, which adb may write and the app reads.
 """
 
+import re
 import shlex
 import struct
 import time
@@ -25,6 +26,8 @@ from sharp_mobile.errors import SharpError
 _FILES = f"/sdcard/Android/data/{APP}/files"
 _ACTIVITY = f"{APP}/.BenchActivity"
 _APK = f"/data/local/tmp/{APP}.apk"
+
+_NUMBER = r"[0-9]{1,15}"
 
 # Kinds of the shell protocol's packets.
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
@@ -71,15 +74,15 @@ class AndroidPhone(AttachedPhone):
             return False
 
     def device(self) -> Device:
-        memory = self._output("cat /proc/meminfo").split()
+        memory = _fields(self._output("cat /proc/meminfo")).get("MemTotal", "")
         battery = _fields(self._output("dumpsys battery"))
         return Device(
             kind="android",
             model=self._property("ro.product.model"),
             os=f"Android {self._property('ro.build.version.release')}",
             cpu=self._property("ro.soc.model") or self._property("ro.board.platform") or "unknown",
-            cores=int(self._output("nproc")),
-            memory_bytes=int(memory[memory.index("MemTotal:") + 1]) * 1024,
+            cores=self._number("nproc", self._output("nproc")),
+            memory_bytes=self._number("/proc/meminfo", memory.removesuffix("kB")) * 1024,
             thermal=_thermal(self._shell("dumpsys thermalservice").output),
             battery=_battery(battery),
         )
@@ -119,10 +122,10 @@ class AndroidPhone(AttachedPhone):
 
     def size(self, path: str) -> int | None:
         said = self._shell(f"stat -c %s {shlex.quote(path)}")
-        return int(said.output) if said.status == 0 else None
+        return self._number("stat", said.output) if said.status == 0 else None
 
     def sha256(self, path: str) -> str:
-        return self._output(f"sha256sum {shlex.quote(path)}", timeout=_INSTALL_TIMEOUT).split()[0]
+        return self._output(f"sha256sum {shlex.quote(path)}", timeout=_INSTALL_TIMEOUT).partition(" ")[0]
 
     def write(self, path: str, offset: int, data: bytes) -> None:
         self._output(f"dd of={shlex.quote(path)} bs={BLOCK} seek={offset // BLOCK} conv=notrunc", data)
@@ -146,7 +149,8 @@ class AndroidPhone(AttachedPhone):
 
     def free_bytes(self) -> int:
         # Filesystem, 1K-blocks, Used, Available, ...
-        return int(self._output(f"df -k {self.exports}").splitlines()[-1].split()[3]) * 1024
+        line = self._output(f"df -k {self.exports}").rstrip().rpartition("\n")[2].split()
+        return self._number("df", line[3] if len(line) > 3 else "") * 1024
 
     def close(self) -> None:
         """Nothing is open: every command has a connection of its own."""
@@ -164,6 +168,12 @@ class AndroidPhone(AttachedPhone):
 
     def _is_directory(self, path: str) -> bool:
         return self._shell(f"test -d {path}").status == 0
+
+    def _number(self, command: str, answer: str) -> int:
+        """A number that a command answers with."""
+        if not re.fullmatch(_NUMBER, answer.strip()):
+            raise SharpError(f"{self.name}: {command} answers {answer[:100]!r}, which is no number; restart the phone")
+        return int(answer)
 
     def _property(self, name: str) -> str:
         return self._output(f"getprop {name}").strip()
@@ -231,7 +241,7 @@ def _listen(connection: AdbConnection) -> _Said:
         data = connection.read_exact(length)
         if kind == _EXIT:
             output, errors = (said[kind].decode(errors="replace") for kind in (_STDOUT, _STDERR))
-            return _Said(data[0], output, errors)
+            return _Said(data[0] if data else 1, output, errors)
         if kind in said:
             said[kind] += data
 
@@ -245,16 +255,16 @@ def _fields(text: str) -> dict[str, str]:
 def _thermal(text: str) -> str | None:
     """From `dumpsys thermalservice`, which Android 10 and later have."""
     status = _fields(text).get("Thermal Status", "")
-    return _THERMAL[int(status)] if status.isdigit() and int(status) < len(_THERMAL) else None
+    return _THERMAL[int(status)] if re.fullmatch(_NUMBER, status) and int(status) < len(_THERMAL) else None
 
 
 def _battery(fields: Mapping[str, str]) -> str | None:
     """From `dumpsys battery`: level, what it does, and its temperature, which comes in tenths of a degree."""
     parts = []
-    if fields.get("level", "").isdigit():
+    if re.fullmatch(_NUMBER, fields.get("level", "")):
         parts.append(f"{fields['level']}%")
-    if fields.get("status", "").isdigit() and int(fields["status"]) in _CHARGE:
+    if re.fullmatch(_NUMBER, fields.get("status", "")) and int(fields["status"]) in _CHARGE:
         parts.append(_CHARGE[int(fields["status"])])
-    if fields.get("temperature", "").isdigit():
+    if re.fullmatch(_NUMBER, fields.get("temperature", "")):
         parts.append(f"{int(fields['temperature']) / 10:.1f} °C")
     return ", ".join(parts) or None

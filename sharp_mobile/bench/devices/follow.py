@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from sharp_mobile.bench.devices.attached import AttachedPhone, Patience, Say, patiently
 from sharp_mobile.errors import SharpError
+from sharp_mobile.fields import Text
 
 STATUS_JSON = "status.json"
 
@@ -25,8 +26,8 @@ class Status(BaseModel):
     """What the app says of itself; `error` of a run that could not be done at all."""
 
     state: Literal["running", "done", "failed"]
-    progress: str | None = None
-    error: str | None = None
+    progress: Text | None = None
+    error: Text | None = None
 
 
 def follow(phone: AttachedPhone, patience: Patience, say: Say) -> str | None:

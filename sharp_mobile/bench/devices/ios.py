@@ -189,6 +189,11 @@ class IosPhone(AttachedPhone):
         except (*_GONE, OSError, asyncio.TimeoutError) as error:
             self._loop.run_until_complete(self._services.close())
             raise Disconnected(f"{self.name}: the connection broke ({error or type(error).__name__})") from error
+        except (LookupError, TypeError, ValueError) as error:
+            raise SharpError(
+                f"{self.name}: gives an answer that this sharp-mobile does not understand ({type(error).__name__}: "
+                f"{error}); restart the phone"
+            ) from error
         except PyMobileDevice3Exception as error:
             raise SharpError(
                 f"{self.name}: {type(error).__name__}: {error}; is it unlocked, does it trust this computer, and is "

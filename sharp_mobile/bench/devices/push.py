@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from sharp_mobile.bench.devices.attached import AttachedPhone, Patience, Say, patiently
-from sharp_mobile.bench.exports import Export
+from sharp_mobile.bench.exports import Export, packed_files
 from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PACKED
+from sharp_mobile.paths import inside, is_plain
 
 # Offsets are multiples of a block, at which phones can write; between two chunks they confirm what they have written.
 BLOCK = 1 << 16
@@ -76,9 +77,14 @@ def push_file(phone: AttachedPhone, file: Sending, patience: Patience, say: Say)
 def _files(phone: AttachedPhone, export: Export) -> list[Sending]:
     """What an export consists of on the phone, its manifest last."""
     folder = f"{phone.exports}/{export.directory.resolve().name}"
-    tokenizers = [name for name in _TOKENIZERS if (export.directory / name).is_file()]
-    names = [MODEL_PTE, *tokenizers, *(packed.file for packed in export.packed), MANIFEST_JSON]
-    return [sending(export.directory / name, f"{folder}/{name}") for name in names]
+    tokenizers = {
+        name: inside(export.directory, name, export.directory)
+        for name in _TOKENIZERS
+        if (export.directory / name).is_file()
+    }
+    files = {MODEL_PTE: export.pte, **tokenizers, **packed_files(export)}
+    files[MANIFEST_JSON] = export.directory / MANIFEST_JSON
+    return [sending(source, f"{folder}/{name}") for name, source in files.items()]
 
 
 def _make_folder(phone: AttachedPhone, folder: str, files: Sequence[Sending]) -> None:
@@ -89,7 +95,8 @@ def _make_folder(phone: AttachedPhone, folder: str, files: Sequence[Sending]) ->
         phone.make_directory(directory)
     for directory in (folder, f"{folder}/{PACKED}"):
         for name in phone.list(directory):
-            if f"{directory}/{name}" not in belongs:
+            # A phone lists a name with a line feed as two, which may be `..`; whatever is no name stays there.
+            if is_plain(name) and "/" not in name and f"{directory}/{name}" not in belongs:
                 phone.delete(f"{directory}/{name}")
 
 

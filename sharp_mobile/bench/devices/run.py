@@ -24,6 +24,7 @@ from sharp_mobile.bench.results import Device, Results, Settings, now, parse_res
 from sharp_mobile.bench.run import results_places
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.manifest import read_manifest
+from sharp_mobile.paths import file_part
 
 Find = Callable[[str | None, Patience, Say], AttachedPhone]
 
@@ -73,8 +74,7 @@ def bench_phone(
             found.append(_results(phone, export, device, settings, text, ended))
         if not allow_throttled:
             _check_stayed_cool(phone, found)
-    slug = re.sub(r"[^a-z0-9]+", "-", device.model.lower()).strip("-")
-    places = results_places(exports, f"results-{place}-{slug}.json", out)
+    places = results_places(exports, f"results-{place}-{file_part(device.model, 'phone')}.json", out)
     for path, results in zip(places, found, strict=True):
         write_results(path, results)
         say("\n".join([*summary(results), f"  {path}"]))

@@ -146,3 +146,24 @@ def test_a_cable_that_breaks_at_once_every_time_is_given_up(adb: FakeAdb, phone:
     adb.cut_at = 0
     with pytest.raises(SharpError, match="the connection broke 5 times; try another cable or port"):
         push(phone, [export], replace(PATIENCE, cuts=5), cut_again)
+
+
+@pytest.mark.parametrize("answer", ["", "²", "9" * 5000, "-1", "nproc: not found", "8\n8"])
+def test_an_answer_that_is_no_number_is_told(answer: str, phone: AndroidPhone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phone, "_output", lambda command, **options: answer)
+    for asked in (phone.device, phone.free_bytes):
+        with pytest.raises(SharpError, match=r"A1B2: .* answers .*, which is no number; restart the phone"):
+            asked()
+
+
+def test_a_name_on_the_phone_that_leads_out_of_the_folder_is_not_deleted(
+    phone: AndroidPhone, on_phone: FakePhone, export: Export
+) -> None:
+    """`ls` shows a name with a line feed as two, of which one may be `..`."""
+    push(phone, [export], PATIENCE, ignore)
+    folder = on_phone.files / "exports" / "shared"
+    (folder / "old\n..").write_text("x")
+    (folder / "older").write_text("x")
+    push(phone, [export], PATIENCE, ignore)
+    assert (folder / "manifest.json").is_file()
+    assert not (folder / "older").exists()

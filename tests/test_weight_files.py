@@ -153,6 +153,7 @@ def test_either_name_of_a_tied_pair_holds_the_weight(size: str, tmp_path: Path) 
 def test_so_it_does_in_a_sharp_checkpoint_and_in_a_pickle(tmp_path: Path) -> None:
     model = tiny_model(tie_word_embeddings=True)
     save_sharp_checkpoint(model, SharePlan.parse("none", 6), tmp_path / "sharp")
+    edit_json(tmp_path / "sharp" / "sharp.json", files={})
     keep_only_the_head(tmp_path / "sharp")
     model.save_pretrained(tmp_path / "pickled")
     keep_only_the_head(tmp_path / "pickled")
@@ -213,7 +214,7 @@ def test_a_sharp_checkpoint_allocates_nothing_before_its_shapes_are_known_to_fit
     rank: int, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = save_sharp_checkpoint(tiny_model(), SharePlan.parse("none", 6), tmp_path / "out")
-    edit_json(out / "sharp.json", plan="2:3", recovery={"3": {"rank": rank}})
+    edit_json(out / "sharp.json", files={}, plan="2:3", recovery={"3": {"rank": rank}})
     edit_json(out / "config.json", intermediate_size=width)
     monkeypatch.setattr("sharp_mobile.checkpoint.skeleton", lambda *_: pytest.fail("memory was allocated"))
     assert "has shape" in told(out) or "is missing" in told(out)

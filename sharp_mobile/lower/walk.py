@@ -60,11 +60,11 @@ def step(decoder: Decoder, number: int, segment: nn.Module, given: Given, start:
 
 
 @contextmanager
-def in_float(module: nn.Module, products: Literal["highest", "medium"] = _PRODUCTS) -> Iterator[None]:
+def in_float(module: nn.Module, products: Literal["highest", "medium"] | None = None) -> Iterator[None]:
     """With the weights and biases of a module's linears in float32, whatever type they are stored in.
 
     Args:
-        products: torch's `float32_matmul_precision` within the block.
+        products: torch's `float32_matmul_precision` within the block; by default that of a walk.
     """
     stored = {linear: (linear.weight, linear.bias) for linear in module.modules() if isinstance(linear, nn.Linear)}
     for linear, (weight, bias) in stored.items():
@@ -73,7 +73,7 @@ def in_float(module: nn.Module, products: Literal["highest", "medium"] = _PRODUC
             linear.bias = nn.Parameter(bias.float(), requires_grad=False)
         page_out(weight)
     precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(products)
+    torch.set_float32_matmul_precision(products or _PRODUCTS)
     try:
         yield
     finally:

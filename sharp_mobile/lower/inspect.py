@@ -35,6 +35,7 @@ from pydantic import BaseModel
 from sharp_mobile.errors import SharpError
 from sharp_mobile.json_file import read_json
 from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, StoredTensor, sha256_of
+from sharp_mobile.printable import printable
 
 # The largest file: so many times the bytes of its distinct tensors, and what the program around them takes, which is
 # the same for all widths: 11 kB a delegate with custom_sdpa, 15 kB with portable attention, 3.4 kB more for a target.
@@ -234,7 +235,7 @@ def describe(inspection: Inspection, largest: int) -> list[str]:
     lines += ["", *(f"warning: {warning}" for warning in inspection.warnings)]
     lines += [f"NOT SOUND: {problem}" for problem in inspection.problems]
     # Names are the file's own: a control sequence in one must not reach the terminal.
-    return ["".join(letter if letter.isprintable() else "\ufffd" for letter in line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _more(file_bytes: int, tensor_bytes: int) -> str:

@@ -13,7 +13,6 @@ parameters in the place of the targets' MLP weights, and that `sharp.json` says 
      "produced_by": ..., "report": ...}
 """
 
-import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from transformers.initialization import no_init_weights
 
 from sharp_mobile import __version__
 from sharp_mobile.config_check import check_config, check_counts, token_ids
+from sharp_mobile.digests import fingerprint_of, sha256_of
 from sharp_mobile.errors import SharpError, one_line
 from sharp_mobile.families import FAMILIES, Family, family_of
 from sharp_mobile.gguf_config import gguf_config, gguf_warnings
@@ -51,14 +51,26 @@ from sharp_mobile.pages import page_out
 from sharp_mobile.paths import is_regular_file
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recoveries, share_layers, shared_layers
-from sharp_mobile.sharp_json import FORMAT_VERSION, SHARP_JSON, SharpDescription, describe_recoveries, read_recoveries
-from sharp_mobile.tokenizer_files import TOKENIZER_FILES, load_tokenizer, tokenizer_warnings, write_tokenizer
+from sharp_mobile.sharp_json import (
+    FORMAT_VERSION,
+    SHARP_JSON,
+    SharpDescription,
+    damaged_files,
+    describe_recoveries,
+    read_recoveries,
+)
+from sharp_mobile.tokenizer_files import (
+    TOKENIZER_FILES,
+    load_tokenizer,
+    tokenizer_files,
+    tokenizer_warnings,
+    write_tokenizer,
+)
 from sharp_mobile.weight_files import (
     WEIGHTS,
     check_layers,
     check_tensors,
     mapped_tensors,
-    sampled_bytes,
     stored_tensors,
     weight_files,
 )
@@ -232,7 +244,9 @@ def save_sharp_checkpoint(
     )
     with replace_directory(directory) as partial:
         write_model(model, partial, tokenizer_source)
-        (partial / SHARP_JSON).write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        files = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
+        sealed = description.model_copy(update={"files": files})
+        (partial / SHARP_JSON).write_text(sealed.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Path(directory)
 
 
@@ -343,7 +357,7 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pi
         source=source,
         path=path,
         model=_ready(model, path),
-        fingerprint=_fingerprint([path / CONFIG_JSON, *files]),
+        fingerprint=fingerprint_of([path / CONFIG_JSON, *files, *tokenizer_files(path)]),
         warnings=(*warnings, *tokenizer_warnings(path, tokenizer, config.vocab_size)),
         _tokenizer=tokenizer,
     )
@@ -363,13 +377,18 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint
         source=source,
         path=path,
         model=_ready(model, path),
-        fingerprint=_fingerprint([path]),
+        fingerprint=fingerprint_of([path]),
         warnings=(*gguf_warnings(header), *tokenizer_warnings(path, tokenizer, config.vocab_size)),
         _tokenizer=tokenizer,
     )
 
 
 def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
+    if damaged := [name for name in damaged_files(path) if name in (CONFIG_JSON, WEIGHTS)]:
+        raise SharpError(
+            f"{path / damaged[0]}: is not the file that {SHARP_JSON} was written with (SHA-256); copy the checkpoint "
+            "again, or recover it again"
+        )
     config = config_of(path)
     weights = weight_files(path)
     stored = stored_tensors(weights)
@@ -389,7 +408,7 @@ def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoin
         source=source,
         path=path,
         model=_ready(model, path),
-        fingerprint=_fingerprint([path / CONFIG_JSON, path / SHARP_JSON, *weights]),
+        fingerprint=fingerprint_of([path / CONFIG_JSON, path / SHARP_JSON, *weights, *tokenizer_files(path)]),
         plan=plan,
         recovery=recovery,
         warnings=tuple(tokenizer_warnings(path, tokenizer, config.vocab_size)),
@@ -510,14 +529,6 @@ def _ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
             raise SharpError(f"{path}: tensor {name} holds {what}; copy or download it again, or train it again")
         page_out(parameter)
     return model.eval().requires_grad_(False)
-
-
-def _fingerprint(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        for piece in sampled_bytes(file):
-            digest.update(piece)
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """sharp.json: what makes a directory a SHARP checkpoint, and how recovery parameters are written down by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sharp_mobile import __version__
+from sharp_mobile.digests import remembered_sha256
 from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.json_file import read_json
+from sharp_mobile.paths import inside, is_regular_file
 from sharp_mobile.plan import layer_ranges, parse_layers
 from sharp_mobile.share import Recoveries, Recovery
 
@@ -30,6 +32,7 @@ class SharpDescription(BaseModel):
     recovery: dict[str, dict[str, Any]]  # "4,6,14-19" (1-based) -> the fields of their `Recovery`
     produced_by: dict[str, Any] = {}
     report: dict[str, Any] = {}
+    files: dict[str, str] = {}  # name -> SHA-256 of what was written beside it
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -55,6 +58,38 @@ class SharpDescription(BaseModel):
             return cls(**content)
         except ValidationError as error:
             raise SharpError(f"{path}: {first_problem(error)}; write the checkpoint again") from error
+
+
+def damaged_files(directory: Path) -> list[str]:
+    """The files of a SHARP checkpoint that are not as they were written, or not there.
+
+    Raises:
+        SharpError: sharp.json cannot be read, or a file cannot.
+    """
+    path = directory / SHARP_JSON
+    damaged = []
+    for name, digest in SharpDescription.read(path).files.items():
+        file = inside(directory, name, path, links_out=True)
+        if not is_regular_file(file) or remembered_sha256(file) != digest:
+            damaged.append(name)
+    return damaged
+
+
+def is_whole(directory: Path, say: Callable[[str], None]) -> bool:
+    """Whether a SHARP checkpoint is there as it was written.
+
+    Args:
+        say: is told of damage, in a line.
+    """
+    if not (directory / SHARP_JSON).is_file():
+        return False
+    try:
+        damaged = damaged_files(directory)
+    except SharpError:
+        damaged = [SHARP_JSON]
+    if damaged:
+        say(f"warning: {directory / damaged[0]} is damaged (another SHA-256); recovering again")
+    return not damaged
 
 
 def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, Any]]:

@@ -40,6 +40,12 @@ def has_tokenizer(path: Path) -> bool:
     return any(is_regular_file(path / file) for file in TOKENIZER_FILES)
 
 
+def tokenizer_files(directory: Path) -> list[Path]:
+    """The files of a directory that decide which token ids a text has."""
+    names = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+    return [directory / name for name in names if is_regular_file(directory / name)]
+
+
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a directory or a GGUF file; None if it has none.
 

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -336,17 +336,3 @@ def _mapped(file: Path) -> dict[str, torch.Tensor]:
     if file.suffix == ".bin":
         return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     return load_file(file)
-
-
-def sampled_bytes(path: Path, *, samples: int = 64, length: int = 4096) -> Iterator[bytes]:
-    """A file's size, its beginning and evenly spread pieces of it: enough to tell checkpoints apart, cheaply.
-
-    Raises:
-        SharpError: it cannot be read.
-    """
-    with reading(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        yield str(size).encode()
-        for i in range(samples):
-            file.seek(i * max(size - length, 0) // max(samples - 1, 1))
-            yield file.read(length)

@@ -439,7 +439,19 @@ def test_a_sharp_checkpoint_is_whole_finite_and_replaces_only_its_kind(tmp_path:
     assert "tensor model.layers.2.mlp.gate.A holds NaN" in told(out)
     weights = out / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert "cut short" in told(out)
+    assert "is not the file that sharp.json was written with" in told(out)
     tiny_tokenizer().save_pretrained(tmp_path / "other")
     with pytest.raises(SharpError, match="was not written by sharp-mobile"):
         save_sharp_checkpoint(model, PLAN, tmp_path / "other")
+
+
+def test_a_sharp_checkpoint_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    out = save_sharp_checkpoint(shared_model(), PLAN, tmp_path / "sharp")
+    for name in ("model.safetensors", "config.json"):
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(content[:-40] + bytes([content[-40] ^ 1]) + content[-39:])
+        with pytest.raises(SharpError, match=rf"{name}: is not the file that sharp\.json was written with"):
+            open_checkpoint(out)
+        (out / name).write_bytes(content)
+    (out / "generation_config.json").unlink()  # the user's own to change
+    assert open_checkpoint(out).plan == PLAN

@@ -21,9 +21,10 @@ from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.phone import Phone, emulated_phone
 from sharp_mobile.bench.profiles import Profile
 from sharp_mobile.bench.runner import Task, executorch_package
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.json_file import read_json
-from sharp_mobile.lower.manifest import MANIFEST_JSON, PACKED, PackedWeights, sha256_of
+from sharp_mobile.lower.manifest import MANIFEST_JSON, PACKED, PackedWeights
 from sharp_mobile.outputs import replace_text
 from sharp_mobile.paths import inside
 

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import Perplexity, perplexity
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
 from sharp_mobile.evaluate.tokenizer import read_tokenizer, stop_tokens
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity, sha256_of
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity
 from sharp_mobile.lower.opened import open_program
 from sharp_mobile.lower.runtime import Step, load_pte, whole_window
 from sharp_mobile.outputs import replace_text

@@ -32,9 +32,10 @@ from executorch.exir._serialize._program import _get_extended_header
 from executorch.exir.schema import DataLocation, DelegateCall, EValue, KernelCall, Program, Tensor
 from pydantic import BaseModel
 
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.json_file import read_json
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, StoredTensor, sha256_of
+from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, StoredTensor
 from sharp_mobile.printable import printable
 
 # The largest file: so many times the bytes of its distinct tensors, and what the program around them takes, which is

@@ -3,7 +3,6 @@
 Read without PyTorch and ExecuTorch: comparing exports and results needs neither.
 """
 
-import hashlib
 import os
 import reprlib
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sharp_mobile import __version__
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.fields import LARGEST, Count, Number, PlainName, Positive, Text, checked
 from sharp_mobile.json_file import read_json
@@ -22,7 +22,6 @@ MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON = "manifest.json", "model.pte", "perpl
 PACKED = "packed"  # the directory of packed weights
 FORMAT_VERSION = 1
 _LENGTH = "get_max_context_len"  # as ExecuTorch's LLM runner calls it
-_BLOCK = 1 << 22
 
 
 def _in_packed(name: str) -> str:
@@ -215,15 +214,6 @@ def read_perplexity(directory: str | Path, sha256: str) -> MeasuredPerplexity | 
     remedy = f"run sharp-mobile evaluate {directory} again"
     found = checked(read_json(path, remedy=remedy, unique=True), MeasuredPerplexity, path, remedy)
     return found if found.sha256 == sha256 else None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; read in blocks, so that it may be larger than memory."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_sha256(pte: Path, expected: str) -> None:

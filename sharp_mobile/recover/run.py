@@ -28,7 +28,7 @@ from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_o
 from sharp_mobile.recover.fit import WarmupSettings
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
-from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
+from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries, is_whole
 from sharp_mobile.stages import Stages
 
 Say = Callable[[str], None]
@@ -152,7 +152,7 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     if not opened.recovery or checkpoint.plan is not None:
         return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
-    if (kept / SHARP_JSON).is_file():
+    if is_whole(kept, say):
         say(f"recovered before, taken from {kept}")
         with stages.stage("open recovered"):
             recovered = open_checkpoint(kept, dtype=None, progress=progress)

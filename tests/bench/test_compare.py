@@ -15,8 +15,9 @@ from sharp_mobile.bench.exports import identity
 from sharp_mobile.bench.figures import FIGURES
 from sharp_mobile.bench.results import Counts, Load, Samples, TokenSamples, write_results
 from sharp_mobile.cli import main
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import MeasuredPerplexity, sha256_of
+from sharp_mobile.lower.manifest import MeasuredPerplexity
 
 PROJECT = Path(__file__).parents[2]
 

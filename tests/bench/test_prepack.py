@@ -12,9 +12,10 @@ from sharp_mobile.bench.phone import Phone, emulated_phone
 from sharp_mobile.bench.prepack import packed_for, prepack
 from sharp_mobile.bench.profiles import Profile, read_profile
 from sharp_mobile.bench.runner import Launch, Task
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.inspect import inspect_export
-from sharp_mobile.lower.manifest import Manifest, PackedWeights, sha256_of
+from sharp_mobile.lower.manifest import Manifest, PackedWeights
 
 pytestmark = pytest.mark.slow
 

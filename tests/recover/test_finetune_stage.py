@@ -196,3 +196,36 @@ def test_ten_times_the_perplexity_is_much_worse(before: float, after: float, ref
     with pytest.raises(SharpError, match="made the model worse") if refused else nullcontext():
         _check_progress(report, FinetuneSettings(), run)
     assert run.exists() != refused
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "sharp.json"])
+def test_a_kept_checkpoint_that_is_damaged_is_recovered_again(
+    name: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    for settings in (recipe(tiny_checkpoint, tiny_text), recipe(tiny_checkpoint, tiny_text, max_steps=2)):
+        kept = recovered(settings, tmp_path)
+        whole = {path.name: path.read_bytes() for path in kept.iterdir()}
+        damaged = bytearray(whole[name])
+        damaged[len(damaged) // 2] ^= 0x80
+        (kept / name).write_bytes(damaged)
+        said: list[str] = []
+        assert recover(settings, None, work=tmp_path / "work", progress=False, say=said.append) == kept
+        assert f"warning: {kept / name} is damaged (another SHA-256); recovering again" in said
+        assert (kept / "model.safetensors").read_bytes() == whole["model.safetensors"]
+        said.clear()
+        recover(settings, None, work=tmp_path / "work", progress=False, say=said.append)
+        assert f"recovered before, taken from {kept}" in said
+
+
+def test_what_a_damaged_checkpoint_gave_is_not_taken_for_the_repaired_one(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    settings = recipe(tiny_checkpoint, tiny_text)
+    weights = tiny_checkpoint / "model.safetensors"
+    whole = weights.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 + 5] ^= 1  # the last bits of one number
+    weights.write_bytes(damaged)
+    first = recovered(settings, tmp_path)
+    weights.write_bytes(whole)
+    assert recovered(settings, tmp_path) != first

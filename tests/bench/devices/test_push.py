@@ -14,8 +14,8 @@ from sharp_mobile.bench.devices.android import AndroidPhone
 from sharp_mobile.bench.devices.attached import Patience
 from sharp_mobile.bench.devices.push import BLOCK, CHUNK, push
 from sharp_mobile.bench.exports import Export, read_export
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import sha256_of
 
 
 def assert_there(on_phone: FakePhone, export: Export) -> None:

@@ -30,6 +30,14 @@ def told(result: Result) -> str:
     return result.stderr
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "²", "9" * 30])
+def test_a_setting_that_is_no_number_is_one_line(value: str, tiny_checkpoint: Path) -> None:
+    for setting in ("rank", "max_length"):
+        line = told(run("plan", tiny_checkpoint, "--plan", "2:3", "--set", f"{setting}={value}", "--quiet"))
+        assert setting in line
+        assert len(line) < 1000
+
+
 RECIPE_OPTIONS = ("--plan", "--rank", "--set", "--allow-pickle", "--quiet")
 
 

@@ -27,9 +27,10 @@ from sharp_mobile.bench.exports import identity, read_export
 from sharp_mobile.bench.profiles import read_profile
 from sharp_mobile.bench.results import Device, Samples, Sweep, SweepCurve, SweepPoint, read_results, write_results
 from sharp_mobile.bench.runner import executorch_package
+from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.inspect import described_by_manifest
-from sharp_mobile.lower.manifest import MeasuredPerplexity, PackedWeights, sha256_of
+from sharp_mobile.lower.manifest import MeasuredPerplexity, PackedWeights
 
 FEW = settings(ODD, max_examples=15)
 SOME = settings(ODD, max_examples=60)

@@ -27,6 +27,7 @@ from sharp_mobile.bench.profiles import Profile
 from sharp_mobile.bench.runner import BUILD as HOST_BUILD
 from sharp_mobile.bench.runner import SOURCES, build_runner, executorch_package
 from sharp_mobile.errors import SharpError
+from sharp_mobile.printable import one_printable_line
 
 BUILD = HOST_BUILD / "arm64"
 COUNTER = SOURCES / "arm64" / "counter.c"
@@ -192,4 +193,4 @@ if __name__ == "__main__":
         emulator = find_emulator()
         print(f"{emulator.runner()}\n{emulator.counter()}")
     except SharpError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_printable_line(str(error))}")

@@ -28,6 +28,7 @@ from pathlib import Path
 import click
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.printable import one_printable_line
 
 # This process stays small and loads no model: Linux starts a child's peak memory at its parent's.
 
@@ -203,7 +204,7 @@ def main(
             told = ", ".join(f"{exporter} {count:,}" for exporter, count in counted.items())
             click.echo(f"instructions of a token on {profile}: {told}, ratio {counted['ours'] / counted['stock']:.3f}")
     except SharpError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(one_printable_line(str(error))) from error
     if only is None:
         click.echo(f"export_llm takes {cpu_ratio(costs):.1f} times the CPU seconds of sharp-mobile")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sharp_mobile.checkpoint import Checkpoint, prefixed
+from sharp_mobile.checkpoint import RANDOM, Checkpoint, prefixed
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.generate import prompt_tokens
 from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
@@ -75,7 +75,7 @@ def export(
     """
     return_freed_tensors()
     recipe.check_exportable()
-    out = check_writable(out)
+    out = check_writable(out, sources=[recipe.model.removeprefix(RANDOM)])
     stages = Stages()
     with stages.stage("open"):
         opened = open_recipe(recipe, allow_pickle=allow_pickle, mapped=True, work=work, progress=progress)
@@ -87,7 +87,7 @@ def export(
                 f"every export is checked with; use {len(prompt) + 1} or more"
             )
         needed = predict(opened).file.total
-        check_writable(out, needed=needed)
+        check_writable(out, needed=needed, sources=[opened.checkpoint.path])
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
     decoder = make_decoder(recipe, shared, stages, progress=progress)
     with replace_directory(out, needed=needed) as partial:

@@ -37,7 +37,7 @@ def bundle(directory: Path, models: Path = MODELS) -> Path:
             f"{directory}: was exported for executorch {made_for}, the app has {runtime}; export the model again"
         )
     target = models / export.directory.resolve().name
-    with replace_directory(target) as partial:
+    with replace_directory(target, sources=[export.directory]) as partial:
         for file in (MODEL_PTE, MANIFEST_JSON, *(packed.file for packed in export.packed)):
             (partial / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(export.directory / file, partial / file)

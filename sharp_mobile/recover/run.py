@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.checkpoint import RANDOM, Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.quantize import QuantizeOptions
-from sharp_mobile.outputs import check_writable, replace_directory
+from sharp_mobile.outputs import check_writable, copy_directory, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
 from sharp_mobile.random_weights import share_random
 from sharp_mobile.recipe import FinetuneSection, Recipe, WarmupSection
@@ -257,18 +257,20 @@ def recover(
     Raises:
         SharpError: as `open_recipe` and `share`, or the plan shares nothing.
     """
-    out = None if out is None else check_writable(out)
+    out = None if out is None else check_writable(out, sources=[recipe.model.removeprefix(RANDOM)])
     group = processes()
     first = group.is_main_process
     say, progress = say if first else _nothing, progress and first
     with group.main_process_first():  # who chooses a plan, keeps it for the others
         opened = open_recipe(recipe, allow_pickle=allow_pickle, work=work, progress=progress)
+    if out is not None:
+        check_writable(out, sources=[opened.checkpoint.path])
     if not opened.recovery:
         raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
     kept = share(opened, work=work, progress=progress, say=say, stages=Stages()).kept
-    if out is not None and first:
-        with replace_directory(out) as partial:
-            shutil.copytree(kept, partial, dirs_exist_ok=True)
+    if out is not None and first and out != kept.resolve():
+        with replace_directory(out, sources=[kept]) as partial:
+            copy_directory(kept, partial)
     say(f"SHARP checkpoint: {out or kept}")
     return out or kept
 

@@ -352,7 +352,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob("out.*"))
     # The libraries may say above it where they were interrupted.
-    assert errors.splitlines()[-1] == "error: interrupted; nothing is half written, what there was is still there"
+    assert errors.splitlines()[-1] == "error: interrupted; existing files are unchanged"
 
 
 @pytest.mark.slow

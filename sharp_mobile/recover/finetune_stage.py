@@ -67,8 +67,8 @@ def fine_tune(
 
     Args:
         checkpoint: the original model; changed in place.
-        warm_up: warms `checkpoint.model` up in place and keeps it at `warm`; all processes call it if it is not
-            there.
+        warm_up: warms `checkpoint.model` up in place and keeps it at `warm`, unless it is there; all processes call
+            it.
         warm: the SHARP checkpoint of the warmed-up model.
         kept: the SHARP checkpoint to be written.
         quantized: tune the model as it will be exported with these options, not the float one.
@@ -83,8 +83,7 @@ def fine_tune(
     settings.accumulation(group.num_processes)
     data, validation = _data(checkpoint, section, kept.parent.parent / "data")
     originals = target_mlps(checkpoint.model, plan)
-    if not (warm / SHARP_JSON).is_file():
-        warm_up()
+    warm_up()
     group.wait_for_everyone()
     if not shared_layers(checkpoint.model):
         share_layers(checkpoint.model, plan, recovery)

@@ -25,6 +25,7 @@ from sharp_mobile.recover.auto_stage import is_auto, resolve
 from sharp_mobile.recover.data import check_length, source_windows
 from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_of
 from sharp_mobile.recover.fit import WarmupSettings
+from sharp_mobile.recover.sole_maker import sole_maker
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
 from sharp_mobile.sharp_json import SHARP_JSON, describe_recoveries
@@ -150,13 +151,14 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     if not opened.recovery or checkpoint.plan is not None:
         return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
-    if (kept / SHARP_JSON).is_file():
+    with sole_maker(kept, say) as missing:
+        if missing:
+            with stages.stage("recover"):
+                recovered = _recover(opened, kept, progress, say)
+    if not missing:
         say(f"recovered before, taken from {kept}")
         with stages.stage("open recovered"):
             recovered = open_checkpoint(kept, dtype=None, progress=progress)
-    else:
-        with stages.stage("recover"):
-            recovered = _recover(opened, kept, progress)
     warnings = tuple(json.loads((kept / SHARP_JSON).read_text())["report"]["warnings"])
     for warning in warnings:
         say(f"warning: {warning}")
@@ -176,7 +178,7 @@ def _recovery_key(opened: Opened, section: FinetuneSection) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
+def _recover(opened: Opened, kept: Path, progress: bool, say: Say) -> Checkpoint:
     """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
     checkpoint, section = opened.checkpoint, opened.recipe.finetune
     settings = settings_of(section)
@@ -184,11 +186,17 @@ def _recover(opened: Opened, kept: Path, progress: bool) -> Checkpoint:
         _warm_up(opened, kept, progress)
         return checkpoint
     warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSection())}")
+
+    def warm_up_once() -> None:
+        with sole_maker(warm, say) as missing:
+            if missing:
+                _warm_up(opened, warm, progress)
+
     return fine_tune(
         checkpoint,
         opened.plan,
         opened.recovery,
-        lambda: _warm_up(opened, warm, progress),
+        warm_up_once,
         warm,
         kept,
         section,

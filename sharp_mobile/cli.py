@@ -55,7 +55,7 @@ class _Group(click.Group):
         except BaseException as error:
             # Asked first: a library that the interrupt met may have made another exception of it.
             if received:
-                click.echo("error: interrupted; nothing is half written, what there was is still there", err=True)
+                click.echo("error: interrupted; existing files are unchanged", err=True)
                 # `python -m` ends as if killed by SIGINT, whatever comes after, where an interrupt met code in a string
                 # (dataclasses are made from such); running another string makes it forget that.
                 exec("pass")

@@ -22,7 +22,8 @@ from sharp_mobile import __version__
 from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, stored_state, write_model
 from sharp_mobile.errors import SharpError
 from sharp_mobile.families import decoder_layers, mlp_biases, mlp_weights
-from sharp_mobile.outputs import MERGED_JSON, check_writable, replace_directory
+from sharp_mobile.outputs import check_writable, replace_directory
+from sharp_mobile.ownership import MERGED_JSON
 from sharp_mobile.share import RecoveredProjection, SharedMLP, shared_layers
 from sharp_mobile.sharp_json import describe_recoveries
 
@@ -119,7 +120,7 @@ def merge(source: str | Path, out: str | Path, *, progress: bool = True) -> Path
     Raises:
         SharpError: the source is no SHARP checkpoint, or cannot be merged exactly; the directory cannot be written.
     """
-    directory = check_writable(out)
+    directory = check_writable(out, sources=[source])
     checkpoint = open_checkpoint(source, progress=progress)
     if checkpoint.plan is None:
         raise SharpError(f"{source}: shares nothing, so there is nothing to merge; give a SHARP checkpoint")

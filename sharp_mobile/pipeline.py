@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sharp_mobile.checkpoint import Checkpoint, prefixed
+from sharp_mobile.checkpoint import RANDOM, Checkpoint, prefixed
 from sharp_mobile.errors import SharpError
 from sharp_mobile.estimate import rounding_seconds, spoken
 from sharp_mobile.evaluate.generate import prompt_tokens
@@ -78,7 +78,7 @@ def export(
     """
     return_freed_tensors()
     recipe.check_exportable()
-    out = check_writable(out)
+    out = check_writable(out, sources=[recipe.model.removeprefix(RANDOM)])
     stages = Stages()
     with stages.stage("open"):
         opened = open_recipe(recipe, allow_pickle=allow_pickle, mapped=True, work=work, progress=progress)
@@ -96,7 +96,7 @@ def export(
         for warning in warnings:
             say(f"warning: {warning}")
         needed = predict(opened).file.total
-        check_writable(out, needed=needed)
+        check_writable(out, needed=needed, sources=[opened.checkpoint.path])
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
     shared = replace(shared, warnings=(*shared.warnings, *warnings))
     decoder = make_decoder(recipe, shared, stages, progress=progress, say=say)

@@ -225,4 +225,4 @@ def test_an_interrupt_is_told_by_its_own_status_wherever_it_comes(tmp_path: Path
         [sys.executable, "-m", "interrupted"], capture_output=True, text=True, env=paths, cwd=tmp_path
     )
     assert ended.returncode == 128 + signal.SIGTERM
-    assert ended.stderr == "error: interrupted; nothing is half written, what there was is still there\n"
+    assert ended.stderr == "error: interrupted; existing files are unchanged\n"

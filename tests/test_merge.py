@@ -126,3 +126,13 @@ def test_what_shares_nothing_is_refused(tiny_checkpoint: Path, tmp_path: Path) -
     with pytest.raises(SharpError, match="shares nothing"):
         merge(tiny_checkpoint, tmp_path / "merged", progress=False)
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_merged_model_never_replaces_its_source(tmp_path: Path) -> None:
+    source = save_sharp_checkpoint(randomized(Recovery("lora", 4)), PLAN, tmp_path / "models" / "s")
+    (tmp_path / "link").symlink_to(source)
+    before = sorted(tmp_path.rglob("*"))
+    for out in (source, source.parent, source / "merged", tmp_path / "link", tmp_path / "link" / "merged"):
+        with pytest.raises(SharpError, match="source"):
+            merge(source, out, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before

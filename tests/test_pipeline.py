@@ -20,6 +20,7 @@ from sharp_mobile.checkpoint import open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.inspect import inspect_export
 from sharp_mobile.lower.runtime import greedy, load_pte
+from sharp_mobile.ownership import KINDS
 from sharp_mobile.pipeline import PROMPT, ExportResult, _prompt_tokens, export, summary
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.recipe import Recipe
@@ -190,7 +191,7 @@ def earlier(tmp_path: Path) -> Path:
     """An earlier export."""
     out = tmp_path / "out"
     out.mkdir()
-    (out / "manifest.json").write_text("{}")
+    (out / "manifest.json").write_text(json.dumps(dict.fromkeys(KINDS[0].fields)))
     (out / "model.pte").write_bytes(b"an earlier program")
     return out
 
@@ -200,6 +201,25 @@ def refused(recipe: Recipe, out: Path, work: Path) -> str:
         export(recipe, "x", out, work=work, progress=False, say=quietly)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (".", "is the source itself, and would be replaced"),
+        ("..", "holds the source"),
+        ("export/deeper", "is inside the source"),
+    ],
+)
+def test_neither_export_nor_recover_replaces_its_source(
+    place: str, told: str, tiny_recipe: Recipe, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    before = contents(tmp_path)
+    recipe = tiny_recipe.model_copy(update={"model": str(tiny_checkpoint)})
+    assert told in refused(recipe, tiny_checkpoint / place, tmp_path / "work")
+    with pytest.raises(SharpError, match=told):
+        recover(recipe, tiny_checkpoint / place, work=tmp_path / "work", progress=False, say=quietly)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -390,7 +410,7 @@ def test_an_interrupted_export_leaves_the_earlier_one(
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob("out.*"))
     # The libraries may say above it where they were interrupted.
-    assert errors.splitlines()[-1] == "error: interrupted; nothing is half written, what there was is still there"
+    assert errors.splitlines()[-1] == "error: interrupted; existing files are unchanged"
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def bundle(directory: Path, models: Path = MODELS) -> Path:
     if not name:
         raise SharpError(f"{directory}: has no name that it could have in the app; copy the export into a directory")
     files = {MODEL_PTE: export.pte, MANIFEST_JSON: export.directory / MANIFEST_JSON, **packed_files(export)}
-    with replace_directory(models / name) as partial:
+    with replace_directory(models / name, sources=[export.directory]) as partial:
         for file, source in files.items():
             (partial / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, partial / file)

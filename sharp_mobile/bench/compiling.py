@@ -1,13 +1,12 @@
 """Compile a program once: again only when what it is made of has changed."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.outputs import replace_text
+from sharp_mobile.outputs import replace_file, replace_text
 
 
 def compiled(program: Path, command: Sequence[str], source: Path, made_of: str) -> Path:
@@ -26,16 +25,11 @@ def compiled(program: Path, command: Sequence[str], source: Path, made_of: str) 
     compiler = command[0]
     if shutil.which(compiler) is None:
         raise SharpError(f"{compiler}: no such C++ compiler; install one (apt install g++) or name yours in CXX")
-    program.parent.mkdir(parents=True, exist_ok=True)
-    partial = program.with_name(f"{program.name}.partial-{os.getpid()}")
-    try:
+    with replace_file(program) as partial:
         done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), "it said nothing")
             raise SharpError(f"{source}: {compiler} cannot compile it: {first}")
         key.unlink(missing_ok=True)
-        partial.replace(program)
-    finally:
-        partial.unlink(missing_ok=True)
     replace_text(key, made_of)
     return program

@@ -27,6 +27,7 @@ from sharp_mobile.bench.profiles import Profile
 from sharp_mobile.bench.runner import BUILD as HOST_BUILD
 from sharp_mobile.bench.runner import SOURCES, build_runner, executorch_package
 from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import create_directory
 from sharp_mobile.printable import one_printable_line
 
 BUILD = HOST_BUILD / "arm64"
@@ -169,16 +170,8 @@ def _wheel() -> Path:
 def _new_directory(target: Path) -> Iterator[Path]:
     """A directory to fill, which becomes `target` when the block ends, unless another process has made it."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.partial-") as directory:
-            partial = Path(directory, "whole")
-            partial.mkdir()
+        with create_directory(target) as partial:
             yield partial
-            try:
-                partial.rename(target)
-            except OSError:
-                if not target.is_dir():
-                    raise
     except OSError as error:
         raise SharpError(f"{target}: cannot be written: {error.strerror}; make room, or see who owns build/") from error
 

@@ -1,6 +1,6 @@
 """Run a process with a limit on its memory, as a phone limits an app.
 
-    cgroup sharp-bench-1234, memory.max = 330 MB, no swap
+    cgroup sharp-bench-01234567, memory.max = 330 MB, no swap
       └─ the process: its own memory and every page of a file that it was the first to read
 
 Beyond the limit the kernel takes clean pages of files back, to read them again when they are touched: what a model
@@ -14,16 +14,19 @@ Control groups of version 2 or 1 are used directly where they can be written, el
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.fields import LARGEST
+from sharp_mobile.locks import lock_directory
 
+_PREFIX = "sharp-bench-"
 _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 
@@ -77,26 +80,25 @@ def memory_limit(limit: int | None, root: Path = _ROOT, own: Path = _OWN) -> Ite
     if limit is None:
         yield ()
         return
-    group, reasons = _make_group(limit, root, own)
-    if group is None:
-        yield _systemd_run(limit, reasons)
-        return
-    try:
-        yield (*_JOIN, str(group / "cgroup.procs"))
-    finally:
-        _remove(group)
+    with ExitStack() as stack:
+        group, reasons = _make_group(limit, root, own, stack)
+        yield _systemd_run(limit, reasons) if group is None else (*_JOIN, str(group / "cgroup.procs"))
 
 
-def _make_group(limit: int, root: Path, own: Path) -> tuple[Path | None, list[str]]:
-    """A control group with this limit, or why there is none."""
+def _make_group(limit: int, root: Path, own: Path, stack: ExitStack) -> tuple[Path | None, list[str]]:
+    """A control group with this limit, removed at the end of `stack`; or why there is none."""
     reasons = []
     for parent, memory, (swap, largest_swap) in _places(root, own):
-        group = parent / f"sharp-bench-{os.getpid()}"
+        _clear_leftovers(parent)
+        group = parent / f"{_PREFIX}{secrets.token_hex(4)}"
         try:
-            group.mkdir(exist_ok=True)
+            group.mkdir()
+            if (descriptor := lock_directory(group)) is not None:
+                stack.callback(os.close, descriptor)
             (group / memory).write_text(str(limit))
             if (group / swap).exists():  # a kernel may be built without accounts of swap
                 (group / swap).write_text(largest_swap or str(limit))
+            stack.callback(_remove, group)
             return group, []
         except OSError as error:
             reasons.append(f"{group}: {error.strerror}")
@@ -155,6 +157,19 @@ def _systemd_run(limit: int, reasons: Sequence[str]) -> Sequence[str]:
         f"a memory limit needs a control group, and this system gives none ({'; '.join(reasons)}); "
         "run as root, or in a systemd session"
     )
+
+
+def _clear_leftovers(parent: Path) -> None:
+    """Remove the groups of benchmarks that were killed; the kernel keeps those with a process in them."""
+    for group in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            descriptor = lock_directory(group, wait=False)
+            if descriptor is None:
+                continue
+            try:
+                group.rmdir()
+            finally:
+                os.close(descriptor)
 
 
 def _remove(group: Path) -> None:

@@ -12,7 +12,6 @@ size as it is, and is used only where its key (class, runtime, `.pte`) and its o
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.json_file import read_json
 from sharp_mobile.lower.manifest import MANIFEST_JSON, PACKED, PackedWeights
-from sharp_mobile.outputs import replace_text
+from sharp_mobile.outputs import replace_file, replace_text
 from sharp_mobile.paths import inside
 
 
@@ -97,15 +96,11 @@ def _runtime() -> str:
 
 
 def _copy_whole(source: Path, target: Path) -> None:
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        with replace_file(target) as partial:
+            shutil.copyfile(source, partial)
     except OSError as error:
         raise SharpError(f"{target}: cannot be written: {error.strerror}; make room for it") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _note(manifest: Path, packed: PackedWeights) -> None:

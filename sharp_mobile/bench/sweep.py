@@ -16,7 +16,7 @@ from sharp_mobile.bench.host import Plan, Say, benches, this_device
 from sharp_mobile.bench.packed_cache import PACKED_CACHES
 from sharp_mobile.bench.results import Samples, Settings, Sweep, SweepCurve, SweepPoint
 from sharp_mobile.bench.runner import Killed, Task, executorch_package
-from sharp_mobile.outputs import replace_text
+from sharp_mobile.outputs import replace_file, replace_text
 
 
 def sweep(
@@ -73,7 +73,8 @@ def write_sweep(path: Path, measured: Sweep) -> Path:
     """
     replace_text(path, measured.model_dump_json(indent=1) + "\n")
     picture = path.with_suffix(".png")
-    _draw(measured, picture)
+    with replace_file(picture) as partial:
+        _draw(measured, partial)
     return picture
 
 

@@ -9,6 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import LogFormatter
 
 from sharp_mobile.evaluate.studies import DistanceStudy, ReplacementStudy, Study, TextSetting, ZeroingStudy
+from sharp_mobile.outputs import replace_file
 
 _BLUE, _RED, _YELLOW, _GRAY = "#4878a8", "#d1605e", "#e7ba52", "#777777"
 
@@ -31,8 +32,8 @@ def draw(study: Study, path: Path) -> None:
                 if len(panels) > 1:
                     _draw_scores(study, panels[1])
         figure.suptitle(_title(study), fontsize="small")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        with replace_file(path) as partial:
+            figure.savefig(partial, dpi=120)
     finally:
         pyplot.close(figure)
 

@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerBase
 from sharp_mobile import __version__
 from sharp_mobile.chat_template import ChatTemplate
 from sharp_mobile.errors import SharpError
-from sharp_mobile.outputs import replace_directory
+from sharp_mobile.outputs import create_directory
 from sharp_mobile.recover.conversation import check_template, encode_conversation
 from sharp_mobile.recover.data import check_known, evenly_spaced, unknown_token
 from sharp_mobile.recover.sources import Conversation, Document, Text, read_documents, source_files
@@ -89,7 +89,7 @@ def prepare_data(
     """
     directory = work / _key(tokenizer, source, length, held_out, seed)
     if not directory.is_dir():
-        with replace_directory(directory) as partial, tempfile.TemporaryDirectory(dir=partial) as scratch:
+        with create_directory(directory) as partial, tempfile.TemporaryDirectory(dir=partial) as scratch:
             documents = _write(Path(scratch, "documents.arrow"), _encode(tokenizer, source, progress))
             train, validation = _split(documents, length, held_out, seed, Path(scratch), str(source))
             _write(partial / "train.arrow", _rows(train))

@@ -31,7 +31,7 @@ from sharp_mobile.recover.finetune import FinetuneReport, FinetuneSettings, fine
 from sharp_mobile.recover.sequences import Rows, rows_of_windows
 from sharp_mobile.recover.two_views import target_mlps
 from sharp_mobile.share import Recoveries, recovery_parameters, share_layers, shared_layers
-from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, is_whole
+from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
 
 _MUCH_WORSE = 10  # times the perplexity that the model began with
 _PATIENCE = timedelta(days=7)  # for the first process's warm-up
@@ -71,8 +71,8 @@ def fine_tune(
 
     Args:
         checkpoint: the original model; changed in place.
-        warm_up: warms `checkpoint.model` up in place and keeps it at `warm`; all processes call it if it is not
-            there.
+        warm_up: warms `checkpoint.model` up in place and keeps it at `warm`, unless it is there; all processes call
+            it.
         warm: the SHARP checkpoint of the warmed-up model.
         kept: the SHARP checkpoint to be written.
         quantized: tune the model as it will be exported with these options, not the float one.
@@ -91,8 +91,7 @@ def fine_tune(
     seconds = finetune_seconds(checkpoint.config, section, steps)
     say(f"fine-tuning afterwards: {steps:,} steps, {spoken(seconds)} on this machine")
     originals = target_mlps(checkpoint.model, plan)
-    if not is_whole(warm, say):
-        warm_up()
+    warm_up()
     group.wait_for_everyone()
     if not shared_layers(checkpoint.model):
         share_layers(checkpoint.model, plan, recovery)

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.checkpoint import RANDOM, Checkpoint, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.estimate import spoken, warmup_seconds
 from sharp_mobile.lower.quantize import QuantizeOptions
-from sharp_mobile.outputs import check_writable, replace_directory
+from sharp_mobile.outputs import check_writable, copy_directory, replace_directory
 from sharp_mobile.plan import SharePlan, layer_ranges
 from sharp_mobile.random_weights import share_random
 from sharp_mobile.recipe import FinetuneSection, Recipe, WarmupSection
@@ -26,9 +26,10 @@ from sharp_mobile.recover.auto_stage import is_auto, resolve
 from sharp_mobile.recover.data import check_length, source_windows
 from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_of
 from sharp_mobile.recover.fit import WarmupSettings
+from sharp_mobile.recover.sole_maker import sole_maker
 from sharp_mobile.recover.warmup import warm_up
 from sharp_mobile.share import Recovery
-from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries, is_whole
+from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
 from sharp_mobile.stages import Stages
 
 Say = Callable[[str], None]
@@ -152,15 +153,14 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     if not opened.recovery or checkpoint.plan is not None:
         return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
-    if is_whole(kept, say):
+    with sole_maker(kept, say) as missing:
+        if missing:
+            with stages.stage("recover"):
+                recovered = _recover(opened, kept, progress, say)
+    if not missing:
         say(f"recovered before, taken from {kept}")
         with stages.stage("open recovered"):
             recovered = open_checkpoint(kept, dtype=None, progress=progress)
-    else:
-        seconds = warmup_seconds(checkpoint.config, opened.recipe.warmup, opened.recovery)
-        say(f"warming up {len(opened.recovery)} layers: {spoken(seconds)} on this machine")
-        with stages.stage("recover"):
-            recovered = _recover(opened, kept, progress, say)
     warnings = SharpDescription.read(kept / SHARP_JSON).warnings
     for warning in warnings:
         say(f"warning: {warning}")
@@ -185,14 +185,20 @@ def _recover(opened: Opened, kept: Path, progress: bool, say: Say) -> Checkpoint
     checkpoint, section = opened.checkpoint, opened.recipe.finetune
     settings = settings_of(section)
     if settings is None:
-        _warm_up(opened, kept, progress)
+        _warm_up(opened, kept, progress, say)
         return checkpoint
     warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSection())}")
+
+    def warm_up_once() -> None:
+        with sole_maker(warm, say) as missing:
+            if missing:
+                _warm_up(opened, warm, progress, say)
+
     return fine_tune(
         checkpoint,
         opened.plan,
         opened.recovery,
-        lambda: _warm_up(opened, warm, progress),
+        warm_up_once,
         warm,
         kept,
         section,
@@ -203,13 +209,15 @@ def _recover(opened: Opened, kept: Path, progress: bool, say: Say) -> Checkpoint
     )
 
 
-def _warm_up(opened: Opened, kept: Path, progress: bool) -> None:
+def _warm_up(opened: Opened, kept: Path, progress: bool, say: Say) -> None:
     """Warm the model up in place, and keep the result as a SHARP checkpoint; all processes together."""
     checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
     tokenizer = checkpoint.tokenizer_for("recovery")
     check_length(warmup.window, checkpoint.config)
     windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
+    seconds = warmup_seconds(checkpoint.config, warmup, opened.recovery)
+    say(f"warming up {len(opened.recovery)} layers: {spoken(seconds)} on this machine")
     group = processes()
     report = warm_up(
         checkpoint.model,
@@ -262,18 +270,20 @@ def recover(
     Raises:
         SharpError: as `open_recipe` and `share`, or the plan shares nothing.
     """
-    out = None if out is None else check_writable(out)
+    out = None if out is None else check_writable(out, sources=[recipe.model.removeprefix(RANDOM)])
     group = processes()
     first = group.is_main_process
     say, progress = say if first else _nothing, progress and first
     with group.main_process_first():  # who chooses a plan, keeps it for the others
         opened = open_recipe(recipe, allow_pickle=allow_pickle, work=work, progress=progress)
+    if out is not None:
+        check_writable(out, sources=[opened.checkpoint.path])
     if not opened.recovery:
         raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
     kept = share(opened, work=work, progress=progress, say=say, stages=Stages()).kept
-    if out is not None and first:
-        with replace_directory(out) as partial:
-            shutil.copytree(kept, partial, dirs_exist_ok=True)
+    if out is not None and first and out != kept.resolve():
+        with replace_directory(out, sources=[kept]) as partial:
+            copy_directory(kept, partial)
     say(f"SHARP checkpoint: {out or kept}")
     return out or kept
 

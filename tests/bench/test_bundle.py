@@ -39,3 +39,12 @@ def test_what_the_app_would_refuse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="is not the file of its manifest"):
         bundle(export, models)
     assert not models.exists()
+
+
+def test_an_export_in_the_app_is_not_bundled_over_itself(tmp_path: Path) -> None:
+    models = tmp_path / "Models"
+    write_export(models / "shared", versions={"executorch": executorch_package()[1]})
+    (models / "shared" / "report.md").write_text("mine")
+    with pytest.raises(SharpError, match="is the source itself"):
+        bundle(models / "shared", models)
+    assert (models / "shared" / "report.md").is_file()

@@ -81,6 +81,16 @@ def test_a_group_of_version_2_lies_beside_our_own_and_forbids_swap(tmp_path: Pat
         assert (group / "memory.max").read_text() == str(1 << 20)
 
 
+def test_groups_of_killed_benchmarks_are_removed_and_those_in_use_stay(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    (root / "memory" / "ours" / "sharp-bench-1234").mkdir(parents=True)
+    own.write_text("4:memory:/ours\n")
+    with memory_limit(1 << 20, root, own) as first, memory_limit(2 << 20, root, own) as second:
+        groups = sorted(Path(prefix[-1]).parent for prefix in (first, second))
+        assert len(set(groups)) == 2
+        assert sorted((root / "memory" / "ours").iterdir()) == groups
+
+
 def test_a_system_without_control_groups_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").write_text("0::/\n")
     monkeypatch.setenv("PATH", str(tmp_path))  # no systemd-run

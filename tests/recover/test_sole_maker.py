@@ -33,7 +33,7 @@ def recipe(checkpoint: Path, text: Path) -> Recipe:
 def make(kept: Path) -> None:
     with replace_directory(kept) as partial:
         for name in PREPARED:
-            (partial / name).write_text("made")
+            (partial / name).write_text('{"format_version": 1, "plan": "none", "layers": 6, "recovery": {}}')
 
 
 def test_the_second_run_waits_says_for_whom_and_takes_what_the_first_made(tmp_path: Path) -> None:

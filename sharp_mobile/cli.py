@@ -556,8 +556,11 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
     from sharp_mobile.bench.compare import as_markdown, as_text
     from sharp_mobile.bench.compare import compare as run
     from sharp_mobile.bench.results import read_sweep
-    from sharp_mobile.outputs import replace_text
+    from sharp_mobile.outputs import check_file, replace_text
 
+    for path in (markdown, html):
+        if path is not None:
+            check_file(path, sources=[*exports, *sweeps])
     columns = read_columns(exports)
     swept = [read_sweep(path) for path in sweeps]
     table = run(columns)

@@ -6,12 +6,61 @@ process id is needed to know it (in containers, the same ids come again and agai
 
 import errno
 import fcntl
+import json
 import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+
+from sharp_mobile.errors import SharpError
 
 # What a file system without flock answers; NFS answers EBADF for directories.
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL)
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+
+
+@contextmanager
+def only_user(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other processes that call this from `path`; wait, and say for whom, while one uses it.
+
+    The file `<path>.lock` says who does, and is deleted at the end.
+
+    Raises:
+        SharpError: the file cannot be written.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = lock_file(lock, wait=False)
+        if descriptor is None:
+            say(f"{path}: {_user(lock)}; waiting until it ends")
+            descriptor = lock_file(lock)
+    except OSError as error:
+        raise SharpError(f"{lock}: cannot be written: {error.strerror}; see who owns {lock.parent}") from error
+    assert descriptor is not None
+    try:
+        with suppress(OSError):  # a full disk is reported by what is written next
+            _sign(descriptor)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # while it is locked, so that no other process's file is deleted
+        os.close(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode())
+
+
+def _user(lock: Path) -> str:
+    try:
+        held = json.loads(lock.read_text(encoding="utf-8"))
+        return f"process {held['pid']} on {held['host']} has been using it since {held['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun, or ended
+        return "another process is using it"
 
 
 def lock_directory(path: Path, *, wait: bool = True) -> int | None:

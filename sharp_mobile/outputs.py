@@ -10,6 +10,7 @@ unlocked: it deletes the one, and puts the other back if nothing has taken its p
 """
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.locks import lock_directory
-from sharp_mobile.ownership import LEFTOVER, check_ours
+from sharp_mobile.ownership import LEFTOVER, check_ours, is_ours
 
 # A file-size limit or a quota stops a write as a full disk does, and the way out is the same.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -84,6 +85,46 @@ def check_apart(target: Path, source: str | Path) -> None:
         raise SharpError(f"{target}: holds the source {source}, and would be replaced; choose another output directory")
     if any(_is_same(parent, resolved) for parent in target.parents):
         raise SharpError(f"{target}: is inside the source {source}; choose an output directory outside it")
+
+
+def check_file(path: Path, *, sources: Iterable[Path] = (), field: str | None = None) -> None:
+    """Find out before the long work whether a file can be written at `path` in the end.
+
+    Args:
+        path: the file to be written; its parents are created.
+        sources: what is read: files, or directories that sharp-mobile wrote, whose files are sources too.
+        field: one that every JSON file of this kind has; a file without it is not replaced.
+
+    Raises:
+        SharpError: it is a directory, a source or not of this kind, or cannot be written.
+    """
+    with _partial_beside(path) as (partial, target):
+        _check_regular(path, target)
+        for source in sources:
+            inside = target.exists() and _is_same(target.parent, source) and is_ours(target)
+            if _is_same(target, source) or (inside and field is None):
+                raise SharpError(f"{path}: is read by this command, and would be replaced; choose another file")
+        if field is not None and target.exists() and field not in _json_fields(target):
+            raise SharpError(
+                f"{path}: was not written by sharp-mobile (it has no field {field}), so it is not replaced; "
+                "delete it, or choose another file"
+            )
+        (partial / "probe").write_bytes(b"?")
+
+
+def _json_fields(path: Path) -> Iterable[str]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ()
+    return content.keys() if isinstance(content, dict) else ()
+
+
+def _check_regular(path: Path, target: Path) -> None:
+    if target.is_dir():
+        raise SharpError(f"{path}: is a directory; name a file")
+    if target.exists() and not target.is_file():
+        raise SharpError(f"{path}: is a device or the like, and would be replaced; name a file")
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -174,6 +215,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         SharpError: its directory cannot be written, or the disk is full.
     """
     with _partial_beside(path) as (partial, target):
+        _check_regular(path, target)
         yield partial / target.name
         (partial / target.name).replace(target)
 

@@ -99,6 +99,12 @@ def check_ours(directory: Path) -> None:
             )
 
 
+def is_ours(file: Path) -> bool:
+    """Whether a file has the name of one that we write into its directory, which has our marker."""
+    kind = next((kind for kind in KINDS if (file.parent / kind.marker).is_file()), None)
+    return kind is not None and _is_ours(Path(file.name), kind)
+
+
 def _is_ours(path: Path, kind: Kind) -> bool:
     """Whether we write this path, relative to a directory of this kind."""
     for depth, part in enumerate(path.parts):

@@ -330,5 +330,5 @@ def test_a_file_is_replaced_whole_and_its_links_stay(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_text() == "new"
     assert names(tmp_path) == ["file", "link"]
-    with pytest.raises(SharpError, match="cannot be written: Is a directory"):
+    with pytest.raises(SharpError, match="is a directory; name a file"):
         replace_text(tmp_path, "new")

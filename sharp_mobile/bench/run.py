@@ -13,9 +13,11 @@ from sharp_mobile.bench.profiles import read_profile
 from sharp_mobile.bench.results import write_results
 from sharp_mobile.bench.sweep import sweep, write_sweep
 from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import check_file
 
 RESULTS_HOST = "results-host.json"
 SWEEP = Path("build/bench/sweep.json")
+SCHEMA_FIELD = "schema_version"  # of results and sweeps
 
 # Where an option means something, if not everywhere.
 _MEASURING, _PHONES = ("host", "android", "ios"), ("android", "ios")
@@ -61,12 +63,15 @@ def bench_host(
     if memory_limit is not None:
         plan = replace(plan, memory_limit=parse_bytes(memory_limit))
     exports = [read_export(directory) for directory in directories]
-    places = results_places(exports, RESULTS_HOST, out)
     if within:
         path = out or SWEEP
+        if path.suffix == ".png":
+            raise SharpError(f"{path}: is the name of a picture, which is drawn beside the sweep; name a .json file")
+        check_file(path, sources=[export.directory for export in exports], field=SCHEMA_FIELD)
         picture = write_sweep(path, sweep(exports, within, plan, say))
         say(f"{path}, {picture}")
     else:
+        places = results_places(exports, RESULTS_HOST, out)
         for path, results in zip(places, run(exports, plan, say), strict=True):
             write_results(path, results)
             say("\n".join([*summary(results), f"  {path}"]))
@@ -108,8 +113,15 @@ def results_places(exports: Sequence[Export], name: str, out: Path | None) -> li
     """Where the results of each export go: by default in its directory, under this name.
 
     Raises:
-        SharpError: two of them would be one file.
+        SharpError: two of them would be one file, or one cannot be written or would replace a file of another kind.
     """
+    places = _results_places(exports, name, out)
+    for path in places:
+        check_file(path, sources=[export.directory for export in exports], field=SCHEMA_FIELD)
+    return places
+
+
+def _results_places(exports: Sequence[Export], name: str, out: Path | None) -> list[Path]:
     if out is None:
         return [export.directory / name for export in exports]
     if len(exports) == 1:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sharp_mobile import __version__
+from sharp_mobile.outputs import replace_file
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,9 @@ def read_fit(path: Path, mlp: nn.Module) -> TargetFit | None:
 
 def write_fit(path: Path, mlp: nn.Module, fit: TargetFit) -> None:
     """Write the recovery parameters of one target and its errors, whole or not at all."""
-    partial = path.with_suffix(".partial")
     state = mlp.state_dict()
-    save_file(state, partial, metadata={"fit": json.dumps(vars(fit)), "sha256": _digest(state)})
-    partial.replace(path)
+    with replace_file(path) as partial:
+        save_file(state, partial, metadata={"fit": json.dumps(vars(fit)), "sha256": _digest(state)})
 
 
 def _digest(state: Mapping[str, torch.Tensor]) -> str:

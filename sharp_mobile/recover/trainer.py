@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import PrinterCallback
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.outputs import replace_file
 from sharp_mobile.recover.run_directory import LOG, RunDirectory
 from sharp_mobile.recover.sequences import OrderedSequences, Sequences, collate
 from sharp_mobile.recover.token_loss import IGNORED
@@ -130,7 +131,8 @@ class RecoveryTrainer(Trainer):
             return {}
         metrics = {"eval_loss": result[0], "eval_nll": result[1]}
         if self.keep_best and self.args.should_save and result[0] < self._best_loss():
-            self._write(self.run.path / BEST, {"loss": repr(result[0]), "step": str(self.state.global_step)})
+            with replace_file(self.run.path / BEST) as partial:
+                self._write(partial, {"loss": repr(result[0]), "step": str(self.state.global_step)})
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -26,6 +26,7 @@ from sharp_mobile.evaluate.studies import Pairs
 from sharp_mobile.evaluate.study import study
 from sharp_mobile.json_file import parse_json
 from sharp_mobile.json_file import read_text as read_file
+from sharp_mobile.locks import only_user
 from sharp_mobile.outputs import replace_text
 from sharp_mobile.printable import markdown
 from sharp_mobile.recover.data import read_text, token_windows
@@ -126,6 +127,17 @@ def reproduce(
     """
     source = _Source(model, budget, out / "runs", allow_pickle, progress)
     path = out / VARIANTS_JSON
+    with only_user(path, say):
+        measurements, outcomes = _measured(table, source, path, say)
+    written = out / f"table{table.number}.md"
+    text = render(table, measurements, outcomes)
+    replace_text(written, text)
+    say(f"\n{text}")
+    return written
+
+
+def _measured(table: Table, source: "_Source", path: Path, say: Say) -> tuple[Measurements, dict[str, Outcome]]:
+    """The measurements in a file, with those of the table added, and the outcome of each variant."""
     measurements = _read(path, source.empty())
     outcomes: dict[str, Outcome] = {}
     for row in table.rows:
@@ -142,11 +154,7 @@ def reproduce(
         else:
             outcome = measurements.variants[key]
         outcomes[key] = outcome
-    written = out / f"table{table.number}.md"
-    text = render(table, measurements, outcomes)
-    replace_text(written, text)
-    say(f"\n{text}")
-    return written
+    return measurements, outcomes
 
 
 def reproduce_figure(

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tiny_exports import results, write_export
 
-from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.results import read_results, read_sweep
+from sharp_mobile.bench.exports import Export, identity
+from sharp_mobile.bench.results import read_results, read_sweep, write_results
 from sharp_mobile.cli import main
+from sharp_mobile.lower.manifest import read_manifest
 
 
 def bench(*arguments: Any) -> Result:
@@ -58,3 +60,63 @@ def test_a_wrong_option_is_told(options: tuple[str, ...], told: str, tmp_path: P
     result = bench(tmp_path / "none", *options)
     assert result.exit_code == 1
     assert told in result.output
+
+
+def exports_and_files(tmp_path: Path) -> tuple[Path, Path]:
+    write_export(tmp_path / "a")
+    write_export(tmp_path / "b")
+    (tmp_path / "notes.json").write_text('["mine"]')
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "b.json").write_text('{"mine": true}')
+    return tmp_path / "a", tmp_path / "b"
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("a/model.pte", "was not written by sharp-mobile (it has no field schema_version)"),
+        ("a/manifest.json", "was not written by sharp-mobile (it has no field schema_version)"),
+        ("notes.json", "was not written by sharp-mobile (it has no field schema_version)"),
+        ("both", "is a directory; name a file"),
+        ("a/model.pte/x.json", "cannot be written: "),
+        ("/dev/null", "is a device or the like"),
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--sweep", "1G"), ("--on", "android")])
+def test_results_replace_results_alone(options: tuple[str, ...], out: str, told: str, tmp_path: Path) -> None:
+    export, _ = exports_and_files(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = bench(export, *options, "--out", tmp_path / out)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert told in result.output
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_results_of_several_exports_replace_results_alone(tmp_path: Path) -> None:
+    result = bench(*exports_and_files(tmp_path), "--out", tmp_path / "both")
+    assert "b.json: was not written by sharp-mobile" in result.output
+    assert (tmp_path / "both" / "b.json").read_text() == '{"mine": true}'
+
+
+def test_a_sweep_and_its_picture_are_two_files(tmp_path: Path) -> None:
+    export, _ = exports_and_files(tmp_path)
+    result = bench(export, "--sweep", "1G", "--out", tmp_path / "sweep.png")
+    assert "sweep.png: is the name of a picture" in result.output
+
+
+@pytest.mark.parametrize("option", ["--html", "--markdown"])
+@pytest.mark.parametrize("name", ["a/manifest.json", "a/model.pte", "a/results-host.json", "link", "a", "b.json"])
+def test_a_comparison_replaces_nothing_that_it_reads(name: str, option: str, tmp_path: Path) -> None:
+    export, other = exports_and_files(tmp_path)
+    for path, manifest in ((export / "results-host.json", export), (tmp_path / "b.json", other)):
+        write_results(path, results(identity(read_manifest(manifest))))
+    (tmp_path / "link").symlink_to(export / "model.pte")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments = ["compare", str(export), str(tmp_path / "b.json"), option, str(tmp_path / name)]
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert "choose another file" in result.output or "name a file" in result.output
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    arguments[-1] = str(export / "compare.txt")
+    for _ in range(2):
+        assert CliRunner().invoke(main, arguments).exit_code == 0

@@ -58,7 +58,7 @@ def test_the_second_run_waits_says_for_whom_and_takes_what_the_first_made(tmp_pa
     assert order == [("first", True), ("second", False)]
     (line,) = lines
     assert line.startswith(f"{kept}: process {os.getpid()} on ")
-    assert "has been making it since " in line
+    assert "has been using it since " in line
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 

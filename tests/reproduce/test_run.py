@@ -1,6 +1,8 @@
 """`reproduce` measures each variant once, goes on when interrupted, and prints no number that it did not measure."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
+from sharp_mobile.locks import only_user
 from sharp_mobile.recover.data import read_text, token_windows
 from sharp_mobile.reproduce import run
 from sharp_mobile.reproduce.run import Budget, Measurements, reproduce
@@ -92,6 +95,27 @@ def test_what_was_measured_is_not_measured_again(
     assert resumed == whole
     assert calls == 3 + 1
     assert [line.partition(":")[0] for line in said[:-1]] == ["SHARP (w/o f.t.) t_next", "SHARP t_next"]
+
+
+def test_a_second_run_waits_until_the_first_has_measured(tiny_checkpoint: Path, tmp_path: Path, budget: Budget) -> None:
+    waits, lines = threading.Event(), []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        waits.set()
+
+    def second() -> Path:
+        return reproduce(table, str(tiny_checkpoint), tmp_path, budget, progress=False, say=say)
+
+    table = Table(4, "a test", TABLE.datasets, TABLE.rows[:1])
+    with ThreadPoolExecutor(1) as pool:
+        with only_user(tmp_path / "variants.json", pytest.fail):
+            written = pool.submit(second)
+            assert waits.wait(30)
+            assert not written.done()
+        assert written.result(30) == tmp_path / "table4.md"
+    assert "variants.json: process " in lines[0]
+    assert "has been using it since" in lines[0]
 
 
 def test_other_measurements_are_refused(tiny_checkpoint: Path, tmp_path: Path, budget: Budget) -> None:

@@ -60,6 +60,7 @@ def bench_phone(
     patience = patience or Patience()
     exports = [read_export(directory) for directory in directories]
     names = _names(exports)
+    results_places(exports, "results.json", out)  # refused before the long work
     with closing((find or _find(place))(identifier, patience, say)) as phone:
         patiently(phone, partial(phone.prepare_app, app), patience, say)
         device = patiently(phone, phone.device, patience, say)

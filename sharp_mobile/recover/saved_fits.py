@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -70,7 +71,7 @@ def read_fit(path: Path, mlp: nn.Module) -> TargetFit | None:
     """Set what `write_fit` wrote; None, and `mlp` as it was, if the file is absent or damaged."""
     try:
         with safe_open(path, "pt") as file:
-            fit = TargetFit(**json.loads(file.metadata()["fit"]))
+            fit = TypeAdapter(TargetFit).validate_json(file.metadata()["fit"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             if _digest(state) != file.metadata()["sha256"]:
                 return None

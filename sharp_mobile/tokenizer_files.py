@@ -31,6 +31,8 @@ _COMPANIONS = (
     "chat_template.json",
     "merges.txt",
 )
+# Kinds of `tokenizer.ggml.pre` that are GPT-2's with every digit on its own (llama.cpp's llama-vocab.cpp).
+_DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 
 
 def has_tokenizer(path: Path) -> bool:
@@ -116,9 +118,11 @@ def _from_json(path: Path) -> PreTrainedTokenizerBase:
 
 
 def _from_gguf(path: Path) -> PreTrainedTokenizerBase:
-    """What transformers builds of a GGUF's metadata, less the tokens that the file doesn't have.
+    """What transformers builds of a GGUF's metadata, with three differences.
 
-    transformers 5.24 adds special tokens of the class that it borrows: `<|endoftext|>` of GPT-2.
+    transformers 5.24 adds special tokens of the class that it borrows, such as `<|endoftext|>` of GPT-2, which the file
+    doesn't have and the embedding has no row for. It splits text of the kinds in `_DIGITS_APART` as GPT-2 does, and
+    puts a space before SentencePiece's texts where the file says not to.
     """
     architecture, metadata, settings = get_gguf_tokenizer(str(path))
     backend, _ = convert_gguf_tokenizer(architecture, metadata)
@@ -127,6 +131,11 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerBase:
         content = json.loads(backend.to_str())
         content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < rows]
         backend = Tokenizer.from_str(json.dumps(content))
+    if metadata.get("pre_tokenizer_type") in _DIGITS_APART:
+        bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_of])
+    if metadata.get("add_prefix_space") is False and isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace):
+        backend.pre_tokenizer.prepend_scheme = "never"
     return _without_metaspace(PreTrainedTokenizerFast(tokenizer_object=backend, **settings))
 
 

@@ -84,6 +84,23 @@ def test_a_sentencepiece_gguf_gives_sentencepieces_ids(tmp_path: Path) -> None:
             assert ids(tokenizer, text) == REFERENCE.encode(text)
 
 
+def test_a_gguf_says_whether_a_space_comes_before_the_text(tmp_path: Path) -> None:
+    key = "tokenizer.ggml.add_space_prefix"
+    model = tiny_model(vocab_size=VOCABULARY)
+    with_space, without = (
+        loaded(write_gguf(model, tmp_path / f"{says}.gguf", tokenizer="sentencepiece", metadata={key: says}))
+        for says in (True, False)
+    )
+    assert ids(with_space, "two") == ids(without, " two") == REFERENCE.encode("two")
+    assert ids(without, "two") != REFERENCE.encode("two")
+
+
+def test_digits_of_smollm_are_tokens_of_their_own(packaged_gguf: Path) -> None:
+    """As in its own tokenizer.json; GPT-2 would take the last space of two with the digit."""
+    tokenizer = loaded(packaged_gguf)
+    assert tokenizer.convert_ids_to_tokens(ids(tokenizer, "x  81,")) == ["x", "ĠĠ", "8", "1", ","]
+
+
 def test_a_gguf_has_no_token_of_the_class_that_reads_it(tmp_path: Path) -> None:
     path = write_gguf(tiny_model(), tmp_path / "tiny.gguf")
     assert max(loaded(path).get_vocab().values()) == 255

@@ -28,6 +28,7 @@ _TOKENIZER = (
     "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
     "additional_chat_templates",
     "additional_chat_templates/*.jinja",
 )
@@ -64,7 +65,7 @@ KINDS = (
             *_TOKENIZER,
         ),
     ),
-    Kind("sharp.json", frozenset({"format_version", "plan", "layers", "recovery"}), ("sealed.json", *_MODEL)),
+    Kind("sharp.json", frozenset({"format_version", "plan", "layers", "recovery"}), _MODEL),
     Kind(MERGED_JSON, frozenset({"source", "fingerprint", "plan", "recovery", "sharp_mobile"}), _MODEL),
 )
 

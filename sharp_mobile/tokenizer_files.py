@@ -31,6 +31,7 @@ _COMPANIONS = (
     "chat_template.json",
     "merges.txt",
 )
+_MORE_TEMPLATES = "additional_chat_templates"
 # Kinds of `tokenizer.ggml.pre` that are GPT-2's with every digit on its own (llama.cpp's llama-vocab.cpp).
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 
@@ -88,6 +89,9 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path, directory:
     for name in (*shipped, *_COMPANIONS):
         if is_regular_file(source / name):
             shutil.copyfile(source / name, directory / name)
+    for template in sorted((source / _MORE_TEMPLATES).glob("*.jinja")):
+        (directory / _MORE_TEMPLATES).mkdir(exist_ok=True)
+        shutil.copyfile(template, directory / _MORE_TEMPLATES / template.name)
 
 
 def tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None, rows: int) -> list[str]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.runner_tokenizer import TEXTS, open_as_runner
+from sharp_mobile.ownership import check_ours
 from sharp_mobile.tokenizer_files import load_tokenizer, tokenizer_warnings, write_tokenizer
 
 REFERENCE = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
@@ -38,11 +39,19 @@ def test_a_shipped_tokenizer_is_copied_byte_for_byte(tmp_path: Path) -> None:
     shipped = write_llama2_json(tmp_path / "llama2")
     write_tokenizer_model(shipped)
     (shipped / "chat_template.jinja").write_text("{{ messages }}")
+    for name in ("special_tokens_map.json", "added_tokens.json", "chat_template.json", "merges.txt"):
+        (shipped / name).write_text("{}")
+    kept = {path.name: path.read_bytes() for path in shipped.iterdir()}
     (shipped / "notes.txt").write_text("not the tokenizer's")
-    files = written(shipped, tmp_path / "out")
-    assert files == {path.name: path.read_bytes() for path in shipped.iterdir() if path.name != "notes.txt"}
+    (shipped / "additional_chat_templates").mkdir()
+    (shipped / "additional_chat_templates" / "rag.jinja").write_text("{{ documents }}")
+    write_tokenizer(loaded(shipped), shipped, tmp_path / "out")
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").read_text() == "{{ documents }}"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == kept
+    (tmp_path / "out" / "sharp.json").write_text('{"format_version": 1, "plan": 1, "layers": 1, "recovery": {}}')
+    check_ours(tmp_path / "out")  # all of it may be replaced by the next export
     again = loaded(tmp_path / "out")
-    assert again.chat_template == "{{ messages }}"
+    assert again.chat_template == {"default": "{{ messages }}", "rag": "{{ documents }}"}
     for text in (*TEXTS, *SPACED):
         assert ids(again, text) == REFERENCE.encode(text)
     assert ids(again, "a<s>b") == [*REFERENCE.encode("a"), 1, *REFERENCE.encode("b")]

@@ -33,7 +33,7 @@ def perplexity(
     """Measure `logits_fn`, tokens int64 [1, T] -> logits [1, T, vocabulary], on windows int64 [windows, T].
 
     Raises:
-        SharpError: the windows leave no token to score, or the logits are not numbers.
+        SharpError: the windows leave no token to score, or the logits are not numbers, or all the same.
     """
     if windows.ndim != 2 or len(windows) == 0 or windows.shape[1] < 2:
         raise SharpError(f"perplexity: windows of shape {list(windows.shape)} have no token to score; use 2 or more")
@@ -45,6 +45,11 @@ def perplexity(
         nll = F.cross_entropy(logits, window[1:], reduction="none").double().sum().item()
         if math.isnan(nll):
             raise SharpError(f"perplexity: the model's logits are NaN in window {number}; the model is broken")
+        if logits.max() == logits.min():
+            raise SharpError(
+                f"perplexity: the model gives every token of the vocabulary the same logit in window {number}; a "
+                "weight is damaged, copy or download the model again"
+            )
         total += nll
     tokens = len(windows) * (windows.shape[1] - 1)
     mean = total / tokens

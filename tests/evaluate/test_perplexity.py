@@ -28,9 +28,11 @@ def test_agrees_with_hugging_faces_loss() -> None:
     assert measured.value == pytest.approx(math.exp(loss), rel=1e-5)
 
 
-def test_a_uniform_guess_has_the_vocabulary_as_perplexity() -> None:
+def test_a_uniform_guess_among_many_has_their_number_as_perplexity() -> None:
     windows = torch.arange(30).view(2, 15)
-    assert perplexity(lambda t: torch.zeros(*t.shape, 32), windows, progress=False).value == pytest.approx(32, rel=1e-6)
+    logits = torch.tensor([0.0] * 30 + [-1e4] * 2)  # the last two are never guessed
+    found = perplexity(lambda tokens: logits.expand(*tokens.shape, 32), windows, progress=False)
+    assert found.value == pytest.approx(30, rel=1e-6)
 
 
 def test_a_certain_and_wrong_model_is_infinitely_perplexed() -> None:
@@ -43,10 +45,17 @@ def test_logits_that_are_not_numbers_are_refused() -> None:
     windows = torch.arange(30).view(2, 15)
 
     def broken(tokens: torch.Tensor) -> torch.Tensor:
-        return torch.full((*tokens.shape, 32), float("nan") if tokens[0, 0] == 15 else 0.0)
+        return torch.full((*tokens.shape, 32), float("nan")) if tokens[0, 0] == 15 else torch.randn(*tokens.shape, 32)
 
     with pytest.raises(SharpError, match="NaN in window 2"):
         perplexity(broken, windows, progress=False)
+
+
+@pytest.mark.parametrize("logit", [0.0, -2.5, 1e30])
+def test_a_model_that_prefers_no_token_is_told(logit: float) -> None:
+    """Its perplexity would be the size of the vocabulary."""
+    with pytest.raises(SharpError, match="the same logit in window 1"):
+        perplexity(lambda tokens: torch.full((*tokens.shape, 32), logit), torch.arange(30).view(2, 15), progress=False)
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (3, 1)])

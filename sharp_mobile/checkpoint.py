@@ -244,7 +244,8 @@ def save_sharp_checkpoint(
     )
     with replace_directory(directory) as partial:
         write_model(model, partial, tokenizer_source)
-        files = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
+        written = sorted(path for path in partial.rglob("*") if path.is_file())
+        files = {path.relative_to(partial).as_posix(): sha256_of(path) for path in written}
         sealed = description.model_copy(update={"files": files})
         (partial / SHARP_JSON).write_text(sealed.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Path(directory)

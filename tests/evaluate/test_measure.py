@@ -74,6 +74,7 @@ def test_an_export_keeps_its_perplexity(tiny_export: ExportResult, tiny_text: Pa
     assert f"perplexity {kept.perplexity:.3f}" in line
 
 
+@pytest.mark.slow
 def test_a_pte_without_a_tokenizer_is_refused(tiny_export: ExportResult, tiny_text: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
     with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json beside the \.pte"):

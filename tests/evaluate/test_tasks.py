@@ -114,6 +114,7 @@ def test_a_pte_without_a_tokenizer_is_refused(task_files: Path, tiny_export: Exp
         evaluate_pte_tasks(tmp_path, ["letters"], None, [task_files], progress=False, warn=pytest.fail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["task: 5\n", "task: [1]\n", "- task\n", "task: [a", "\udcff\udcfe"])
 def test_damaged_task_files_are_a_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text(content, errors="surrogateescape")

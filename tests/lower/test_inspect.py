@@ -305,6 +305,7 @@ def test_a_program_without_tensors_is_described(tmp_path: Path) -> None:
     assert all(line.isprintable() for line in describe(coloured, 5))
 
 
+@pytest.mark.slow
 def test_a_manifest_of_another_file_is_told(small_pte: Path, tmp_path: Path) -> None:
     shutil.copy(small_pte, tmp_path / "model.pte")
     alone = inspect_export(tmp_path)
@@ -326,6 +327,7 @@ def test_a_manifest_of_another_file_is_told(small_pte: Path, tmp_path: Path) -> 
             inspect_export(tmp_path)
 
 
+@pytest.mark.slow
 def test_names_of_a_manifest_are_printed_as_text(exported: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     path, keys = exported
     shutil.copy(path, tmp_path / "model.pte")

@@ -91,6 +91,7 @@ def test_afterwards_and_while_suspended_it_is_the_float_model() -> None:
     assert all(parameter is names[name] for name, parameter in model.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "right", "left", "hybrids", "adapters"])
 def test_recovery_parameters_learn_through_the_rounding(kind: str) -> None:
     """Trained to give the float model's logits, the quantized model comes closer than by rounding afterwards."""

@@ -51,6 +51,7 @@ def decoder_of(model: PreTrainedModel, max_length: int = LENGTH) -> Decoder:
     return build_decoder(model, DecoderOptions(max_length, "portable"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_setting_means_what_the_familys_modules_make_of_it(model_type: str, setting: str) -> None:

@@ -76,6 +76,7 @@ def test_the_loss_falls_and_the_report_says_how_far(tmp_path: Path, distillation
     assert report.peak_bytes > 1e6
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_the_same_and_leaves_parameters_in_float32(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_steps": 20, "learning_rate": 1e-2, "validation": True}
     _, exact = tiny_finetune(tmp_path / "a", **settings)

@@ -114,6 +114,7 @@ def test_wrong_settings_and_texts_are_refused_before_the_warm_up(
         assert not list((tmp_path / "work").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "steps"), [(1e30, 1), (1e20, 1), (1e30, 4)])
 def test_a_model_that_got_much_worse_is_refused(
     rate: float, steps: int, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
@@ -198,6 +199,7 @@ def test_ten_times_the_perplexity_is_much_worse(before: float, after: float, ref
     assert run.exists() != refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "sharp.json"])
 def test_a_kept_checkpoint_that_is_damaged_is_recovered_again(
     name: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path

@@ -74,6 +74,7 @@ def test_a_variant_is_what_its_row_says() -> None:
     assert not list(dropped.model.layers[3].mlp.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["share", "drop", "drop_t_ori", "prune_channels", "share_bases"])
 def test_fine_tuning_trains_as_many_parameters_whatever_the_method(method: str, tmp_path: Path) -> None:
     settings = FinetuneSettings(learning_rate=1e-2, batch_size=2, max_steps=12)

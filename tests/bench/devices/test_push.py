@@ -36,6 +36,7 @@ def test_an_export_arrives_and_is_not_sent_again(
     assert adb.received == PTE_BYTES + small_files(export)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_push_that_is_cut_goes_on_where_it_was_cut(
     seed: int, adb: FakeAdb, phone: AndroidPhone, on_phone: FakePhone, export: Export

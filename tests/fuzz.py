@@ -7,6 +7,8 @@ that the input is damaged. Inputs come from SEED and their number alone, so each
     make fuzz SEED=3                        all of one seed, ten minutes on two cores
     make fuzz SEED=3 COUNT=0.1              a tenth
     make fuzz SEED=3 CASE=checkpoint-17     one; its directory and all output stay in build/fuzz
+
+What every command said is in build/fuzz/seed-3.log.
 """
 
 # ruff: noqa: E402
@@ -70,11 +72,15 @@ def main(seed: int, count: float, only: str) -> None:
         [only] if only else [f"{kind}-{i}" for kind, (cases, _) in KINDS.items() for i in range(round(cases * count))]
     )
     results: dict[str, list[Result]] = {}
+    log = DIRECTORY / f"seed-{seed}.log"
+    log.write_text("")
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
         running = {pool.submit(run_case, name, seed, whole, bool(only)): name for name in names}
         for future in as_completed(running):
             name = running[future]
             results[name] = future.result()
+            with log.open("a") as opened:
+                opened.writelines(f"{name} {c.verb}: {e.outcome}: {e.said}\n" for c, e in results[name])
             for line in _report(name, results[name], seed, verbose=bool(only)):
                 click.echo(line)
             if sys.stderr.isatty():

@@ -59,6 +59,11 @@ class Ended:
     output: str
 
     @property
+    def said(self) -> str:
+        """The last line of its output."""
+        return (self.output.splitlines() or [""])[-1]
+
+    @property
     def failed(self) -> bool:
         return self.outcome not in (ANSWERED, REFUSED)
 

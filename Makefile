@@ -6,6 +6,8 @@
 #   PLAN=  RANK=  OUT=    override the recipe:  make export PLAN=t_back RANK=96 OUT=build/small
 #   make ios MODEL=…      build an export into the iPhone app: its directory, or its name in build/exports
 #   BENCH=                what make bench measures:  make bench BENCH='build/exports/a build/exports/b'
+#   SEED= COUNT= CASE=    what make fuzz tries: another seed, a share of the cases, one of them:
+#                         make fuzz SEED=3 COUNT=0.1    make fuzz SEED=3 CASE=checkpoint-17
 #   ARGS=                 any other option of the command:  make export ARGS='--set group_size=64'
 #
 # MODEL, PLAN, RANK and OUT may hold any character. BENCH is one directory, or several without spaces in their names.
@@ -21,10 +23,13 @@ OUT ?=
 ARGS ?=
 
 BENCH ?=
+SEED ?=
+COUNT ?=
+CASE ?=
 
 # What the user gives reaches recipes as environment variables, since no text in those is run: neither by make, which
 # would expand $(...), nor by the shell.
-GIVEN := PYTHON VENV PIP_FLAGS MODEL PLAN RANK OUT BENCH ARGS
+GIVEN := PYTHON VENV PIP_FLAGS MODEL PLAN RANK OUT BENCH SEED COUNT CASE ARGS
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 
@@ -64,7 +69,7 @@ ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios arm64-tools ios \
-	phone-tools-kotlin phone-tools-swift test test-fast test-phones lint clean
+	phone-tools-kotlin phone-tools-swift test test-fast test-phones fuzz lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -146,6 +151,11 @@ test: lint
 
 test-fast: lint
 	$(PYTEST) -m 'not slow'
+
+# Damaged inputs through every verb: minutes, so not in the test run. What fails stays in build/fuzz.
+fuzz: $(INSTALLED)
+	$(BIN)/python tests/fuzz.py $(if $(SEED),--seed "$$SEED") $(if $(COUNT),--count "$$COUNT") \
+		$(if $(CASE),--case "$$CASE")
 
 clean:
 	rm -rf build

@@ -1,6 +1,6 @@
 """What may happen to a file on its way here, as hypothesis strategies, and what a command may do about it.
 
-Tests take them with the settings `ODD`; a fuzzer takes them with `@seed(n)` and more examples.
+Tests take them with the settings `ODD`; `make fuzz` takes them one at a time, by `drawn`.
 """
 
 import contextlib
@@ -12,10 +12,10 @@ import unicodedata
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from click.testing import CliRunner
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from sharp_mobile.cli import main
@@ -27,6 +27,23 @@ ODD = settings(
     max_examples=120,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+Drawn = TypeVar("Drawn")
+
+
+def drawn(strategy: st.SearchStrategy[Drawn], number: int) -> Drawn:
+    """What a strategy gives for a number; the same each time."""
+    found = []
+
+    @seed(number)
+    @settings(ODD, derandomize=False, database=None, max_examples=3, phases=[Phase.generate])
+    @given(strategy)
+    def take(value: Drawn) -> None:
+        found.append(value)
+
+    take()
+    return found[-1]  # the first is the simplest that the strategy gives
+
 
 # Values that JSON may hold and that no field expects.
 ODD_VALUES = st.one_of(
@@ -56,13 +73,31 @@ HOSTILE_VALUES = st.one_of(
     ODD_VALUES,
 )
 
+# GGUF's metadata, the keys without the architecture before them.
+GGUF_KEYS = [
+    *("block_count", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv"),
+    *("attention.key_length", "context_length", "rope.freq_base", "rope.dimension_count", "rope.scaling.type"),
+    *("rope.scaling.factor", "attention.sliding_window", "attention.sliding_window_pattern", "expert_count"),
+    *("attention.scale", "attn_logit_softcapping", "pooling_type", "attention.causal", "nobody.knows"),
+]
+GGUF_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+    st.floats(width=32),
+    st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8),
+    st.lists(st.integers(0, 9), min_size=1, max_size=8),
+    st.lists(st.text(max_size=3), min_size=1, max_size=3),
+)
+
 
 @st.composite
-def damaged_bytes(draw: Callable, content: bytes) -> bytes:
-    """Some bytes of `content` changed, put in or cut off."""
+def damaged_bytes(draw: Callable, content: bytes, begin: int = 0, end: int | None = None) -> bytes:
+    """Some bytes of `content`, or of its part from `begin` to `end`, changed, put in or cut off."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
-        where = draw(st.integers(0, max(len(data) - 1, 0)))
+        last = max(min(len(data), len(content) if end is None else end) - 1, 0)
+        where = draw(st.integers(min(begin, last), last))
         match draw(st.sampled_from(["flip", "cut", "insert", "number"])):
             case "flip" if data:
                 data[where] ^= draw(st.integers(1, 255))
@@ -74,6 +109,42 @@ def damaged_bytes(draw: Callable, content: bytes) -> bytes:
                 data[where : where + 8] = struct.pack(
                     "<Q", draw(st.sampled_from([0, 1, 2**16, 2**32, 2**63, 2**64 - 1]))
                 )
+    return bytes(data)
+
+
+@st.composite
+def damaged_safetensors(draw: Callable, content: bytes) -> bytes:
+    """A safetensors file whose header, weights or length are damaged."""
+    length = int.from_bytes(content[:8], "little")
+    header, weights = content[8 : 8 + length], content[8 + length :]
+    match draw(st.sampled_from(["fields", "fields", "swap", "bytes", "cut", "weights", "weights"])):
+        case "fields":
+            header = json.dumps(draw(damaged_data(json.loads(header)))).encode()
+        case "swap":
+            table = json.loads(header)
+            names = sorted(name for name in table if name != "__metadata__")
+            first, second = draw(st.sampled_from(names)), draw(st.sampled_from(names))
+            table[first], table[second] = table[second], table[first]
+            header = json.dumps(table).encode()
+        case "bytes":
+            return draw(damaged_bytes(content, end=8 + length))
+        case "cut":
+            return content[: draw(st.integers(0, len(content) - 1))]
+        case "weights":
+            weights = draw(damaged_floats(weights))
+    return len(header).to_bytes(8, "little") + header + weights
+
+
+@st.composite
+def damaged_floats(draw: Callable, content: bytes) -> bytes:
+    """float32 numbers of which one, several or all from one place on are values that no trained weight has."""
+    data = bytearray(content)
+    for _ in range(draw(st.integers(1, 3))):
+        where = draw(st.integers(0, max(len(data) // 4 - 1, 0))) * 4
+        times = draw(st.sampled_from([1, 1, 64, len(data)]))
+        value = draw(st.sampled_from([float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e-45, 0.0]))
+        changed = struct.pack("<f", value) * times
+        data[where : where + len(changed)] = changed[: len(data) - where]
     return bytes(data)
 
 
@@ -116,6 +187,31 @@ def damaged_json(draw: Callable, content: Any) -> bytes:
         case _:
             text = json.dumps(content)
             return f"{{{text[1:-1]}, {text[1:-1]}}}".encode()
+
+
+BUDGETS = """
+[tiny]
+file_bytes = { at_most = 97_863, tolerance = 0.002 }
+shared_bytes = { at_least = 10, tolerance = 0.0 }
+
+[tiny.host]
+resident_bytes = { at_most = 131_000_000, tolerance = 0.05 }
+"""
+
+
+@st.composite
+def damaged_budgets(draw: Callable) -> bytes:
+    """`BUDGETS` with bytes or a value changed, nested past all limits, or as they are."""
+    match draw(st.sampled_from(["bytes", "value", "nested", "none"])):
+        case "bytes":
+            return draw(damaged_bytes(BUDGETS.encode()))
+        case "value":
+            old = draw(st.sampled_from(["97_863", "0.002", "{ at_least = 10, tolerance = 0.0 }", "tiny.host"]))
+            odd = ["nan", "-inf", "1e400", "9" * 5000, "9" * 400, "'x'", "[]", "{}", "2020-01-01", "tiny", "-1", ""]
+            return BUDGETS.replace(old, draw(st.sampled_from(odd)), 1).encode()
+        case "nested":
+            return ("a = " + "[" * draw(st.sampled_from([100, 5000]))).encode()
+    return BUDGETS.encode()
 
 
 def _with_text(draw: Callable, content: Any, text: str) -> bytes:

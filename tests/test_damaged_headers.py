@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from damage import ODD, ODD_VALUES, damaged_bytes, one_line_or_fine
+from damage import GGUF_KEYS, GGUF_VALUES, ODD, ODD_VALUES, damaged_bytes, one_line_or_fine
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_gguf import write_gguf
@@ -109,29 +109,12 @@ def test_the_bytes_of_a_gguf_file(data: st.DataObject, gguf: bytes, tmp_path: Pa
     one_line_or_fine(lambda: read_gguf(path))
 
 
-OWN_KEYS = [
-    *("block_count", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv"),
-    *("attention.key_length", "context_length", "rope.freq_base", "rope.dimension_count", "rope.scaling.type"),
-    *("rope.scaling.factor", "attention.sliding_window", "attention.sliding_window_pattern", "expert_count"),
-    *("attention.scale", "attn_logit_softcapping", "pooling_type", "attention.causal", "nobody.knows"),
-]
-GGUF_VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(0, 2**32 - 1),
-    st.floats(width=32),
-    st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8),
-    st.lists(st.integers(0, 9), min_size=1, max_size=8),
-    st.lists(st.text(max_size=3), min_size=1, max_size=3),
-)
-
-
 @ODD
 @given(data=st.data())
 def test_the_values_of_a_gguf_file(data: st.DataObject, tmp_path: Path) -> None:
     model_type = data.draw(st.sampled_from(["llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text"]))
     own = model_type.removesuffix("_text")
-    keys = data.draw(st.lists(st.sampled_from(OWN_KEYS), min_size=1, max_size=3))
+    keys = data.draw(st.lists(st.sampled_from(GGUF_KEYS), min_size=1, max_size=3))
     metadata = {f"{own}.{key}": data.draw(GGUF_VALUES) for key in keys}
     for key in ("general.type", "split.count", "tokenizer.ggml.eos_token_id", "general.alignment"):
         if data.draw(st.integers(0, 9)) == 0:

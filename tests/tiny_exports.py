@@ -1,9 +1,16 @@
 """Directories that look like exports to whoever only reads them, and results of them; no model is made."""
 
 import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from damage import BUDGETS, damaged_json
+
+from sharp_mobile.bench.exports import identity
+from sharp_mobile.bench.profiles import read_profile
 from sharp_mobile.bench.results import (
     Counts,
     Device,
@@ -14,9 +21,24 @@ from sharp_mobile.bench.results import (
     Results,
     Samples,
     Settings,
+    Sweep,
+    SweepCurve,
+    SweepPoint,
     TokenSamples,
+    write_results,
 )
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, Sizes
+from sharp_mobile.bench.runner import executorch_package
+from sharp_mobile.digests import sha256_of
+from sharp_mobile.lower.manifest import (
+    MANIFEST_JSON,
+    MODEL_PTE,
+    Expected,
+    Manifest,
+    MeasuredPerplexity,
+    PackedWeights,
+    Sizes,
+    read_manifest,
+)
 
 HOST = Device(kind="host", model="a machine", os="Linux 6", cpu="a CPU", cores=2, memory_bytes=8_000_000_000)
 EMULATED = Device(kind="arm64", model="cortex-a76", os="Linux", cpu="cortex-a76", cores=1)
@@ -87,3 +109,55 @@ def results(export: ExportIdentity, device: Device = HOST, *, speed: float = 1.0
         "memory": Memory(anonymous=20_000_000, file=round(100_000_000 / speed), peak=130_000_000),
     }
     return Results(**{**common, **measured, **changes})
+
+
+class Place:
+    """A directory with an export, everything that may lie in it, and files around it that nobody may change.
+
+    Args:
+        whole: an export that can run, to copy; without it, one whose `.pte` is only a few bytes.
+    """
+
+    def __init__(self, root: Path, whole: Path | None = None) -> None:
+        self.root, self.export, self.out = root, root / "exports" / "tiny", root / "out"
+        self.out.mkdir(parents=True)
+        (root / "Makefile").write_text("all:\n")
+        if whole is None:
+            manifest = write_export(self.export, content=b"tiny 2:3 ".ljust(1000, b"x"), tokens=(1, 2))
+        else:
+            shutil.copytree(whole, self.export)
+            manifest = read_manifest(self.export).model_copy(update={"name": "tiny"})
+        (self.export / "packed").mkdir()
+        cache = self.export / "packed" / "pixel-6.cache"
+        cache.write_bytes(b"packed")
+        packed = PackedWeights(
+            file="packed/pixel-6.cache",
+            profile="pixel-6",
+            cpu_class=read_profile("pixel-6").cpu_class,
+            runtime=executorch_package()[1],
+            pte_sha256=manifest.sha256,
+            sha256=sha256_of(cache),
+            bytes=6,
+        )
+        versions = {"executorch": executorch_package()[1]}
+        manifest = manifest.model_copy(update={"packed": (packed,), "versions": versions})
+        self.write("manifest.json", manifest.model_dump_json())
+        tokens = manifest.expected.tokens
+        found = results(identity(manifest), tokens=tokens, likeliest=((1, 2.5), (4, 1.0)), warnings=("slow",))
+        write_results(self.export / "results-host.json", found)
+        write_results(self.export / "results-arm64.json", results(identity(manifest), EMULATED))
+        kept = MeasuredPerplexity(sha256=manifest.sha256, perplexity=24, text="a", windows=2, window=8, tokens=14)
+        self.write("perplexity.json", kept.model_dump_json())
+        points = tuple(SweepPoint(memory_limit=limit, forward=Samples(seconds=(0.1,))) for limit in (10**8, 2 * 10**8))
+        curve = SweepCurve(export=identity(manifest), points=points)
+        sweep = Sweep(device=HOST, settings=found.settings, curves=(curve,))
+        self.write("../../sweep.json", sweep.model_dump_json())
+        self.write("../../budgets.toml", BUDGETS)
+
+    def write(self, name: str, content: str | bytes) -> None:
+        path = self.export / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def damage(self, draw: Callable, name: str) -> None:
+        """Damage a JSON file of the export."""
+        self.write(name, draw(damaged_json(json.loads((self.export / name).read_text()))))

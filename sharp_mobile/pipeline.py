@@ -38,6 +38,7 @@ from sharp_mobile.recover.data import source_windows
 from sharp_mobile.recover.run import RECOVERED, Opened, Say, Shared, open_recipe, share
 from sharp_mobile.size import predict
 from sharp_mobile.stages import Stages
+from sharp_mobile.tokenizer_files import keep_spaces, load_tokenizer
 
 PROMPT = "What is the capital of France?"
 # Compared with the eager model token by token, and printed.
@@ -92,7 +93,8 @@ def export(
                 f"lower.max_length: {recipe.lower.max_length} has no room for the prompt of {len(prompt)} tokens that "
                 f"every export is checked with; use {len(prompt) + 1} or more"
             )
-        warnings += _open_tokenizer(opened.checkpoint).warnings
+        with tempfile.TemporaryDirectory() as scratch:  # what the runner refuses is told before the long work
+            warnings += _write_tokenizer(opened.checkpoint, Path(scratch)).warnings
         for warning in warnings:
             say(f"warning: {warning}")
         needed = predict(opened).file.total
@@ -109,9 +111,8 @@ def export(
         problems = [*inspection.problems, *sharing_problems(opened.plan, opened.recovery, keys), *agreement.problems()]
         if problems:
             raise SharpError(f"{out}: the export is not sound, nothing was written: {'; '.join(problems)}")
-        shared.checkpoint.write_tokenizer(partial)
-        tokenizer = open_as_runner(partial, shared.checkpoint.tokenizer(), shared.checkpoint.path)
-        manifest = _manifest(recipe, argument, shared, keys, inspection, agreement, prompt, stages)
+        tokenizer = _write_tokenizer(shared.checkpoint, partial)
+        manifest = _manifest(recipe, argument, shared, keys, inspection, agreement, prompt, stages, partial)
         manifest = manifest.model_copy(update={"tokenizer": tokenizer.file})
         (partial / MANIFEST_JSON).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         write_report(partial, manifest)
@@ -295,11 +296,11 @@ def _prompt_tokens(checkpoint: Checkpoint, max_length: int) -> tuple[list[int], 
     return prompt or fixed, warnings
 
 
-def _open_tokenizer(checkpoint: Checkpoint) -> RunnerTokenizer:
-    """Find out before the long work whether ExecuTorch's runner takes the tokenizer that will be written."""
-    with tempfile.TemporaryDirectory() as directory:
-        checkpoint.write_tokenizer(Path(directory))
-        return open_as_runner(Path(directory), checkpoint.tokenizer(), checkpoint.path)
+def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> RunnerTokenizer:
+    """Write the tokenizer as ExecuTorch's runner reads and speaks it, and open it as the runner does."""
+    checkpoint.write_tokenizer(directory)
+    keep_spaces(directory)
+    return open_as_runner(directory, checkpoint.tokenizer(), checkpoint.path)
 
 
 def _manifest(
@@ -311,8 +312,9 @@ def _manifest(
     agreement: Agreement,
     prompt: list[int],
     stages: Stages,
+    directory: Path,
 ) -> Manifest:
-    tokenizer = shared.checkpoint.tokenizer()
+    tokenizer = load_tokenizer(directory)  # as the export's users decode
     dropped = sum(not own.reference for own in shared.opened.recovery.values())
 
     def decode(ids: Sequence[int], **options: Any) -> str:

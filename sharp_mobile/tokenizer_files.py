@@ -94,6 +94,24 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path, directory:
         shutil.copyfile(template, directory / _MORE_TEMPLATES / template.name)
 
 
+def keep_spaces(directory: Path) -> None:
+    """Leave the `Strip` step out of the decoder of a tokenizer.json, if there is one; token ids stay the same.
+
+    SentencePiece's decoder strips the space before a text. ExecuTorch's runner decodes token by token, and so strips
+    the space before every word.
+    """
+    path = directory / TOKENIZER_JSON
+    if not is_regular_file(path):
+        return
+    content = read_json(path)
+    decoder = content.get("decoder") or {}
+    steps = decoder.get("decoders", [])
+    kept = [step for step in steps if step.get("type") != "Strip"]
+    if len(kept) < len(steps):
+        content["decoder"] = decoder | {"decoders": kept}
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
 def tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None, rows: int) -> list[str]:
     """What the user should know of a tokenizer beside an embedding of so many rows.
 

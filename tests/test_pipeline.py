@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+from tiny_gguf import write_gguf
 from tiny_models import CHATML, tiny_model, tiny_tokenizer
+from tiny_sentencepiece import VOCABULARY, write_llama2_json, write_tokenizer_model
 
 from sharp_mobile.checkpoint import config_of, open_checkpoint, save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.inspect import inspect_export
-from sharp_mobile.lower.runtime import greedy, load_pte
+from sharp_mobile.lower.runtime import greedy, load_pte, quiet_native
 from sharp_mobile.ownership import KINDS
 from sharp_mobile.pipeline import PROMPT, ExportResult, _prompt_tokens, export, summary
 from sharp_mobile.plan import SharePlan
@@ -28,6 +31,7 @@ from sharp_mobile.recipes import load_recipe
 from sharp_mobile.recover.run import open_recipe, recover, share
 from sharp_mobile.share import Recovery, recovery_parameters, share_layers
 from sharp_mobile.stages import Stages
+from sharp_mobile.tokenizer_files import load_tokenizer
 
 PROJECT = Path(__file__).parents[1]
 
@@ -308,6 +312,34 @@ def test_a_failing_chat_template_does_not_stop_an_export(exportable: Path, tmp_p
     assert warning.startswith("the model's chat template cannot be rendered: TemplateError: a system message is needed")
     assert f"warning: {warning}" in said
     assert result.manifest.expected.prompt_tokens == tuple(RAW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json", "gguf"])
+def test_the_stock_runner_speaks_with_the_tokenizer_that_was_written(kind: str, tmp_path: Path) -> None:
+    """SentencePiece as Llama 2 has it: its model alone, its tokenizer.json, and in a GGUF."""
+    model, source = tiny_model(vocab_size=VOCABULARY, num_hidden_layers=2), tmp_path / "source"
+    with torch.no_grad():
+        model.lm_head.weight[:259] = 0  # special tokens and bytes, which make no text alone, are never the largest
+    if kind == "gguf":
+        source = write_gguf(model, tmp_path / "source.gguf", tokenizer="sentencepiece")
+    else:
+        model.save_pretrained(source)
+        (write_tokenizer_model if kind == "tokenizer.model" else write_llama2_json)(source)
+    recipe = Recipe(model=str(source), lower={"max_length": 64})
+    result = export(recipe, "x", tmp_path / "out", work=tmp_path / "work", progress=False, say=quietly)
+    named = result.manifest.tokenizer
+    assert named == ("tokenizer.model" if kind == "tokenizer.model" else "tokenizer.json")
+    assert any("reads special tokens" in line for line in result.manifest.warnings) == (kind == "tokenizer.model")
+    tokenizer = load_tokenizer(result.directory)
+    assert tokenizer is not None
+    prompt = tokenizer("Hello, world", add_special_tokens=False)["input_ids"]
+    tokens = greedy(load_pte(result.directory / "model.pte"), prompt, 6, [])
+    said: list[str] = []
+    with quiet_native():
+        runner = TextLLMRunner(str(result.directory / "model.pte"), str(result.directory / named))
+        runner.generate("Hello, world", GenerationConfig(max_new_tokens=6, temperature=0.0, echo=False), said.append)
+    assert "".join(said).strip() == tokenizer.decode(tokens).strip() != ""
 
 
 def test_an_unknown_family_is_told_in_a_line(tiny_checkpoint: Path, earlier: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ TEXTS = (
     "def f(x):\n    return x[1] + 2.5  # half",
     "It's 1,234 o'clock",
 )
+_SPOKEN = "Hello, world"  # in whole characters a token, with every tokenizer that knows bytes
 _REMEDY = "put the tokenizer.json or tokenizer.model that came with the original model in its place"
 _MOST_SPECIAL = 64  # special tokens compared; some models have hundreds that stand for nothing
 
@@ -64,6 +65,9 @@ def _warnings(path: Path, tokenizer: PreTrainedTokenizerBase, named: str) -> tup
                 f"{named}: ExecuTorch's runner gives other token ids than Hugging Face's tokenizers for {text!r}; "
                 f"{_REMEDY}"
             )
+    spoken = "".join(runner.decode(token) for token in runner.encode(_SPOKEN, 0, 0))
+    if spoken.strip() != _SPOKEN:
+        return (f"ExecuTorch's runner writes {spoken!r} for {_SPOKEN!r} with {path.name}",)
     if path.name == TOKENIZER_MODEL:
         return (
             f"ExecuTorch's runner opens {TOKENIZER_MODEL}, and reads special tokens of a text in plain letters then; "

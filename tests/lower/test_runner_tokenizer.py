@@ -12,13 +12,15 @@ from tiny_sentencepiece import VOCABULARY, write_llama2_json, write_tokenizer_mo
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.runner_tokenizer import RunnerTokenizer, open_as_runner
-from sharp_mobile.tokenizer_files import load_tokenizer, write_tokenizer
+from sharp_mobile.tokenizer_files import keep_spaces, load_tokenizer, write_tokenizer
 
 
-def opened(source: Path, out: Path) -> RunnerTokenizer:
+def opened(source: Path, out: Path, *, spaces: bool = True) -> RunnerTokenizer:
     tokenizer = load_tokenizer(source)
     assert tokenizer is not None
     write_tokenizer(tokenizer, source, out)
+    if spaces:
+        keep_spaces(out)
     return open_as_runner(out, tokenizer, source)
 
 
@@ -81,6 +83,18 @@ def test_spaces_that_a_special_token_takes_along_are_a_warning(tmp_path: Path) -
     found = opened(edited(source, added_tokens=[token | {"rstrip": True} for token in tokens]), tmp_path / "out")
     assert found.file == "tokenizer.json"
     assert "the runner keeps spaces beside" in found.warnings[0].replace("ExecuTorch's", "the")
+
+
+def test_spaces_that_the_runner_would_drop_are_kept(tmp_path: Path) -> None:
+    source = write_llama2_json(tmp_path / "source")
+    dropping = opened(source, tmp_path / "out", spaces=False)
+    assert dropping.warnings == ("ExecuTorch's runner writes 'Hello,world' for 'Hello, world' with tokenizer.json",)
+    keep_spaces(tmp_path / "out")
+    tokenizer = load_tokenizer(source)
+    assert open_as_runner(tmp_path / "out", tokenizer, source) == ("tokenizer.json", ())
+    kept = (tmp_path / "out" / "tokenizer.json").read_bytes()
+    keep_spaces(tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == kept
 
 
 def test_no_tokenizer_is_no_file(tmp_path: Path) -> None:

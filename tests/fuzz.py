@@ -13,6 +13,8 @@ What every command said is in build/fuzz/seed-3.log.
 
 # ruff: noqa: E402
 
+import gc
+import importlib
 import multiprocessing
 import os
 import platform
@@ -41,20 +43,19 @@ from fuzz_command import ANSWERED, REFUSED, Command, Ended, run
 from fuzz_inputs import KINDS, Case, Whole, export_of, lay_out, make_whole, read_whole
 from hypothesis import strategies as st
 
-# What commands import when they need it.
-import sharp_mobile.bench.columns
-import sharp_mobile.bench.compare
-import sharp_mobile.bench.prepack
-import sharp_mobile.bench.report
-import sharp_mobile.evaluate.generate
-import sharp_mobile.evaluate.measure
-import sharp_mobile.lower.inspect
-import sharp_mobile.merge
-import sharp_mobile.pipeline
-import sharp_mobile.size  # noqa: F401
+# What commands import when they need it; so each of them finds it there.
+_LATER = [
+    *("executorch.kernels.quantized", "executorch.data.bin", "tomlkit"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.gemma2.modeling_gemma2"),
+    *(f"sharp_mobile.bench.{module}" for module in ("check", "columns", "compare", "prepack", "report")),
+    *(
+        f"sharp_mobile.{module}"
+        for module in ("evaluate.generate", "evaluate.measure", "lower.inspect", "merge", "size")
+    ),
+]
 
 DIRECTORY = Path("build/fuzz").resolve()
-EVERY = 5  # one of so many models that open is exported, which takes seconds
+EVERY = 8  # one of so many models that open is exported, which takes ten seconds
 
 Result = tuple[Command, Ended]
 
@@ -65,8 +66,11 @@ Result = tuple[Command, Ended]
 @click.option("--case", "only", default="", help="One case alone, such as gguf-3.")
 def main(seed: int, count: float, only: str) -> None:
     """Run the cases, two at once; exit with 1 if one fails."""
+    for module in _LATER:
+        importlib.import_module(module)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+    gc.freeze()  # what forks do not collect, they do not copy
     whole = _whole(again=not only)
     names = (
         [only] if only else [f"{kind}-{i}" for kind, (cases, _) in KINDS.items() for i in range(round(cases * count))]
@@ -80,7 +84,9 @@ def main(seed: int, count: float, only: str) -> None:
             name = running[future]
             results[name] = future.result()
             with log.open("a") as opened:
-                opened.writelines(f"{name} {c.verb}: {e.outcome}: {e.said}\n" for c, e in results[name])
+                opened.writelines(
+                    f"{name} {c.verb}: {e.seconds:.1f} s: {e.outcome}: {e.said}\n" for c, e in results[name]
+                )
             for line in _report(name, results[name], seed, verbose=bool(only)):
                 click.echo(line)
             if sys.stderr.isatty():
@@ -117,7 +123,7 @@ def run_case(name: str, seed: int, whole: Whole, keep: bool) -> list[Result]:
         results.append((command, run(command, place)))
     opens = any(command.verb == "evaluate" and ended.outcome == ANSWERED for command, ended in results)
     if opens and case.model and (case.always or int(number) % EVERY == 0):
-        command = export_of(case.model)
+        command = export_of(case.model, case.attention)
         results.append((command, run(command, place)))
     if not keep and not any(ended.failed for _, ended in results):
         shutil.rmtree(place)

@@ -7,12 +7,15 @@ that the input is damaged. Inputs come from SEED and their number alone, so each
     make fuzz SEED=3                        all of one seed, ten minutes on two cores
     make fuzz SEED=3 COUNT=0.1              a tenth
     make fuzz SEED=3 CASE=checkpoint-17     one; its directory and all output stay in build/fuzz
+    make fuzz SEED=3 CASE=gguf              one kind: checkpoint, gguf, pte, bare-pte, results
 
 What every command said is in build/fuzz/seed-3.log.
 """
 
 # ruff: noqa: E402
 
+import gc
+import importlib
 import multiprocessing
 import os
 import platform
@@ -41,20 +44,17 @@ from fuzz_command import ANSWERED, REFUSED, Command, Ended, run
 from fuzz_inputs import KINDS, Case, Whole, export_of, lay_out, make_whole, read_whole
 from hypothesis import strategies as st
 
-# What commands import when they need it.
-import sharp_mobile.bench.columns
-import sharp_mobile.bench.compare
-import sharp_mobile.bench.prepack
-import sharp_mobile.bench.report
-import sharp_mobile.evaluate.generate
-import sharp_mobile.evaluate.measure
-import sharp_mobile.lower.inspect
-import sharp_mobile.merge
-import sharp_mobile.pipeline
-import sharp_mobile.size  # noqa: F401
+# What commands import when they need it; so each of them finds it there.
+_LATER = [
+    *("executorch.kernels.quantized", "executorch.data.bin", "tomlkit"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.gemma2.modeling_gemma2"),
+    *(f"sharp_mobile.bench.{module}" for module in ("check", "columns", "compare", "prepack", "report")),
+    *(f"sharp_mobile.{module}" for module in ("evaluate.generate", "evaluate.measure", "lower.inspect")),
+    *("sharp_mobile.merge", "sharp_mobile.size"),
+]
 
 DIRECTORY = Path("build/fuzz").resolve()
-EVERY = 5  # one of so many models that open is exported, which takes seconds
+EVERY = 8  # one of so many models that open is exported, which takes ten seconds
 
 Result = tuple[Command, Ended]
 
@@ -62,26 +62,32 @@ Result = tuple[Command, Ended]
 @click.command(help=__doc__)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--count", default=1.0, show_default=True, help="Times the usual number of cases.")
-@click.option("--case", "only", default="", help="One case alone, such as gguf-3.")
+@click.option("--case", "only", default="", help="One case alone, such as gguf-3, or one kind: gguf.")
 def main(seed: int, count: float, only: str) -> None:
     """Run the cases, two at once; exit with 1 if one fails."""
+    for module in _LATER:
+        importlib.import_module(module)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    whole = _whole(again=not only)
-    names = (
-        [only] if only else [f"{kind}-{i}" for kind, (cases, _) in KINDS.items() for i in range(round(cases * count))]
-    )
+    gc.freeze()  # what forks do not collect, they do not copy
+    single = bool(only) and only not in KINDS
+    kinds = {only: KINDS[only]} if only in KINDS else KINDS
+    numbers = {kind: range(round(cases * count)) for kind, (cases, _) in kinds.items()}
+    names = [only] if single else [f"{kind}-{number}" for kind, found in numbers.items() for number in found]
+    whole = _whole(again=not single)
     results: dict[str, list[Result]] = {}
     log = DIRECTORY / f"seed-{seed}.log"
     log.write_text("")
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
-        running = {pool.submit(run_case, name, seed, whole, bool(only)): name for name in names}
+        running = {pool.submit(run_case, name, seed, whole, single): name for name in names}
         for future in as_completed(running):
             name = running[future]
             results[name] = future.result()
             with log.open("a") as opened:
-                opened.writelines(f"{name} {c.verb}: {e.outcome}: {e.said}\n" for c, e in results[name])
-            for line in _report(name, results[name], seed, verbose=bool(only)):
+                opened.writelines(
+                    f"{name} {c.verb}: {e.seconds:.1f} s: {e.outcome}: {e.said}\n" for c, e in results[name]
+                )
+            for line in _report(name, results[name], seed, verbose=single):
                 click.echo(line)
             if sys.stderr.isatty():
                 click.echo(f"\r{len(results)} of {len(names)}", err=True, nl=False)
@@ -117,7 +123,7 @@ def run_case(name: str, seed: int, whole: Whole, keep: bool) -> list[Result]:
         results.append((command, run(command, place)))
     opens = any(command.verb == "evaluate" and ended.outcome == ANSWERED for command, ended in results)
     if opens and case.model and (case.always or int(number) % EVERY == 0):
-        command = export_of(case.model)
+        command = export_of(case.model, case.attention)
         results.append((command, run(command, place)))
     if not keep and not any(ended.failed for _, ended in results):
         shutil.rmtree(place)

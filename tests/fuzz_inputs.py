@@ -101,10 +101,12 @@ def commands_of_model(model: Path, text: Path, *, sharp: bool = False) -> list[C
     return [*commands, Command("recover", (str(model), *plan, "--rank", "4", *window, "--quiet", "--out", "out"))]
 
 
-def export_of(model: Path) -> Command:
-    """With attention that takes soft caps, too."""
-    attention = ("--set", "attention=portable")
-    return Command("export", (str(model), *_QUICK, *attention, "--out", "out"), seconds=180.0)
+def export_of(model: Path, attention: str) -> Command:
+    return Command("export", (str(model), *_QUICK, "--set", f"attention={attention}", "--out", "out"), seconds=180.0)
+
+
+def _attention(family: str) -> str:
+    return "portable" if family == "gemma2" else "custom_sdpa"  # which takes no soft caps, and is exported faster
 
 
 # Checkpoints
@@ -187,10 +189,20 @@ def damaged_checkpoint(draw: Callable, whole: dict[str, bytes]) -> dict[str, byt
 @st.composite
 def _damaged_config(draw: Callable, content: bytes) -> bytes:
     fields = json.loads(content)
-    match draw(st.sampled_from(["known", "known", "known", "value", "value", "json"])):
+    match draw(st.sampled_from([*["known"] * 4, *["near"] * 3, "number", "value", "json"])):
         case "known":
             for name in draw(st.lists(st.sampled_from(sorted(_FIELDS)), min_size=1, max_size=2)):
-                fields[name] = draw(st.sampled_from(_FIELDS[name]) | st.sampled_from(HOSTILE_NUMBERS))
+                fields[name] = draw(st.sampled_from(_FIELDS[name]))
+        case "near":
+            numbers = sorted(name for name, value in fields.items() if type(value) in (int, float, bool))
+            for name in draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=2)):
+                value = fields[name]
+                near = (
+                    [not value] if isinstance(value, bool) else [value + 1, value - 1, value * 2, value // 2, value / 3]
+                )
+                fields[name] = draw(st.sampled_from([*near, str(value), [value], None]))
+        case "number":
+            fields[draw(st.sampled_from(sorted(_FIELDS)))] = draw(st.sampled_from(HOSTILE_NUMBERS))
         case "value":
             for name in draw(st.lists(st.sampled_from(sorted(fields)), min_size=1, max_size=2)):
                 fields[name] = draw(HOSTILE_VALUES | ODD_VALUES)
@@ -247,6 +259,7 @@ class Case:
     commands: list[Command]
     model: Path | None = None
     always: bool = False
+    attention: str = "custom_sdpa"
 
 
 def checkpoint_case(draw: Callable, whole: Whole, place: Path) -> Case:
@@ -257,7 +270,8 @@ def checkpoint_case(draw: Callable, whole: Whole, place: Path) -> Case:
     for file, content in files.items():
         _put(model, file, content)
     template = files.get("chat_template.jinja") != whole.checkpoints[name].get("chat_template.jinja")
-    return Case(commands_of_model(model, whole.text, sharp=name == "sharp"), model, always=template)
+    commands = commands_of_model(model, whole.text, sharp=name == "sharp")
+    return Case(commands, model, always=template, attention=_attention(name))
 
 
 # GGUF
@@ -285,7 +299,7 @@ def gguf_case(draw: Callable, whole: Whole, place: Path) -> Case:
             model.write_bytes(content[:begin] + draw(damaged_floats(content[begin:])))
         case "bytes":
             model.write_bytes(draw(damaged_bytes(content)))
-    return Case(commands_of_model(model, whole.text), model)
+    return Case(commands_of_model(model, whole.text), model, attention=_attention(family))
 
 
 @st.composite
@@ -295,8 +309,11 @@ def _gguf_metadata(draw: Callable, family: str) -> dict[str, Any]:
     keys += [f"tokenizer.ggml.{name}" for name in ("eos_token_id", "bos_token_id", "add_bos_token", "pre", "merges")]
     keys += ["tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"]
     templates = st.sampled_from([template for template in _TEMPLATES if isinstance(template, str)])
-    values = GGUF_VALUES | st.integers(0, 64) | st.sampled_from([0.0, 3e38, -1.0, float("nan"), float("inf")])
-    chosen = draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3, unique=True))
+    numbers = st.sampled_from([0, 1, 2, 3, 4, 8, 15, 16, 17, 32, 63, 64, 65, 96, 128, 255, 256, 257, 2**31])
+    floats = st.sampled_from([0.0, 0.1, 1.0, 50.0, 1e4, 3e38, -1.0, float("nan"), float("inf")])
+    texts = st.sampled_from(["gpt2", "llama", "llama-bpe", "default", "model", "linear", "yarn", "none", "\x1b[2J", ""])
+    values = numbers | floats | texts | GGUF_VALUES
+    chosen = draw(st.lists(st.sampled_from(keys), min_size=1, max_size=2, unique=True))
     return {key: draw(templates if key.endswith("template") else values) for key in chosen}
 
 
@@ -338,9 +355,9 @@ def damaged_pte(draw: Callable, content: bytes) -> bytes:
         case "head":
             return draw(damaged_bytes(content, end=64))
         case "program":
-            return draw(damaged_bytes(content, end=program))
+            return draw(_flipped_or_damaged(content, 0, program))
         case "segments":
-            return draw(damaged_bytes(content, begin=program))
+            return draw(_flipped_or_damaged(content, program, len(content)))
         case "cut":
             return content[: draw(st.integers(0, len(content) - 1))]
         case "zeros":
@@ -349,6 +366,23 @@ def damaged_pte(draw: Callable, content: bytes) -> bytes:
         case "random":
             return draw(st.binary(max_size=2000)) + content[draw(st.integers(0, 64)) :] * draw(st.booleans())
     return draw(damaged_bytes(content))
+
+
+@st.composite
+def _flipped_or_damaged(draw: Callable, content: bytes, begin: int, end: int) -> bytes:
+    """Between two places one bit flipped, a small number written, or as `damaged_bytes`."""
+    data, where = bytearray(content), draw(st.integers(begin, end - 1))
+    match draw(st.sampled_from(["bit", "bit", "number", "bytes"])):
+        case "bit":
+            data[where] ^= 1 << draw(st.integers(0, 7))
+        case "number":
+            where -= where % 4
+            data[where : where + 4] = draw(st.sampled_from([0, 1, 2, 7, 255, 2**16, 2**31 - 1, 2**32 - 1])).to_bytes(
+                4, "little"
+            )
+        case "bytes":
+            return draw(damaged_bytes(content, begin, end))
+    return bytes(data[: len(content)])
 
 
 def _commands_of_export(directory: Path, text: Path, *budgets: str) -> list[Command]:

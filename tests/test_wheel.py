@@ -8,18 +8,22 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from tiny_models import tiny_model, tiny_tokenizer
+
+import sharp_mobile
+from sharp_mobile.cli import main
 
 PROJECT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow
 
 # Runs commands in one process, since every start of Python loads torch again. It prints how they ended, and which files
-# of the package it has loaded: beside an editable install, Python would find in the checkout what a wheel lacks.
+# of the package it has loaded: next to an editable install, Python would find in the checkout what a wheel lacks.
 COMMANDS = """
 import json, sys
 from click.testing import CliRunner
@@ -29,6 +33,7 @@ for arguments in json.loads(sys.argv[1]):
     print(json.dumps([result.exit_code, result.stdout, result.stderr]))
 print(json.dumps([module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "sharp_mobile"]))
 """
+SETTINGS = {"window": 32, "windows": 16, "max_length": 96, "attention": "portable"}
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,10 @@ class Ended:
     stderr: str
 
 
-def run(package: Path, directory: Path, *commands: Sequence[object]) -> list[Ended]:
-    """Run commands of the `sharp_mobile` that lies in a directory, from another one."""
-    given = json.dumps([[str(argument) for argument in command] for command in commands])
-    *ended, loaded = started(package, directory, sys.executable, "-c", COMMANDS, given).splitlines()
-    assert all(Path(file).is_relative_to(package / "sharp_mobile") for file in json.loads(loaded))
-    return [Ended(*json.loads(line)) for line in ended]
-
-
-def started(package: Path, directory: Path, *command: object) -> str:
-    directory.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), cwd=directory, env=environment, capture_output=True, text=True)
+def started(directory: Path, *command: object, **environment: str) -> str:
+    """What a program prints that runs in a directory."""
+    words, variables = [str(word) for word in command], {**os.environ, **environment}
+    done = subprocess.run(words, cwd=directory, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -64,12 +61,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PROJECT, directory / "copy", ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "tests")
     )
     build = "from setuptools import build_meta; print(build_meta.build_sdist('..'))"
-    name = started(directory, directory / "copy", sys.executable, "-c", build).splitlines()[-1]
+    name = started(directory / "copy", sys.executable, "-c", build).splitlines()[-1]
     with tarfile.open(directory / name) as archive:
         archive.extractall(directory / "sdist", filter="data")
     (unpacked,) = (directory / "sdist").iterdir()
     pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-cache-dir")
-    started(directory, unpacked, *pip, "--wheel-dir", directory, ".")
+    started(unpacked, *pip, "--wheel-dir", directory, ".")
     (built,) = directory.glob("*.whl")
     return built
 
@@ -78,8 +75,51 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory that the wheel is installed in."""
     site = tmp_path_factory.mktemp("site")
-    started(site, site, sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel)
+    started(site, sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel)
     return site
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, tiny_text: Path) -> Path:
+    """A directory that is no checkout, with a model and a text."""
+    directory = tmp_path_factory.mktemp("elsewhere")
+    tiny_model(num_hidden_layers=3).save_pretrained(directory / "model")
+    tiny_tokenizer().save_pretrained(directory / "model")
+    shutil.copy(tiny_text, directory / "text.txt")
+    return directory
+
+
+def export(out: str) -> list[object]:
+    settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+    command = ["export", "model", "--plan", "2:3", "--rank", 32, "--out", out, "--quiet"]
+    return [*command, "--set", "text=text.txt", *settings]
+
+
+@pytest.fixture(scope="module")
+def ended(installed: Path, elsewhere: Path) -> dict[str, Ended]:
+    """How the wheel's commands ended, started elsewhere."""
+    commands: dict[str, list[object]] = {
+        "plan": ["plan", "model", "--plan", "2:3", "--quiet"],
+        "recipe": ["size", "smollm2-135m-t_next"],
+        "shape": ["size", "--random-weights", "1b"],
+        "no recipe": ["plan", "smollm3"],
+        "no shape": ["size", "--random-weights", "llama-9"],
+        "export": export("tiny"),
+        "no profile": ["prepack", "tiny", "--profile", "phone-9"],
+        "inspect": ["inspect", "tiny"],
+        "evaluate": ["evaluate", "tiny", "--text", "text.txt", "--window", 32, "--windows", 2],
+        "no budgets": ["check", "tiny"],
+        "update": ["check", "tiny", "--update"],
+        "check": ["check", "tiny"],
+        "compare": ["compare", "tiny", "tiny", "--html", "compare.html"],
+    }
+    if shutil.which("g++"):
+        commands["bench"] = ["bench", "tiny", "--repetitions", 1, "--prefill", 8, "--decode", 4]
+    given = json.dumps([[str(word) for word in command] for command in commands.values()])
+    printed = started(elsewhere, sys.executable, "-c", COMMANDS, given, PYTHONPATH=str(installed))
+    *told, loaded = printed.splitlines()
+    assert all(Path(file).is_relative_to(installed / "sharp_mobile") for file in json.loads(loaded))
+    return {name: Ended(*json.loads(line)) for name, line in zip(commands, told, strict=True)}
 
 
 def files(directory: Path) -> set[str]:
@@ -108,55 +148,54 @@ def test_the_wheel_holds_all_files_of_the_package_and_those_that_travel_with_it(
         assert f"sharp_mobile/{name}" in names
 
 
-def test_the_command_is_installed(installed: Path, tmp_path: Path) -> None:
-    assert "version 0.1.0" in started(installed, tmp_path, installed / "bin" / "sharp-mobile", "--version")
+def test_the_command_is_installed(installed: Path, elsewhere: Path) -> None:
+    command = installed / "bin" / "sharp-mobile"
+    assert sharp_mobile.__version__ in started(elsewhere, command, "--version", PYTHONPATH=str(installed))
 
 
-def test_recipes_shapes_and_profiles_are_found_from_anywhere(installed: Path, tmp_path: Path) -> None:
-    plan, size, unknown, missing, profile = run(
-        installed,
-        tmp_path,
-        ("plan", "smollm2-135m-t_next", "--quiet"),
-        ("size", "--random-weights", "llama-3.2-1b", "--plan", "t_next"),
-        ("plan", "smollm3"),
-        ("size", "--random-weights", "llama-9"),
-        ("bench", ".", "--on", "arm64", "--profile", "list"),
-    )
-    assert (plan.status, size.status) == (0, 0), plan.stderr + size.stderr
-    assert plan.stdout.startswith("plan 3:4, 5:6")
-    assert size.stdout.startswith("llama-3.2-1b: bits")
-    assert "recipes are smollm2-135m, smollm2-135m-s62, smollm2-135m-t_next, smollm2-135m-unshared;" in unknown.stderr
-    assert "llama-9: no such file; give the config.json of a model, or one of 1b, llama-2-7b" in missing.stderr
-    assert "pixel-6" in profile.stdout + profile.stderr
-    assert (unknown.status, missing.status) == (1, 1)
-    assert list(tmp_path.iterdir()) == []
+def test_recipes_and_shapes_are_found_from_anywhere(ended: dict[str, Ended]) -> None:
+    assert ended["recipe"].stdout.startswith("smollm2-135m-instruct: bits"), ended["recipe"].stderr
+    assert ended["shape"].stdout.startswith("1b: bits"), ended["shape"].stderr
 
 
-def test_an_export_is_made_and_measured_and_is_that_of_the_checkout_byte_for_byte(
-    installed: Path, exportable: Path, tiny_text: Path, tmp_path: Path
+def test_an_error_names_the_recipes_shapes_and_profiles_that_there_are(ended: dict[str, Ended]) -> None:
+    for name, there in (
+        ("no recipe", "recipes are smollm2-135m, smollm2-135m-s62, smollm2-135m-t_next, smollm2-135m-unshared;"),
+        ("no shape", "llama-9: no such file; give the config.json of a model, or one of 1b, llama-2-7b, llama-3.2-1b"),
+        ("no budgets", "budgets.toml: has no budgets for model, only for smollm2-135m"),
+        ("no profile", "choose cortex-a53, cortex-a76, pixel-6, snapdragon-8-gen-1"),
+    ):
+        assert there in ended[name].stderr
+        assert ended[name].status == 1
+
+
+@pytest.mark.parametrize("verb", ["plan", "export", "inspect", "evaluate", "bench", "update", "check", "compare"])
+def test_a_verb_works_elsewhere(verb: str, ended: dict[str, Ended]) -> None:
+    if verb not in ended:
+        pytest.skip("the runner needs g++")
+    assert ended[verb].status == 0, ended[verb].stderr
+
+
+def test_commands_write_into_the_working_directory(
+    ended: dict[str, Ended], elsewhere: Path, installed: Path, wheel: Path
 ) -> None:
-    settings = {"text": tiny_text, "window": 32, "windows": 16, "max_length": 96, "attention": "portable"}
-    export = ["export", exportable, "--plan", "2:3", "--rank", 32, "--out", "tiny", "--quiet"]
-    for name, value in settings.items():
-        export += ["--set", f"{name}={value}"]
-    elsewhere, other = tmp_path / "elsewhere", tmp_path / "other"
-    ended = run(
-        installed,
-        elsewhere,
-        export,
-        ("inspect", "tiny"),
-        ("evaluate", "tiny", "--text", tiny_text, "--window", 32, "--windows", 2),
-        *([("bench", "tiny", "--repetitions", 1, "--prefill", 8, "--decode", 4)] if shutil.which("g++") else []),
-        ("check", "tiny", "--update"),
-        ("check", "tiny"),
-        ("compare", "tiny", "tiny", "--html", "compare.html"),
-    )
-    assert [one.status for one in ended] == [0] * len(ended), [one.stderr for one in ended]
-    # All that is written lies in the working directory.
-    assert sorted(path.name for path in elsewhere.iterdir()) == ["build", "compare.html", "export", "tiny"]
-    (made,) = run(PROJECT, other, export)
-    assert made.status == 0, made.stderr
-    assert sha256(elsewhere / "tiny" / "model.pte") == sha256(other / "tiny" / "model.pte")
+    made = {"build", "export", "tiny", "compare.html"}
+    assert {path.name for path in elsewhere.iterdir()} == {"model", "text.txt", *made}
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = archive.read("sharp_mobile/shipped/export/budgets.toml")
+    assert (installed / "sharp_mobile" / "shipped" / "export" / "budgets.toml").read_bytes() == shipped
+
+
+def test_wheel_and_checkout_export_the_same_bytes(
+    ended: dict[str, Ended], elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Path(sharp_mobile.__file__).is_relative_to(PROJECT)
+    for name in ("model", "text.txt"):
+        (tmp_path / name).symlink_to(elsewhere / name)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, [str(word) for word in export("tiny")])
+    assert result.exit_code == 0, result.stderr
+    assert sha256(tmp_path / "tiny" / "model.pte") == sha256(elsewhere / "tiny" / "model.pte")
 
 
 def sha256(path: Path) -> str:

@@ -112,7 +112,7 @@ _RANDOM_WEIGHTS = click.option(
     "--random-weights",
     type=Path,
     metavar="CONFIG",
-    help="An architecture without weights, by its config.json, as MODEL.",
+    help="An architecture without weights, by its config.json, as MODEL; or the name of one that is shipped.",
 )
 
 
@@ -155,7 +155,7 @@ def _recipe(model: str, plan: str | None, rank: int | None, settings: tuple[str,
     try:
         return load_recipe(model, **overrides)
     except TypeError as error:
-        raise SharpError(f"--set: {error}; the settings are those of the recipes in export/") from error
+        raise SharpError(f"--set: {error}") from error
 
 
 @click.group(cls=_Group, help=__doc__.partition("\n\n")[0], context_settings={"max_content_width": 110})
@@ -191,7 +191,7 @@ def size(
     \b
     sharp-mobile size smollm2-135m
     sharp-mobile size ./Llama-3.2-1B --plan t_next --plan t_back --rank 128
-    sharp-mobile size --random-weights export/shapes/llama-2-7b.json --plan t_next --plan t_back --rank 384
+    sharp-mobile size --random-weights llama-2-7b --plan t_next --plan t_back --rank 384
     """
     from sharp_mobile.checkpoint import RANDOM
     from sharp_mobile.size import report
@@ -243,7 +243,7 @@ def export(
     sharp-mobile export ./Llama-3.2-1B                   a model of yours, nothing shared
     sharp-mobile export ./Llama-3.2-1B --plan t_back --rank 128 --out build/llama
     sharp-mobile export model.gguf --set group_size=64 --set max_length=4096
-    sharp-mobile export --random-weights export/shapes/llama-3.2-1b.json --plan t_back
+    sharp-mobile export --random-weights llama-3.2-1b --plan t_back
     """
     from sharp_mobile.checkpoint import RANDOM
     from sharp_mobile.pipeline import export as run
@@ -377,7 +377,8 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
     beside each .pte unless --out says otherwise.
 
     On arm64, an emulated phone, instructions are counted instead: of --prefill tokens, on one thread. The results go to
-    results-arm64-<profile>.json. Needs the tools of `make arm64-tools`.
+    results-arm64-<profile>.json. Needs QEMU, an ARM64 compiler and the runtime's ARM64 libraries; where one is missing,
+    the error says how to get it.
 
     On android and ios, an attached phone with the benchmark app, the exports are pushed and the app measures; the
     results go to results-android-<model>.json. For iPhones: pip install 'sharp_mobile[ios]'.
@@ -424,8 +425,8 @@ def generate(export_directory: Path, prompt: str, tokens: int, raw: bool) -> Non
 def prepack(export_directory: Path, profile: str) -> None:
     """Pack an export's weights on an emulated phone; all phones of its class then launch at once as they would later.
 
-    The packed weights lie in the export under packed/, with what they are good for in its manifest. Needs the tools of
-    `make arm64-tools`, and an export with attention=portable.
+    The packed weights lie in the export under packed/, with what they are good for in its manifest. Needs what
+    `bench --on arm64` needs, and an export with attention=portable.
     """
     from sharp_mobile.bench.emulation import find_emulator
     from sharp_mobile.bench.exports import read_export
@@ -576,17 +577,16 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
 @main.command()
 @click.argument("export_directory", type=Path)
 @click.argument("results", nargs=-1, type=Path)
-@click.option("--budgets", type=Path, help="The budgets' file; export/budgets.toml by default.")
-@click.option("--update", is_flag=True, help="Make what is found the budgets; comments and tolerances stay.")
+@click.option("--budgets", type=Path, help="The budgets' file; by default ./export/budgets.toml, then the shipped one.")
+@click.option("--update", is_flag=True, help="Write what is found as budgets; comments and tolerances stay.")
 def check(export_directory: Path, results: tuple[Path, ...], budgets: Path | None, update: bool) -> None:
     """Hold an export, the results*.json in it and other RESULTS of it against the budgets of its recipe.
 
     Fails with the budget that is broken: the file grew, sharing was lost, more memory or more instructions are needed.
     """
-    from sharp_mobile.bench.budgets import budgets_file
     from sharp_mobile.bench.check import run
 
-    _show(run(export_directory, results, budgets or budgets_file(), update=update))
+    _show(run(export_directory, results, budgets, update=update))
 
 
 if __name__ == "__main__":

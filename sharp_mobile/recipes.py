@@ -11,6 +11,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.packaged import PACKAGED_MODELS
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
+from sharp_mobile.shipped import shipped
 from sharp_mobile.yaml_file import read_yaml
 
 # The section of every setting; the names are different in all sections, so an option of the command needs no section.
@@ -26,9 +27,9 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
     """The recipe that the command's MODEL argument means.
 
     Args:
-        argument: a recipe's name (`smollm2-135m`, looked for in ./export and in the project's export/), a .yaml file,
-            or a model (packaged name, directory, .gguf file, hub id), which gets the default settings; nothing is
-            shared then, unless the model is a SHARP checkpoint.
+        argument: a recipe's name (`smollm2-135m`, looked for in ./export and among those of sharp-mobile), a .yaml
+            file, or a model (packaged name, directory, .gguf file, hub id), which gets the default settings; nothing
+            is shared then, unless the model is a SHARP checkpoint.
         overrides: settings by their own names, without the section (`rank=32`, `max_length=512`; the bits of recovery
             parameters are `recovery`); None leaves the recipe's.
 
@@ -70,9 +71,8 @@ def recipe_name(argument: str) -> str:
 
 
 def recipe_files() -> dict[str, Path]:
-    """The recipes by name: those of ./export before those of the project."""
-    project = Path(__file__).resolve().parents[1]
-    directories = [project / "export", Path("export")]  # the later one wins
+    """The recipes by name: those of ./export before those of sharp-mobile."""
+    directories = [shipped("export"), Path("export")]  # the later one wins
     found = {file.stem: file for directory in directories for file in sorted(directory.glob("*.yaml"))}
     return dict(sorted(found.items()))
 
@@ -119,7 +119,7 @@ def _one_line(error: Exception | str) -> str:
 
 
 def _example() -> str:
-    return str(recipe_files().get("smollm2-135m", "the recipes in export/"))
+    return str(recipe_files().get("smollm2-135m", "the README"))
 
 
 def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) -> Recipe:
@@ -129,7 +129,7 @@ def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) 
             if isinstance(section, dict):  # else its own validation speaks
                 section[name] = value
         elif name not in ("model", "plan"):
-            raise TypeError(f"{name} is no setting of a recipe")
+            raise TypeError(f"{name} is no setting of a recipe; choose from {', '.join(_SECTIONS)}")
         elif value is not None:
             content[name] = value
     try:

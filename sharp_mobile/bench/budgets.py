@@ -23,6 +23,7 @@ from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.fields import LARGEST
 from sharp_mobile.json_file import read_text
 from sharp_mobile.outputs import replace_text
+from sharp_mobile.shipped import shipped
 
 BUDGETS_TOML = Path("export/budgets.toml")
 
@@ -109,9 +110,16 @@ _TOLERANCES = {"file_bytes": 0.002, "shared_bytes": 0.0, "resident_bytes": 0.05,
 _INSTRUCTIONS = 0.01
 
 
-def budgets_file() -> Path:
-    """The budgets of ./export, else those of the project."""
-    return BUDGETS_TOML if BUDGETS_TOML.is_file() else Path(__file__).resolve().parents[2] / BUDGETS_TOML
+def budgets_file(name: str) -> Path:
+    """The file with the budgets of a recipe: ./export/budgets.toml, unless only the shipped file has some.
+
+    Raises:
+        SharpError: ./export/budgets.toml cannot be read.
+    """
+    own = shipped("export") / BUDGETS_TOML.name
+    if not os.path.lexists(BUDGETS_TOML):
+        return own
+    return own if name not in _parse(BUDGETS_TOML) and name in _parse(own) else BUDGETS_TOML
 
 
 def read_budgets(path: Path, name: str) -> ExportBudgets:

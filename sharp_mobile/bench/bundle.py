@@ -5,11 +5,12 @@
 The app reads its export by the manifest, and its runtime is the one of this project, so what it would refuse on the
 phone is refused here.
 
-python -m sharp_mobile.bench.bundle EXPORT
+python -m sharp_mobile.bench.bundle EXPORT [MODELS]     MODELS is the app's directory, ./ios_bench/Models by default
 """
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sharp_mobile.bench.exports import packed_files, read_export
@@ -19,7 +20,7 @@ from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, read_manifest
 from sharp_mobile.outputs import replace_directory
 from sharp_mobile.printable import one_printable_line, printable
 
-MODELS = Path(__file__).parents[2] / "ios_bench" / "Models"
+MODELS = Path("ios_bench/Models")
 
 
 def bundle(directory: Path, models: Path = MODELS) -> Path:
@@ -48,8 +49,18 @@ def bundle(directory: Path, models: Path = MODELS) -> Path:
     return models / name
 
 
+def _given(arguments: Sequence[str]) -> tuple[Path, Path]:
+    """The export and the app's directory of exports, by the command's arguments."""
+    if len(arguments) not in (1, 2):
+        raise SharpError("name an export's directory, and after it the app's Models directory if it is elsewhere")
+    export, models = Path(arguments[0]), Path(arguments[1]) if len(arguments) == 2 else MODELS
+    if not models.is_dir():
+        raise SharpError(f"{models}: no such directory; run in a checkout of sharp_mobile, or name the app's Models")
+    return export, models
+
+
 if __name__ == "__main__":
     try:
-        print(printable(str(bundle(Path(sys.argv[1])))))
+        print(printable(str(bundle(*_given(sys.argv[1:])))))
     except SharpError as error:
         sys.exit(f"error: {one_printable_line(str(error))}")

@@ -11,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharp_mobile.bench.budgets import Budget, ExportBudgets, Key, read_budgets, update_budgets
+from sharp_mobile.bench.budgets import (
+    BUDGETS_TOML,
+    Budget,
+    ExportBudgets,
+    Key,
+    budgets_file,
+    read_budgets,
+    update_budgets,
+)
 from sharp_mobile.bench.columns import place, read_results_of, results_of
 from sharp_mobile.bench.exports import check_pte, identity
 from sharp_mobile.bench.figures import follow
@@ -105,8 +113,11 @@ def _values(results: Results) -> Iterator[tuple[Key, int]]:
             yield (place(results.device), budget), int(value)
 
 
-def run(directory: Path, results: Sequence[Path], path: Path, *, update: bool) -> Iterator[str]:
+def run(directory: Path, results: Sequence[Path], path: Path | None, *, update: bool) -> Iterator[str]:
     """The verb `check`: lines to be printed; with `update`, the budgets become what is found.
+
+    Args:
+        path: the budgets' file; by default what `budgets_file` finds, and `update` writes ./export/budgets.toml.
 
     Raises:
         SharpError: a budget is broken, the `.pte` is not the manifest's, or the input is wrong.
@@ -115,8 +126,8 @@ def run(directory: Path, results: Sequence[Path], path: Path, *, update: bool) -
     if update:
         if found.problem:
             raise SharpError(found.problem)
-        update_budgets(path, found.name, found.values)
-    verdicts = check(found, read_budgets(path, found.name))
+        update_budgets(path or BUDGETS_TOML, found.name, found.values)
+    verdicts = check(found, read_budgets(path or budgets_file(found.name), found.name))
     yield from map(str, verdicts)
     broken = [verdict.told() for verdict in verdicts if verdict.red]
     if found.problem:

@@ -36,6 +36,8 @@ COUNTER = SOURCES / "arm64" / "counter.c"
 _QEMU, _CROSS_COMPILER, _C_COMPILER = "qemu-aarch64", "aarch64-linux-gnu-g++", "cc"
 _PACKAGES = {_QEMU: "qemu-user", _CROSS_COMPILER: "g++-aarch64-linux-gnu", _C_COMPILER: "gcc"}
 
+_FETCH = "python -m sharp_mobile.bench.emulation"
+
 # QEMU 9 has another plugin interface.
 _NEWEST_QEMU = (8, 2)
 # Where the runtime lies in a sysroot, so that where this project lies changes nothing.
@@ -122,10 +124,12 @@ def find_emulator() -> Emulator:
     missing = [tool for tool, path in found.items() if path is None]
     if missing:
         packages = " ".join(_PACKAGES[tool] for tool in missing)
-        raise SharpError(f"{', '.join(missing)} not found; run make arm64-tools, or sudo apt-get install {packages}")
+        raise SharpError(
+            f"{', '.join(missing)} not found; run sudo apt-get install {packages}, or in a checkout make arm64-tools"
+        )
     wheel = _wheel()
     if not wheel.is_dir():
-        raise SharpError(f"{wheel}: the runtime's ARM64 libraries are not there; run make arm64-tools")
+        raise SharpError(f"{wheel}: the runtime's ARM64 libraries are not there; run {_FETCH}")
     package, build = wheel.resolve() / "executorch", BUILD.resolve()
     emulator = Emulator(str(found[_QEMU]), _CROSS_COMPILER, _C_COMPILER, package, build)
     # Debian 13's qemu-user is linked statically, which leaves plugins out.

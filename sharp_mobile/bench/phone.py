@@ -71,11 +71,11 @@ class Phone:
         """
         launched = self.launch(task)
         counts = self.directory / _COUNTS
-        counted = read_json(counts, remedy="run make arm64-tools again")
+        counted = read_json(counts, remedy="run the command again")
         regions = counted.pop("regions", 0)
         if regions != 1:
             raise SharpError(f"{task.markers}: was counted {regions} times, not once; ask for one run of it")
-        return launched, checked(counted, InstructionCount, counts, "run make arm64-tools again")
+        return launched, checked(counted, InstructionCount, counts, "run the command again")
 
     def _prefix(self, *, counting: bool) -> list[str]:
         sysroot = self.emulator.sysroot(self.profile)

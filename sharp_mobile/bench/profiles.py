@@ -11,16 +11,16 @@ A profile has one kind of core, a phone's largest. With several kinds XNNPACK as
 with the emulating machine's core, and the count would depend on it.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.fields import Text, checked
+from sharp_mobile.shipped import shipped
 from sharp_mobile.yaml_file import read_yaml
 
-PROFILES = Path(__file__).parents[2] / "host_bench" / "arm64" / "profiles"
+PROFILES = shipped("host_bench") / "arm64" / "profiles"
 
 # What decides how XNNPACK packs a quantized weight: fp16 arithmetic, dot product, 8-bit matrix multiplication, SME.
 _PACKING_FEATURES = ("asimdhp", "asimddp", "i8mm", "sme", "sme2")

@@ -24,8 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharp_mobile.bench.compiling import compiled
 from sharp_mobile.errors import SharpError
+from sharp_mobile.shipped import shipped
 
-SOURCES = Path(__file__).parents[2] / "host_bench"
+SOURCES = shipped("host_bench")
+# Like all that is kept between commands, in build/ of the working directory, also where sharp-mobile is a wheel.
 BUILD = Path("build/host_bench")
 
 _LIBRARIES = ("", "_kernels_optimized", "_kernels_quantized", "_backend_xnnpack", "_threadpool", "_etdump")
@@ -132,7 +134,7 @@ def executorch_package() -> tuple[Path, str]:
     except PackageNotFoundError:
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise SharpError("executorch is not installed; run make setup, or pip install executorch")
+        raise SharpError("executorch is not installed; install sharp-mobile again with all that it requires")
     return Path(next(iter(spec.submodule_search_locations))), installed
 
 
@@ -157,7 +159,7 @@ def build_runner(
         The program, in `out`/architecture.
 
     Raises:
-        SharpError: no compiler, no libraries, no sources, or they do not compile.
+        SharpError: no compiler, no libraries, or the sources do not compile.
     """
     if package is None or runtime is None:
         package, runtime = executorch_package()
@@ -203,8 +205,6 @@ def _options(package: Path, libraries: Sequence[Path], runtime: str, run_path: P
 
 
 def _compiled(program: Path, command: Sequence[str], libraries: Sequence[Path]) -> Path:
-    if not (SOURCES / "runner.cpp").is_file():
-        raise SharpError(f"{SOURCES}: the runner's source is not there; run from a checkout of sharp_mobile")
     sources = sorted(SOURCES.glob("*.[ch]*"))
     source = next(Path(part) for part in command if part.endswith(".cpp"))
     return compiled(program, command, source, _fingerprint([*sources, *libraries], [*command, str(program)]))
@@ -233,7 +233,7 @@ def launch(runner: Path, pte: Path, task: Task, prefix: Sequence[str] = ()) -> L
     except subprocess.TimeoutExpired as error:
         raise SharpError(f"{pte}: a launch took more than {_LONGEST_LAUNCH} s and was stopped") from error
     except OSError as error:
-        raise SharpError(f"{command[0]}: cannot be started: {error.strerror}; run make host-bench") from error
+        raise SharpError(f"{command[0]}: cannot be started: {error.strerror}; run the command again") from error
     if done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):
         raise Killed(f"{pte}: the process was killed; it needs more memory")
     if done.returncode < 0 or done.returncode > 128:

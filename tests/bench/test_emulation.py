@@ -15,8 +15,8 @@ def test_a_missing_tool_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SharpError) as error:
         find_emulator()
-    assert str(error.value).startswith("qemu-aarch64, aarch64-linux-gnu-g++ not found; run make arm64-tools, or ")
-    assert str(error.value).endswith("sudo apt-get install qemu-user g++-aarch64-linux-gnu")
+    assert str(error.value).startswith("qemu-aarch64, aarch64-linux-gnu-g++ not found; run sudo apt-get install ")
+    assert "install qemu-user g++-aarch64-linux-gnu, or in a checkout make arm64-tools" in str(error.value)
 
 
 def test_a_missing_wheel_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_missing_wheel_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         (tmp_path / tool).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(emulation, "BUILD", tmp_path / "build")
-    with pytest.raises(SharpError, match="are not there; run make arm64-tools"):
+    with pytest.raises(SharpError, match=r"are not there; run python -m sharp_mobile\.bench\.emulation"):
         find_emulator()
 
 

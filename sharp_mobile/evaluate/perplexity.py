@@ -44,7 +44,10 @@ def perplexity(
         logits = logits_fn(window[None])[0, :-1].float()
         nll = F.cross_entropy(logits, window[1:], reduction="none").double().sum().item()
         if math.isnan(nll):
-            raise SharpError(f"perplexity: the model's logits are NaN in window {number}; the model is broken")
+            raise SharpError(
+                f"perplexity: the model's logits are NaN in window {number}; a weight is damaged, or the "
+                "configuration is another model's; copy or download the model again, and export it again if it is a .pte"
+            )
         total += nll
     tokens = len(windows) * (windows.shape[1] - 1)
     mean = total / tokens

@@ -46,7 +46,7 @@ def perplexity(
         if math.isnan(nll):
             raise SharpError(
                 f"perplexity: the model's logits are NaN in window {number}; a weight is damaged, or the "
-                "configuration is another model's; copy or download the model again, and export it again if it is a .pte"
+                "configuration is another model's; copy or download the model again (a .pte: export it again)"
             )
         total += nll
     tokens = len(windows) * (windows.shape[1] - 1)

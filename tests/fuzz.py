@@ -5,7 +5,7 @@ crash, a hang, too much memory, other output than text, changed or left-over fil
 that the input is damaged. Inputs come from SEED and their number alone, so each can be made again:
 
     \b
-    make fuzz SEED=3                        all of one seed, ten minutes on two cores of its own
+    make fuzz SEED=3                        all of one seed, ten minutes on two idle cores
     make fuzz SEED=3 COUNT=0.1              a tenth
     make fuzz SEED=3 CASE=checkpoint-17     one; its directory and all output stay in build/fuzz
     make fuzz SEED=3 CASE=gguf              one kind: checkpoint, gguf, pte, bare-pte, results

@@ -549,7 +549,7 @@ def named_errors(path: Path, what: str = "cannot be loaded") -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        raise SharpError(f"{path}: {what}: {one_line(error)}") from error
+        raise SharpError(f"{path}: {what}: {one_line(error)}; use the file that came with the weights") from error
 
 
 @contextmanager

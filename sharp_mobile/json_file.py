@@ -38,8 +38,11 @@ def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAI
         return json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError as error:
         raise SharpError(f"{source}: is nested too deeply; {remedy}") from error
-    except ValueError as error:  # also an integer of more than 4,300 digits
+    except json.JSONDecodeError as error:
         raise SharpError(f"{source}: is not valid JSON ({error}); {remedy}") from error
+    except ValueError as error:  # our own, or Python's, which advises on how to change Python
+        reason = "a number has more digits than Python reads" if "integer string conversion" in str(error) else error
+        raise SharpError(f"{source}: is not valid JSON ({reason}); {remedy}") from error
 
 
 def read_json(path: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> dict[str, Any]:

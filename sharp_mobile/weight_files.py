@@ -328,7 +328,7 @@ def mapped_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
         except MemoryError:
             raise
         except Exception as error:  # torch's and safetensors' own
-            raise SharpError(f"{file}: cannot be loaded: {one_line(error)}") from error
+            raise SharpError(f"{file}: cannot be loaded: {one_line(error)}; {COPY_AGAIN}") from error
     return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
 
 

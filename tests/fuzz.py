@@ -4,7 +4,8 @@ A command has to answer (exit status 0) or to refuse in one line (1). Everything
 crash, a hang, too much memory, other output than text, changed or left-over files, and an answer where SHA-256 says
 that the input is damaged. Inputs come from SEED and their number alone, so each can be made again:
 
-    make fuzz SEED=3                        all of one seed, ten minutes on two cores
+    \b
+    make fuzz SEED=3                        all of one seed, ten minutes on two idle cores
     make fuzz SEED=3 COUNT=0.1              a tenth
     make fuzz SEED=3 CASE=checkpoint-17     one; its directory and all output stay in build/fuzz
     make fuzz SEED=3 CASE=gguf              one kind: checkpoint, gguf, pte, bare-pte, results
@@ -54,7 +55,7 @@ _LATER = [
 ]
 
 DIRECTORY = Path("build/fuzz").resolve()
-EVERY = 8  # one of so many models that open is exported, which takes ten seconds
+EVERY = 12  # one of so many models that open is exported, which takes ten seconds
 
 Result = tuple[Command, Ended]
 

@@ -232,6 +232,14 @@ def test_a_config_that_cannot_be_used_is_told(tiny_checkpoint: Path, changes: di
     assert "config.json" in line
 
 
+@pytest.mark.parametrize("changes", [{"use_cache": [True]}, {"pad_token_id": 10**9}, {"rope_parameters": []}])
+def test_what_transformers_refuses_names_the_way_out(tiny_checkpoint: Path, changes: dict[str, Any]) -> None:
+    edit_json(tiny_checkpoint / "config.json", **changes)
+    line = told(tiny_checkpoint)
+    assert str(tiny_checkpoint / "config.json") in line
+    assert line.endswith("; use the file that came with the weights")
+
+
 def test_a_broken_config_and_none_at_all(tiny_checkpoint: Path) -> None:
     (tiny_checkpoint / "config.json").write_text('{"model_type": ')
     assert "config.json: is not valid JSON" in told(tiny_checkpoint)

@@ -165,6 +165,16 @@ def test_what_a_manifest_says_of_a_program(data: st.DataObject) -> None:
         one_line_or_fine(lambda: described_by_manifest(found.export / "model.pte"))
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"sha256": ', '{"sha256": 3}'])
+def test_a_damaged_manifest_has_one_way_out_in_every_command(text: str, tmp_path: Path) -> None:
+    found = Place(tmp_path)
+    found.write("manifest.json", text)
+    messages = [outcome(verb, found.export) for verb in ("inspect", "compare", "check")]
+    for told in (*messages, refusal(lambda: bundle(found.export, found.out))):
+        assert "manifest.json: " in told
+        assert told.endswith(("export the model again", "export it again"))
+
+
 # A phone
 
 

@@ -15,6 +15,15 @@ def test_a_field_that_is_written_twice_is_refused_where_that_is_asked_for() -> N
         parse_json(text, "x.json", unique=True)
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, '{"a": -' + "1" * 4301 + "}", f"[{'7' * 10**5}]"])
+def test_a_number_that_is_too_long_is_told_without_advice_about_python(text: str) -> None:
+    with pytest.raises(SharpError) as error:
+        parse_json(text, "x.json")
+    assert str(error.value) == (
+        "x.json: is not valid JSON (a number has more digits than Python reads); copy or download it again"
+    )
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "{", "", "[]", "NaN"])
 def test_what_is_no_object_is_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"

@@ -44,11 +44,14 @@ def perplexity(
         logits = logits_fn(window[None])[0, :-1].float()
         nll = F.cross_entropy(logits, window[1:], reduction="none").double().sum().item()
         if math.isnan(nll):
-            raise SharpError(f"perplexity: the model's logits are NaN in window {number}; the model is broken")
+            raise SharpError(
+                f"perplexity: the model's logits are NaN in window {number}; a weight is damaged, or the "
+                "configuration is another model's; copy or download the model again (a .pte: export it again)"
+            )
         if logits.max() == logits.min():
             raise SharpError(
                 f"perplexity: the model gives every token of the vocabulary the same logit in window {number}; a "
-                "weight is damaged, copy or download the model again"
+                "weight is damaged, copy or download the model again (a .pte: export it again)"
             )
         total += nll
     tokens = len(windows) * (windows.shape[1] - 1)

@@ -162,7 +162,7 @@ def described_by_manifest(pte: Path) -> DescribedPte | None:
     path = pte.with_name(MANIFEST_JSON)
     if not path.exists():
         return None
-    content = read_json(path)
+    content = read_json(path, remedy="export the model again")
     names, sha256 = content.get("names"), content.get("sha256")
     if not isinstance(sha256, str) or not isinstance(names, dict):
         raise SharpError(f"{path}: is not a manifest of an export: it has no names or no sha256; export it again")
@@ -252,7 +252,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
     except OSError as error:
         raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # an empty file
-        raise SharpError(f"{path}: cannot be read: {error}") from error
+        raise SharpError(f"{path}: cannot be read: {error}; export it again") from error
 
 
 @contextmanager
@@ -277,7 +277,9 @@ def _segments(path: Path, program: Program, base: int, data: mmap.mmap) -> list[
     """Begin and end of each segment in the file."""
     segments = [(base + s.offset, base + s.offset + s.size) for s in program.segments]
     if any(end > len(data) for _, end in segments):
-        raise SharpError(f"{path}: is cut short: has {len(data)} bytes, needs {max(end for _, end in segments)}")
+        raise SharpError(
+            f"{path}: is cut short: has {len(data):,} bytes, needs {max(end for _, end in segments):,}; export it again"
+        )
     return segments
 
 

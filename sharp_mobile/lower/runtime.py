@@ -81,7 +81,7 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
             module = portable_lib._load_for_executorch(str(path))
             said = {name: module.run_method(name, ()) for name in _METADATA if name in module.method_names()}
         except (RuntimeError, ValueError) as error:  # ValueError: a method's name that is no UTF-8
-            raise SharpError(f"{path}: this ExecuTorch cannot load it: {_one_line(error)}") from error
+            raise SharpError(f"{path}: this ExecuTorch cannot load it: {_one_line(error)}; export it again") from error
     limits = _limits(path, said, max_length)
     chunk = limits.length - 1
     if "get_max_seq_len" in said:

@@ -252,6 +252,7 @@ def test_a_file_that_is_cut_short_is_told(kept: float, small_pte: Path, tmp_path
     ) as error:
         inspect_pte(cut)
     assert "\n" not in str(error.value)
+    assert str(error.value).endswith("; export it again")
 
 
 def test_a_file_of_something_else_is_told(tmp_path: Path) -> None:

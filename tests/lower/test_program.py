@@ -157,9 +157,10 @@ def test_generation_is_greedy_and_stops(quantized: tuple[Decoder, Path]) -> None
 def test_a_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match=r"model\.pte: no such file"):
         load_pte(tmp_path / "model.pte")
-    (tmp_path / "model.pte").write_bytes(b"no program" * 100)
-    with pytest.raises(SharpError, match=r"model\.pte: this ExecuTorch cannot load it"):
-        load_pte(tmp_path / "model.pte")
+    for content in (b"no program" * 100, b"", b"\x18\0\0\0ET12eh00" * 20):
+        (tmp_path / "model.pte").write_bytes(content)
+        with pytest.raises(SharpError, match=r"model\.pte: this ExecuTorch cannot load it: .*; export it again$"):
+            load_pte(tmp_path / "model.pte")
 
 
 def test_a_model_near_noise_is_held_against_itself() -> None:

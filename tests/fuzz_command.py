@@ -30,6 +30,7 @@ from sharp_mobile.printable import one_printable_line, printable
 
 _LEFTOVER = re.compile(r".*(\.partial-[0-9a-f]+|\.old-[0-9a-f]+|\.lock)$")
 _PR_SET_CHILD_SUBREAPER = 36
+PATIENCE = 5.0  # seconds for the processes that a command started, to end after it
 
 ANSWERED, REFUSED = "answered", "refused"  # every other outcome is a failure
 
@@ -156,7 +157,7 @@ def _run(command: Command, work: Path, scratch: Path) -> NoReturn:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        running = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)[1]
+        running = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=PATIENCE)[1]
         for process in running:
             process.kill()
         status = _LEFT_RUNNING if running else status

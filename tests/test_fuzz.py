@@ -1,8 +1,16 @@
 """The fuzzer tells failures from answers and refusals, and makes the same input again from the same number."""
 
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from damage import damaged_json, drawn
-from fuzz_command import ANSWERED, REFUSED, Command, judged
+from fuzz_command import ANSWERED, REFUSED, Command, judged, run
 
 WHOLE = Command("inspect", ("x",), whole=True)
 COMMAND = Command("inspect", ("x",))
@@ -43,3 +51,32 @@ def test_a_number_makes_the_same_input_again() -> None:
     strategy = damaged_json({"a": [1, 2, 3], "b": {"c": "x"}})
     assert drawn(strategy, 3) == drawn(strategy, 3)
     assert len({drawn(strategy, number) for number in range(8)}) > 4
+
+
+def test_a_command_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
+    ended = run(Command("inspect", (str(tmp_path / "none.pte"),)), tmp_path)
+    assert (ended.outcome, ended.failed) == (REFUSED, False)
+    assert ended.said == f"error: {tmp_path}/none.pte: cannot be read: no such file"
+    assert ended.memory > 10**8
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome"),
+    [
+        (lambda: 1 / 0, "traceback (status 1)"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "crash (signal 9)"),
+        (lambda: time.sleep(60), "hang"),
+        (lambda: Path("../beside").touch(), "dirty: files elsewhere changed"),
+        (lambda: Path("out.partial-0123456789ab").mkdir(), "dirty: leftovers"),
+        (lambda: tempfile.mkdtemp(), "dirty: temporary files left"),
+        (lambda: subprocess.Popen(["sleep", "60"]), "left a process running"),
+        (lambda: Path("out").touch(), ANSWERED),
+    ],
+)
+def test_what_a_command_must_not_do(
+    action: Callable[[], object], outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuzz_command.main", lambda arguments: action() and None)
+    monkeypatch.setattr("fuzz_command.PATIENCE", 0.1)
+    seconds = 0.5 if outcome == "hang" else 30.0
+    assert run(Command("inspect", (), seconds=seconds), tmp_path).outcome == outcome

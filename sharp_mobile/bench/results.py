@@ -93,7 +93,7 @@ class ExportIdentity(_Data):
     """What ran, from the export's manifest.
 
     sha256: of the `.pte`. tensor_bytes: of its distinct tensors. unshared_bytes: what the `.pte` would take with
-    nothing shared. divergence: nats a token from the eager model.
+    nothing shared; a phone says 0 of a broken export. divergence: nats a token from the eager model.
     """
 
     name: Text
@@ -101,7 +101,7 @@ class ExportIdentity(_Data):
     sha256: Text
     file_bytes: Positive
     tensor_bytes: Count
-    unshared_bytes: Positive
+    unshared_bytes: Count
     divergence: Number | None = None
 
 

@@ -195,7 +195,7 @@ def _damaged_config(draw: Callable, content: bytes) -> bytes:
                 fields[name] = draw(st.sampled_from(_FIELDS[name]))
         case "near":
             numbers = sorted(name for name, value in fields.items() if type(value) in (int, float, bool))
-            for name in draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=2)):
+            for name in draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=2, unique=True)):
                 value = fields[name]
                 near = (
                     [not value] if isinstance(value, bool) else [value + 1, value - 1, value * 2, value // 2, value / 3]

@@ -32,6 +32,10 @@ CASE ?=
 GIVEN := PYTHON VENV PIP_FLAGS MODEL PLAN RANK OUT BENCH SEED COUNT CASE ARGS
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
+# But not under this name, by which PyTorch would take the command for one of several processes.
+RECOVERY_RANK := $(RANK)
+export RECOVERY_RANK
+unexport RANK
 
 # VENV is also a target, whose name make and the shell both read.
 ODD := ' \ " ` ; : & | < > ( ) * ? [ ] { } $$ % \# ~ !
@@ -41,7 +45,7 @@ $(if $(filter-out 1,$(words $(VENV))),$(error VENV: name one directory, without 
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-OPTIONS = $(if $(PLAN),--plan "$$PLAN") $(if $(RANK),--rank "$$RANK") $(if $(OUT),--out "$$OUT")
+OPTIONS = $(if $(PLAN),--plan "$$PLAN") $(if $(RANK),--rank "$$RECOVERY_RANK") $(if $(OUT),--out "$$OUT")
 EXPORTED = "$${OUT:-build/exports/$$MODEL}"
 
 # $(call with,NAME) COMMAND: COMMAND with the words of a variable added, which are split at spaces outside of quotes.

@@ -158,3 +158,11 @@ def test_python_and_the_flags_of_pip_are_words_too(project: Project) -> None:
         for words in commands[1:]
     )
     assert not (project.root / "pwned").exists()
+
+
+@pytest.mark.parametrize("given", [(), ("RANK=96",)])
+def test_no_command_takes_the_rank_for_that_of_a_process(given: tuple[str, ...], project: Project) -> None:
+    """PyTorch reads RANK from the environment: one of several processes would write nothing."""
+    done = project.make("-s", "--eval=show:; @env", "show", *given)
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stdout.splitlines() if line.startswith("RANK=")]

@@ -60,7 +60,7 @@ from sharp_mobile.sharp_json import (
     read_recoveries,
 )
 from sharp_mobile.tokenizer_files import (
-    TOKENIZER_FILES,
+    TOKENIZER_PATTERNS,
     load_tokenizer,
     tokenizer_files,
     tokenizer_warnings,
@@ -83,12 +83,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 # What is downloaded of a repository of the hub: what is read, and the small files that tell what it is if it is no
 # model. (`*` matches a slash, too; `_HUB_UNREAD` leaves out folders and the variants that diffusers knows.)
-_HUB_TOKENIZER = (
-    *TOKENIZER_FILES,
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.txt"),
-    *("chat_template*.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
-)
-_HUB_DESCRIPTION = (CONFIG_JSON, GENERATION_JSON, SHARP_JSON, *TELLING_FILES, *_HUB_TOKENIZER)
+_HUB_DESCRIPTION = (CONFIG_JSON, GENERATION_JSON, SHARP_JSON, *TELLING_FILES, *TOKENIZER_PATTERNS)
 _HUB_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _HUB_PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _HUB_UNREAD = ["*/*.safetensors", "*/*.bin", "*/*.json", "*.fp16*", "*.bf16*", "*.int8*", "*.non_ema*"]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sharp_mobile.json_file import fields_of
 from sharp_mobile.paths import reading
 
 _BLOCK = 1 << 22
@@ -38,7 +39,7 @@ def remembered_sha256(path: Path) -> str:
     with reading(path) as file:
         state = _state(os.fstat(file.fileno()))
         kept = _cache() / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-        known = _read(kept)
+        known = fields_of(kept)
         if known.get("state") == state and isinstance(known.get("sha256"), str):
             return str(known["sha256"])
         digest = _digest(file)
@@ -73,14 +74,6 @@ def _cache() -> Path:
     with suppress(RuntimeError):  # no home directory
         return Path(base).expanduser() / "sharp_mobile" / "digests"
     return Path("/nonexistent")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What is remembered; nothing if it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_bytes())
-        return content if isinstance(content, dict) else {}
-    return {}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -29,5 +29,10 @@ def one_line(error: BaseException) -> str:
     return _cut(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])
 
 
+def joined(text: object) -> str:
+    """A text of maybe several lines in one, of at most 300 characters."""
+    return " ".join(str(text).split())[:300]
+
+
 def _cut(text: str, length: int = 300) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -76,5 +76,5 @@ def _forward(config: PreTrainedConfig, tokens: int) -> float:
 
 
 def _rounded(count: float) -> int:
-    """To two digits, and to fives above ten."""
+    """To whole numbers below ten, to fives above."""
     return max(1, round(count)) if count < 10 else 5 * round(count / 5)

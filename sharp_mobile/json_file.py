@@ -1,6 +1,7 @@
 """JSON files that others wrote: one that cannot be read or is damaged gives a one-line error, never a traceback."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def read_json(path: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = Fals
     if not isinstance(content, dict):
         raise SharpError(f"{path}: must hold a JSON object, holds a {type(content).__name__}; {remedy}")
     return content
+
+
+def fields_of(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file that need not be there or whole: none where it holds no object or cannot be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_bytes())
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

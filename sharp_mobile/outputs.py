@@ -10,7 +10,6 @@ unlocked: it deletes the one, and puts the other back if nothing has taken its p
 """
 
 import errno
-import json
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.json_file import fields_of
 from sharp_mobile.locks import lock_directory
 from sharp_mobile.ownership import LEFTOVER, check_ours, is_ours
 
@@ -104,20 +104,12 @@ def check_file(path: Path, *, sources: Iterable[Path] = (), field: str | None = 
             inside = target.exists() and _is_same(target.parent, source) and is_ours(target)
             if _is_same(target, source) or (inside and field is None):
                 raise SharpError(f"{path}: is read by this command, and would be replaced; choose another file")
-        if field is not None and target.exists() and field not in _json_fields(target):
+        if field is not None and target.exists() and field not in fields_of(target):
             raise SharpError(
                 f"{path}: was not written by sharp-mobile (it has no field {field}), so it is not replaced; "
                 "delete it, or choose another file"
             )
         (partial / "probe").write_bytes(b"?")
-
-
-def _json_fields(path: Path) -> Iterable[str]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return ()
-    return content.keys() if isinstance(content, dict) else ()
 
 
 def _check_regular(path: Path, target: Path) -> None:

@@ -112,8 +112,9 @@ def export(
         if problems:
             raise SharpError(f"{out}: the export is not sound, nothing was written: {'; '.join(problems)}")
         tokenizer = _write_tokenizer(shared.checkpoint, partial)
-        manifest = _manifest(recipe, argument, shared, keys, inspection, agreement, prompt, stages, partial)
-        manifest = manifest.model_copy(update={"tokenizer": tokenizer.file})
+        manifest = _manifest(
+            recipe, argument, shared, keys, inspection, agreement, prompt, stages, partial, tokenizer.file
+        )
         (partial / MANIFEST_JSON).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         write_report(partial, manifest)
     return ExportResult(out, manifest, inspection, agreement)
@@ -313,6 +314,7 @@ def _manifest(
     prompt: list[int],
     stages: Stages,
     directory: Path,
+    tokenizer_file: str | None,
 ) -> Manifest:
     tokenizer = load_tokenizer(directory)  # as the export's users decode
     dropped = sum(not own.reference for own in shared.opened.recovery.values())
@@ -346,4 +348,5 @@ def _manifest(
         stages=tuple(stages.done),
         versions=versions(),
         warnings=shared.warnings,
+        tokenizer=tokenizer_file,
     )

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from sharp_mobile.checkpoint import HUB_ID, RANDOM, checkpoint_name
-from sharp_mobile.errors import SharpError
+from sharp_mobile.errors import SharpError, joined
 from sharp_mobile.packaged import PACKAGED_MODELS
 from sharp_mobile.recipe import Recipe
 from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription
@@ -114,10 +114,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _one_line(error: Exception | str) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 def _example() -> str:
     return str(recipe_files().get("smollm2-135m", "the README"))
 
@@ -145,14 +141,14 @@ def _explain(error: ValidationError | TypeError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])[:100]
     if first["type"] == "extra_forbidden":
-        return _one_line(f"{where}: no such field; {_fields_beside(first['loc'])}")
+        return joined(f"{where}: no such field; {_fields_beside(first['loc'])}")
     if first["type"] == "missing":
-        return _one_line(f"{where}: is missing; add it")
+        return joined(f"{where}: is missing; add it")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_type":
         message += " (put it in quotes: YAML takes 3:4 for a time of day)"
     given = "" if first["type"] == "value_error" else f", not {first['input']!r:.100}"
-    return _one_line(f"{where}: {message}{given}" if where else message)
+    return joined(f"{where}: {message}{given}" if where else message)
 
 
 def _fields_beside(location: tuple[int | str, ...]) -> str:

@@ -75,7 +75,7 @@ def damaged_files(directory: Path) -> list[str]:
     return damaged
 
 
-def is_whole(directory: Path, say: Callable[[str], None]) -> bool:
+def is_whole(directory: Path, say: Callable[[str], None] | None = None) -> bool:
     """Whether a SHARP checkpoint is there as it was written.
 
     Args:
@@ -87,7 +87,7 @@ def is_whole(directory: Path, say: Callable[[str], None]) -> bool:
         damaged = damaged_files(directory)
     except SharpError:
         damaged = [SHARP_JSON]
-    if damaged:
+    if damaged and say is not None:
         say(f"warning: {directory / damaged[0]} is damaged (another SHA-256); recovering again")
     return not damaged
 

@@ -22,16 +22,15 @@ from sharp_mobile.paths import is_regular_file
 
 TOKENIZER_JSON, TOKENIZER_MODEL = "tokenizer.json", "tokenizer.model"
 TOKENIZER_FILES = (TOKENIZER_JSON, TOKENIZER_MODEL, "vocab.json")
-# What belongs to them: settings, special tokens, chat templates, merges.
-_COMPANIONS = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-)
+# What belongs to them: files that decide token ids, too, and chat templates.
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _MORE_TEMPLATES = "additional_chat_templates"
+# What is downloaded of them.
+TOKENIZER_PATTERNS = (
+    *(*TOKENIZER_FILES, *_SETTINGS, "vocab.txt"),
+    *("chat_template*.jinja", "chat_template.json", f"{_MORE_TEMPLATES}/*.jinja"),
+)
 # Kinds of `tokenizer.ggml.pre` that are GPT-2's with every digit on its own (llama.cpp's llama-vocab.cpp).
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 
@@ -45,8 +44,7 @@ def has_tokenizer(path: Path) -> bool:
 
 def tokenizer_files(directory: Path) -> list[Path]:
     """The files of a directory that decide which token ids a text has."""
-    names = (*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-    return [directory / name for name in names if is_regular_file(directory / name)]
+    return [directory / name for name in (*TOKENIZER_FILES, *_SETTINGS) if is_regular_file(directory / name)]
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
@@ -86,7 +84,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path, directory:
     if not shipped or (TOKENIZER_JSON in shipped and _has_metaspace(source / TOKENIZER_JSON)):
         tokenizer.save_pretrained(directory)
         return
-    for name in (*shipped, *_COMPANIONS):
+    for name in (*shipped, *_SETTINGS, *_TEMPLATES):
         if is_regular_file(source / name):
             shutil.copyfile(source / name, directory / name)
     for template in sorted((source / _MORE_TEMPLATES).glob("*.jinja")):

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from sharp_mobile.errors import SharpError
+from sharp_mobile.errors import SharpError, joined
 
 # Of one file: bytes, levels of nesting, characters of a value, and numbers.
 _LARGEST = 1_000_000
@@ -75,9 +75,9 @@ def read_yaml(path: Path) -> Any:
         raise
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise SharpError(f"{path}: {line}{_one_line(error.problem or 'is wrong')}; correct the YAML") from error
+        raise SharpError(f"{path}: {line}{joined(error.problem or 'is wrong')}; correct the YAML") from error
     except Exception as error:  # a value that is not what its tag says raises whatever converting it does
-        raise SharpError(f"{path}: is not YAML ({_one_line(error) or type(error).__name__}); correct it") from error
+        raise SharpError(f"{path}: is not YAML ({joined(error) or type(error).__name__}); correct it") from error
 
 
 def _text(path: Path) -> str:
@@ -91,7 +91,3 @@ def _text(path: Path) -> str:
     if len(content) > _LARGEST:
         raise SharpError(f"{path}: is larger than {_LARGEST:,} bytes, so it is no recipe; name a recipe's .yaml file")
     return content.decode()
-
-
-def _one_line(error: Exception | str) -> str:
-    return " ".join(str(error).split())[:300]

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 
-from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import Perplexity, perplexity
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
 from sharp_mobile.evaluate.tokenizer import read_tokenizer, stop_tokens
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity
+from sharp_mobile.lower.manifest import MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity
 from sharp_mobile.lower.opened import open_program
 from sharp_mobile.lower.runtime import Step, load_pte, whole_window
 from sharp_mobile.outputs import replace_text
@@ -130,9 +129,9 @@ def evaluate_pte(path: Path, text: str, window: int | None, count: int, *, progr
         windows = source_windows(tokenizer, text, window, count)
         found = perplexity(whole_window(program.step), windows, progress=progress)
     pte = program.pte
-    if pte.with_name(MANIFEST_JSON).is_file() and math.isfinite(found.value):
+    if program.sha256 is not None and math.isfinite(found.value):
         kept = MeasuredPerplexity(
-            sha256=sha256_of(pte),
+            sha256=program.sha256,
             perplexity=found.value,
             text=text,
             windows=len(windows),

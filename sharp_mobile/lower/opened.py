@@ -25,12 +25,14 @@ from sharp_mobile.lower.runtime import ProgramLimits, Step, open_pte
 class OpenedProgram:
     """A program that is ready to run.
 
-    step: refuses token ids that the program does not know. warnings: what the user should know, a line each.
+    step: refuses token ids that the program does not know. sha256: of the file, compared with its manifest's; None
+    without a manifest. warnings: what the user should know, a line each.
     """
 
     pte: Path
     step: Step
     limits: ProgramLimits
+    sha256: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -64,12 +66,12 @@ def open_program(path: Path) -> Iterator[OpenedProgram]:
     if described is not None:
         check_sha256(pte, described.sha256)
         step, limits = open_pte(pte)
-        yield OpenedProgram(pte, _known_tokens(pte, step, limits.vocabulary), limits)
+        yield OpenedProgram(pte, _known_tokens(pte, step, limits.vocabulary), limits, described.sha256)
         return
     with Isolated(pte) as isolated:
         limits = isolated.load()
         step = _known_tokens(pte, isolated.step, limits.vocabulary)
-        yield OpenedProgram(pte, step, limits, (unverified(pte),))
+        yield OpenedProgram(pte, step, limits, warnings=(unverified(pte),))
 
 
 def _known_tokens(pte: Path, step: Step, vocabulary: int | None) -> Step:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sharp_mobile.errors import SharpError
+from sharp_mobile.errors import SharpError, one_line
 
 _METADATA = ("get_max_context_len", "get_max_seq_len", "get_vocab_size", "get_eos_ids", "get_eos_id")
 
@@ -81,7 +81,7 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
             module = portable_lib._load_for_executorch(str(path))
             said = {name: module.run_method(name, ()) for name in _METADATA if name in module.method_names()}
         except (RuntimeError, ValueError) as error:  # ValueError: a method's name that is no UTF-8
-            raise SharpError(f"{path}: this ExecuTorch cannot load it: {_one_line(error)}; export it again") from error
+            raise SharpError(f"{path}: this ExecuTorch cannot load it: {one_line(error)}; export it again") from error
     limits = _limits(path, said, max_length)
     chunk = limits.length - 1
     if "get_max_seq_len" in said:
@@ -98,7 +98,7 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
             AttributeError,
         ) as error:  # it fails, or gives nothing, or no tensor
             raise SharpError(
-                f"{path}: running {tokens.shape[1]} tokens at position {position} failed: {_one_line(error)}; "
+                f"{path}: running {tokens.shape[1]} tokens at position {position} failed: {one_line(error)}; "
                 "export it again"
             ) from error
 
@@ -144,10 +144,6 @@ def _positive(path: str | Path, name: str, said: dict[str, Any]) -> int:
     if len(values) != 1 or type(values[0]) is not int or values[0] < 1:
         raise SharpError(f"{path}: {name} gives {str(values)[:50]}, not a positive number; export it again")
     return int(values[0])
-
-
-def _one_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def whole_window(step: Step) -> Callable[[torch.Tensor], torch.Tensor]:

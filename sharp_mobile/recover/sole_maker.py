@@ -34,15 +34,11 @@ def sole_maker(kept: Path, say: Say) -> Iterator[bool]:
     group = processes()
     alone = group.is_main_process and not is_whole(kept, say)
     with only_user(kept, say) if alone else nullcontext():
-        if alone and not is_whole(kept, _nothing):
+        if alone and not is_whole(kept):
             if (kept / SHARP_JSON).is_file():
                 shutil.rmtree(kept)  # damaged, and maybe not recognizable as ours any more
             check_writable(kept)
         group.wait_for_everyone()
-        missing = not is_whole(kept, _nothing)
+        missing = not is_whole(kept)
         group.wait_for_everyone()  # before the first process makes it
         yield missing
-
-
-def _nothing(line: str) -> None:
-    """What was said once is not said again."""

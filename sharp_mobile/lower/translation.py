@@ -9,6 +9,7 @@ exported length lets tokens feel, before anything is rounded. On the way the act
 shows as numbers that no trained model has.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -96,10 +97,10 @@ def _decoder_logits(decoder: Decoder, tokens: torch.Tensor) -> torch.Tensor:
 
 def _check_activations(number: int, hidden: list[torch.Tensor]) -> None:
     """Refuse what no trained model has; `number` counts segments, whose first ends in the first layer's attention."""
-    largest = max(float(one.abs().max()) for one in hidden)
+    largest = float(torch.stack([one.abs().max() for one in hidden]).max())  # NaN if any is, unlike Python's max
     if not largest <= LARGEST_ACTIVATION:
         where = f"layer {number}" if number else "the embedding"
-        what = f"reach {largest:.2g}" if largest == largest and largest != float("inf") else "are not finite"
+        what = f"reach {largest:.2g}" if math.isfinite(largest) else "are not finite"
         raise SharpError(
             f"after {where} the model's hidden states {what}; a weight there or before it is damaged, copy or "
             "download the model again"

@@ -10,7 +10,12 @@ from transformers import PreTrainedModel
 import sharp_mobile.lower.decoder as decoder_module
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
-from sharp_mobile.lower.translation import check_translation, hugging_face_logits, translation_tokens
+from sharp_mobile.lower.translation import (
+    _check_activations,
+    check_translation,
+    hugging_face_logits,
+    translation_tokens,
+)
 from sharp_mobile.plan import SharePlan
 from sharp_mobile.share import Recovery, recovery_parameters, share_layers
 
@@ -144,3 +149,12 @@ def test_damaged_weights_are_found_by_what_they_compute(name: str, value: float,
     with pytest.raises(SharpError) as refusal:
         check_translation(decoder_of(model), model)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_piece_that_is_not_finite_is_told_wherever_it_stands(place: int, value: float) -> None:
+    pieces = [torch.ones(1, 4, 8), torch.ones(1, 4, 8)]
+    pieces[place][0, 2, 3] = value
+    with pytest.raises(SharpError, match="after layer 2 the model's hidden states are not finite"):
+        _check_activations(2, pieces)

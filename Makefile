@@ -102,7 +102,7 @@ check: $(INSTALLED)
 	$(call with,ARGS)$(BIN)/sharp-mobile check $(EXPORTED)
 
 compare-stock: $(INSTALLED)
-	$(call with,ARGS)$(BIN)/python -m sharp_mobile.bench.stock_export
+	$(call with,ARGS)$(BIN)/python -m sharp_mobile.bench.stock.export
 
 # The runner is compiled by g++ against the installed executorch; `make bench` does it too where it is needed.
 host-bench: $(INSTALLED)
@@ -125,7 +125,7 @@ arm64-tools: $(INSTALLED)
 			{ echo "error: no apt-get here; install by your own means: $(ARM64_PACKAGES)"; exit 1; }; \
 		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -yqq $(ARM64_PACKAGES); \
 	fi
-	$(BIN)/python -m sharp_mobile.bench.emulation
+	$(BIN)/python -m sharp_mobile.bench.arm64.emulation
 
 # The app's project takes all of ios_bench/Models; see ios_bench/README.md.
 ios: $(INSTALLED)
@@ -158,7 +158,7 @@ test-fast: lint
 
 # Damaged inputs through every verb: minutes, so not in the test run. What fails stays in build/fuzz.
 fuzz: $(INSTALLED)
-	$(BIN)/python tests/fuzz.py $(if $(SEED),--seed "$$SEED") $(if $(COUNT),--count "$$COUNT") \
+	$(BIN)/python tests/support/fuzz.py $(if $(SEED),--seed "$$SEED") $(if $(COUNT),--count "$$COUNT") \
 		$(if $(CASE),--case "$$CASE")
 
 clean:

@@ -34,7 +34,7 @@ import click
 
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
-from sharp_mobile.printable import one_printable_line, printable
+from sharp_mobile.files.printable import one_printable_line, printable
 
 
 class _Group(click.Group):
@@ -144,7 +144,7 @@ def _blueprint_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _recipe(model: str, plan: str | None, rank: int | None, settings: tuple[str, ...]) -> Any:
-    from sharp_mobile.recipes import load_recipe
+    from sharp_mobile.recipe.load import load_recipe
 
     overrides: dict[str, Any] = {"plan": plan or None, "rank": rank}
     for setting in settings:
@@ -193,8 +193,8 @@ def size(
     sharp-mobile size ./Llama-3.2-1B --plan t_next --plan t_back --rank 128
     sharp-mobile size --random-weights llama-2-7b --plan t_next --plan t_back --rank 384
     """
-    from sharp_mobile.checkpoint import RANDOM
-    from sharp_mobile.size import report
+    from sharp_mobile.recipe.source import RANDOM
+    from sharp_mobile.size_report import report
 
     if random_weights is not None:
         model = f"{RANDOM}{random_weights}"
@@ -245,11 +245,11 @@ def export(
     sharp-mobile export model.gguf --set group_size=64 --set max_length=4096
     sharp-mobile export --random-weights llama-3.2-1b --plan t_back
     """
-    from sharp_mobile.checkpoint import RANDOM
     from sharp_mobile.pipeline import export as run
     from sharp_mobile.pipeline import summary
-    from sharp_mobile.recipes import recipe_file, recipe_name
-    from sharp_mobile.size import what_sharing_gives
+    from sharp_mobile.recipe.load import recipe_file, recipe_name
+    from sharp_mobile.recipe.source import RANDOM
+    from sharp_mobile.size_report import what_sharing_gives
 
     if random_weights is not None:
         model = f"{RANDOM}{random_weights}"
@@ -280,7 +280,8 @@ def export(
 )
 def inspect(pte: Path, as_json: bool, tensors: int) -> None:
     """Read a .pte (or an export's directory) back: tensors and their users, operators, metadata; is it sound?"""
-    from sharp_mobile.lower.inspect import describe, inspect_export
+    from sharp_mobile.verify.inspect import describe
+    from sharp_mobile.verify.inspect_export import inspect_export
 
     inspection = inspect_export(pte)
     _show_json(inspection.model_dump(mode="json")) if as_json else _show(describe(inspection, tensors))
@@ -428,10 +429,10 @@ def prepack(export_directory: Path, profile: str) -> None:
     The packed weights lie in the export under packed/, with what they are good for in its manifest. Needs what
     `bench --on arm64` needs, and an export with attention=portable.
     """
-    from sharp_mobile.bench.emulation import find_emulator
+    from sharp_mobile.bench.arm64.emulation import find_emulator
+    from sharp_mobile.bench.arm64.prepack import prepack as run
+    from sharp_mobile.bench.arm64.profiles import read_profile
     from sharp_mobile.bench.exports import read_export
-    from sharp_mobile.bench.prepack import prepack as run
-    from sharp_mobile.bench.profiles import read_profile
 
     packed = run(read_export(export_directory), read_profile(profile), find_emulator())
     _say(f"{export_directory / packed.file}: {packed.bytes:,} bytes, for {packed.cpu_class}")
@@ -443,7 +444,7 @@ def prepack(export_directory: Path, profile: str) -> None:
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def merge(checkpoint: Path, out: Path, quiet: bool) -> None:
     """Write a SHARP CHECKPOINT as a plain Hugging Face model, for other runtimes: same logits, original size."""
-    from sharp_mobile.merge import merge as run
+    from sharp_mobile.checkpoint.merge import merge as run
 
     _say(f"Hugging Face model: {run(checkpoint, out, progress=not quiet)}")
 
@@ -486,8 +487,8 @@ def study(figure: str, model: str, out: Path | None, **options: Any) -> None:
 
     What was measured before is kept in the JSON; an interrupted study goes on from there.
     """
-    from sharp_mobile.evaluate.study import study as run
-    from sharp_mobile.recipes import load_recipe, recipe_name
+    from sharp_mobile.paper.study import study as run
+    from sharp_mobile.recipe.load import load_recipe, recipe_name
 
     _show(
         run(
@@ -524,10 +525,10 @@ def reproduce(what: str, model: str, out: Path | None, pairs: Any, **options: An
 
     Rows are measured one by one and kept; an interrupted run goes on from there.
     """
-    from sharp_mobile.recipes import load_recipe, recipe_name
-    from sharp_mobile.reproduce.run import Budget, reproduce_figure
-    from sharp_mobile.reproduce.run import reproduce as run
-    from sharp_mobile.reproduce.tables import TABLES
+    from sharp_mobile.paper.reproduce import Budget, reproduce_figure
+    from sharp_mobile.paper.reproduce import reproduce as run
+    from sharp_mobile.paper.tables import TABLES
+    from sharp_mobile.recipe.load import load_recipe, recipe_name
 
     source, directory = load_recipe(model).model, out or Path("build/reproduce", recipe_name(model))
     how = {"allow_pickle": options.pop("allow_pickle"), "progress": not options.pop("quiet"), "say": _say}
@@ -553,11 +554,11 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
     \b
     sharp-mobile compare build/exports/smollm2-135m-unshared build/exports/smollm2-135m --html build/compare.html
     """
-    from sharp_mobile.bench.columns import read_columns
-    from sharp_mobile.bench.compare import as_markdown, as_text
-    from sharp_mobile.bench.compare import compare as run
+    from sharp_mobile.bench.compare.measurements import read_columns
+    from sharp_mobile.bench.compare.tables import as_markdown, as_text
+    from sharp_mobile.bench.compare.tables import compare as run
     from sharp_mobile.bench.results import read_sweep
-    from sharp_mobile.outputs import check_file, replace_text
+    from sharp_mobile.files.outputs import check_file, replace_text
 
     for path in (markdown, html):
         if path is not None:
@@ -568,7 +569,7 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
     if markdown is not None:
         replace_text(markdown, as_markdown(table))
     if html is not None:
-        from sharp_mobile.bench.report import page  # draws, so it needs matplotlib
+        from sharp_mobile.bench.compare.report import page  # draws, so it needs matplotlib
 
         replace_text(html, page(columns, swept))
     _say(as_text(table))
@@ -584,7 +585,7 @@ def check(export_directory: Path, results: tuple[Path, ...], budgets: Path | Non
 
     Fails with the budget that is broken: the file grew, sharing was lost, more memory or more instructions are needed.
     """
-    from sharp_mobile.bench.check import run
+    from sharp_mobile.bench.budgets.check import run
 
     _show(run(export_directory, results, budgets, update=update))
 

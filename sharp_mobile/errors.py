@@ -1,5 +1,8 @@
 """The error a user can act on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,3 +39,12 @@ def joined(text: object) -> str:
 
 def _cut(text: str, length: int = 300) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+@contextmanager
+def prefixed(path: Path) -> Iterator[None]:
+    """Put the file before a message that cannot know it."""
+    try:
+        yield
+    except SharpError as error:
+        raise SharpError(f"{path}: {error}") from error

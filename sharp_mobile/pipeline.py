@@ -5,48 +5,40 @@
 It reads like the pipeline that it is; the work is in the rooms.
 """
 
-import gc
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sharp_mobile.checkpoint import RANDOM, Checkpoint, prefixed
+from sharp_mobile.checkpoint.checkpoint import Checkpoint
+from sharp_mobile.checkpoint.tokenizer import keep_spaces, load_tokenizer
+from sharp_mobile.decoder.decoder import Decoder
+from sharp_mobile.decoder.eager import eager_step
 from sharp_mobile.errors import SharpError
-from sharp_mobile.estimate import rounding_seconds, spoken
-from sharp_mobile.evaluate.generate import prompt_tokens
-from sharp_mobile.lower.check import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
-from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
-from sharp_mobile.lower.inspect import Inspection, inspect_pte, stored_places
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, Sizes, measure, versions
-from sharp_mobile.lower.program import assemble, forget_weights, lower_segments
-from sharp_mobile.lower.pte_file import write_pte_file
-from sharp_mobile.lower.quantize import QuantizeOptions, quantize, read_codes
-from sharp_mobile.lower.report import write_report
-from sharp_mobile.lower.rounding import round_to_text
-from sharp_mobile.lower.runner_tokenizer import RunnerTokenizer, open_as_runner
-from sharp_mobile.lower.runtime import Step, load_pte
-from sharp_mobile.lower.translation import check_translation
-from sharp_mobile.outputs import check_writable, replace_directory
-from sharp_mobile.pages import return_freed_tensors
-from sharp_mobile.recipe import Recipe
-from sharp_mobile.recipes import recipe_name
-from sharp_mobile.recover.data import source_windows
-from sharp_mobile.recover.run import RECOVERED, Opened, Say, Shared, open_recipe, share
-from sharp_mobile.size import predict
-from sharp_mobile.stages import Stages
-from sharp_mobile.tokenizer_files import keep_spaces, load_tokenizer
+from sharp_mobile.files.outputs import check_writable, replace_directory
+from sharp_mobile.lower.run import write_pte
+from sharp_mobile.pte.runtime import load_pte
+from sharp_mobile.quantize.run import check_lowerable, make_decoder
+from sharp_mobile.recipe.load import recipe_name
+from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recipe.source import RANDOM
+from sharp_mobile.recover.run import RECOVERED, Say, Shared, open_recipe, share
+from sharp_mobile.size_report import predict
+from sharp_mobile.system.memory import return_freed_tensors
+from sharp_mobile.system.timing import Stages
+from sharp_mobile.text.prompt import prompt_tokens
+from sharp_mobile.verify.agreement import TOLERANCE_FLOAT, TOLERANCE_INTEGER, Agreement, compare, sharing_problems
+from sharp_mobile.verify.inspect import Inspection, inspect_pte
+from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE, Expected, Manifest, Sizes, measure, versions
+from sharp_mobile.verify.report import write_report
+from sharp_mobile.verify.runner_tokenizer import RunnerTokenizer, open_as_runner
 
 PROMPT = "What is the capital of France?"
 # Compared with the eager model token by token, and printed.
 GENERATED_TOKENS = 64
 # What two programs for the same floats differ by, relatively.
 _ROUNDING = 1e-6
-# Of the warm-up's text, for GPTQ: 24 give SmolLM2-135M what 12 do.
-_ROUNDING_WINDOWS = 12
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ def export(
         for line in opened.recipe.cut_from(recipe):
             say(line)
         recipe = opened.recipe
-        check_lowerable(opened)
+        check_lowerable(opened.recipe, opened.checkpoint)
         prompt, warnings = _prompt_tokens(opened.checkpoint, recipe.lower.max_length)
         if len(prompt) >= recipe.lower.max_length:
             raise SharpError(
@@ -101,9 +93,9 @@ def export(
         check_writable(out, needed=needed, sources=[opened.checkpoint.path])
     shared = share(opened, work=work, progress=progress, say=say, stages=stages)
     shared = replace(shared, warnings=(*shared.warnings, *warnings))
-    decoder = make_decoder(recipe, shared, stages, progress=progress, say=say)
+    decoder = make_decoder(recipe, shared.checkpoint, stages, progress=progress, say=say)
     with replace_directory(out, needed=needed) as partial:
-        keys = write_pte(decoder, shared, partial / MODEL_PTE, stages, progress)
+        keys = write_pte(decoder, shared.checkpoint, partial / MODEL_PTE, stages, progress)
         with stages.stage("inspect"):
             inspection = inspect_pte(partial / MODEL_PTE, keys)
         with stages.stage("compare with eager"):
@@ -152,102 +144,6 @@ def _savings(sizes: Sizes) -> list[str]:
         f"with nothing shared it would be {sizes.unshared:,} bytes ({sizes.file / sizes.unshared - 1:+.1%}): "
         f"shared MLPs save {sizes.shared:,}, recovery parameters take {sizes.recovery:,}"
     ]
-
-
-def check_lowerable(opened: Opened) -> None:
-    """Refuse before the long work what a decoder cannot be built or quantized for.
-
-    Raises:
-        SharpError: widths that the quantization's groups do not divide, a model or length that has no decoder, or no
-            text to round by.
-    """
-    opened.recipe.check_fits(opened.checkpoint.config)
-    if opened.recipe.rounds_to_text(opened.checkpoint.tokenizer() is not None):
-        _rounding_windows(opened.recipe, opened.checkpoint)
-    build_decoder(opened.checkpoint.model, DecoderOptions.of(opened.recipe.lower, opened.checkpoint.config))
-
-
-def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
-    """Windows int64 [12, T] of the warm-up's text, no longer than the decoder's cache."""
-    tokenizer = checkpoint.tokenizer_for("quantize.rounding: gptq")
-    window = min(recipe.warmup.window, recipe.lower.max_length)
-    return source_windows(tokenizer, recipe.warmup.text, window, _ROUNDING_WINDOWS)
-
-
-def make_decoder(recipe: Recipe, shared: Shared, stages: Stages, *, progress: bool, say: Say) -> Decoder:
-    """The quantized decoder of a shared model, in eager mode; before that, checked to be the model in float.
-
-    Args:
-        say: is told how long rounding takes, before it begins.
-
-    Raises:
-        SharpError: as `check_translation`, or no text to round by.
-    """
-    with stages.stage("build decoder"):
-        decoder = build_decoder(shared.checkpoint.model, DecoderOptions.of(recipe.lower, shared.checkpoint.config))
-    with stages.stage("compare with Hugging Face"), prefixed(shared.checkpoint.path):
-        check_translation(decoder, shared.checkpoint.model)
-    options = QuantizeOptions.of(recipe.quantize)
-    if recipe.rounds_to_text(shared.checkpoint.tokenizer() is not None):
-        windows = _rounding_windows(recipe, shared.checkpoint)
-        seconds = rounding_seconds(shared.checkpoint.config, windows.numel())
-        say(f"rounding by {windows.numel():,} tokens of text: {spoken(seconds)} on this machine")
-        with stages.stage("round"):
-            round_to_text(decoder, windows, options, progress=progress)
-    with stages.stage("quantize"):
-        quantize(decoder, options, progress=progress)
-    return decoder
-
-
-def write_pte(decoder: Decoder, shared: Shared, path: Path, stages: Stages, progress: bool) -> dict[str, str]:
-    """Lower a decoder to a `.pte`; returns the key under which each weight is stored."""
-    with stages.stage("lower segments"):
-        lowered, keys = lower_segments(decoder, progress=progress)
-    with stages.stage("assemble"):
-        program = assemble(lowered, _metadata(decoder.options, shared.checkpoint))
-    with stages.stage("write"):
-        write_pte_file(program, path, progress=progress)
-    read_codes(decoder, path, stored_places(path))
-    forget_weights(lowered)
-    del program
-    gc.collect()  # programs refer to themselves
-    return keys
-
-
-def _metadata(options: DecoderOptions, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The constant methods that ExecuTorch's LLM runner reads."""
-    metadata: dict[str, Any] = {
-        "get_max_seq_len": options.max_length if options.chunk == options.max_length - 1 else options.chunk,
-        "get_max_context_len": options.max_length,
-        "use_kv_cache": True,
-        "use_sdpa_with_kv_cache": options.attention == "custom_sdpa",
-        "enable_dynamic_shape": True,
-        "get_vocab_size": checkpoint.config.vocab_size,
-        "get_n_layers": checkpoint.config.num_hidden_layers,
-        "get_eos_ids": checkpoint.eos_token_ids,
-    }
-    if checkpoint.bos_token_id is not None:
-        metadata["get_bos_id"] = checkpoint.bos_token_id
-    return metadata
-
-
-def eager_step(decoder: Decoder, jitter: float = 0.0) -> Step:
-    """An eager decoder as a step function that gives all logits; `jitter` changes what is embedded by that fraction."""
-
-    def shaken(module: Any, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(0))
-        return embedded * (1 + jitter * noise)
-
-    def step(tokens: torch.Tensor, position: int) -> torch.Tensor:
-        hook = decoder.embedding.register_forward_hook(shaken) if jitter else None
-        try:
-            with torch.no_grad():
-                return decoder(tokens, torch.tensor([position]))
-        finally:
-            if hook is not None:
-                hook.remove()
-
-    return step
 
 
 def check_against_eager(

@@ -9,9 +9,9 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.bench.exports import Export, read_export
 from sharp_mobile.bench.runner import build_runner
-from sharp_mobile.packaged import packaged_model
+from sharp_mobile.files.packaged import packaged_model
 from sharp_mobile.pipeline import ExportResult, export
-from sharp_mobile.recipe import Recipe
+from sharp_mobile.recipe.settings import Recipe
 
 pytest.register_assert_rewrite("phone_harnesses")  # so that its assertions show what they compared
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from project import PROJECT
 from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.cli import main
 from sharp_mobile.pipeline import ExportResult
-
-PROJECT = Path(__file__).parents[1]
 
 
 def run(*arguments: object) -> Result:
@@ -117,7 +116,7 @@ def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_process_says_nothing_but_its_error(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sharp_mobile.cli", "inspect", str(tmp_path / "missing.pte")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    result = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr.startswith(f"error: {tmp_path / 'missing.pte'}: cannot be read")

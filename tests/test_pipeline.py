@@ -15,25 +15,27 @@ from typing import Any
 import pytest
 import torch
 from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+from project import PROJECT
 from tiny_gguf import write_gguf
 from tiny_models import CHATML, tiny_model, tiny_tokenizer
 from tiny_sentencepiece import VOCABULARY, write_llama2_json, write_tokenizer_model
 
-from sharp_mobile.checkpoint import config_of, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.checkpoint.config import config_of
+from sharp_mobile.checkpoint.open import open_checkpoint
+from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
+from sharp_mobile.checkpoint.tokenizer import load_tokenizer
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.inspect import inspect_export
-from sharp_mobile.lower.runtime import greedy, load_pte, quiet_native
-from sharp_mobile.ownership import KINDS
+from sharp_mobile.files.ownership import KINDS
+from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.pipeline import PROMPT, ExportResult, _prompt_tokens, export, summary
-from sharp_mobile.plan import SharePlan
-from sharp_mobile.recipe import Recipe
-from sharp_mobile.recipes import load_recipe
+from sharp_mobile.pte.runtime import greedy, load_pte, quiet_native
+from sharp_mobile.recipe.load import load_recipe
+from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recover.run import open_recipe, recover, share
-from sharp_mobile.share import Recovery, recovery_parameters, share_layers
-from sharp_mobile.stages import Stages
-from sharp_mobile.tokenizer_files import load_tokenizer
-
-PROJECT = Path(__file__).parents[1]
+from sharp_mobile.system.timing import Stages
+from sharp_mobile.verify.inspect_export import inspect_export
 
 
 def quietly(line: str) -> None:
@@ -419,7 +421,7 @@ def test_too_little_room_is_told_before_the_long_work(
     tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
-    monkeypatch.setattr("sharp_mobile.outputs.shutil.disk_usage", lambda path: free)
+    monkeypatch.setattr("sharp_mobile.files.outputs.shutil.disk_usage", lambda path: free)
     with pytest.raises(SharpError, match=r"out: needs 7,\d{3},\d{3} bytes and 5,000,000 are free"):
         export(tiny_recipe, "tiny", tmp_path / "out", work=tmp_path / "work", progress=False, say=quietly)
     assert list(tmp_path.iterdir()) == []

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from project import PROJECT
 from tiny_exports import write_export
 
-from sharp_mobile import packaged, recipes, shipped
-from sharp_mobile.bench.budgets import budgets_file
+from sharp_mobile import shipped
+from sharp_mobile.bench.budgets.file import budgets_file
+from sharp_mobile.checkpoint.random_weights import shape_file
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
-from sharp_mobile.packaged import packaged_model
-from sharp_mobile.random_weights import shape_file
-from sharp_mobile.recover.data import speech_files
-
-PROJECT = Path(__file__).parents[1]
+from sharp_mobile.files import packaged
+from sharp_mobile.files.packaged import packaged_model
+from sharp_mobile.recipe import load as recipes
+from sharp_mobile.text.speeches import speech_files
 
 
 def test_in_a_checkout_they_are_those_at_its_top() -> None:

@@ -9,9 +9,9 @@ import pytest
 from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 from transformers import PreTrainedTokenizerFast
 
-from sharp_mobile.lower.runtime import greedy, load_pte, quiet_native
 from sharp_mobile.pipeline import ExportResult, export
-from sharp_mobile.recipes import load_recipe
+from sharp_mobile.pte.runtime import greedy, load_pte, quiet_native
+from sharp_mobile.recipe.load import load_recipe
 
 pytestmark = pytest.mark.slow
 

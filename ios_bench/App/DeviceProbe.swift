@@ -39,7 +39,7 @@ enum DeviceProbe {
       availableMemory: available > 0 ? Int64(available) : nil)
   }
 
-  /// What two CPUs have in common if XNNPACK packs alike for them, as sharp_mobile/bench/profiles.py names it.
+  /// What two CPUs have in common if XNNPACK packs alike for them, as sharp_mobile/bench/arm64/profiles.py names it.
   static func cpuClass() -> String {
     let features = [
       ("FP16", "asimdhp"), ("DotProd", "asimddp"), ("I8MM", "i8mm"), ("SME", "sme"), ("SME2", "sme2"),

@@ -16,9 +16,9 @@ from pathlib import Path
 from sharp_mobile.bench.exports import packed_files, read_export
 from sharp_mobile.bench.runner import executorch_package
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, read_manifest
-from sharp_mobile.outputs import replace_directory
-from sharp_mobile.printable import one_printable_line, printable
+from sharp_mobile.files.outputs import replace_directory
+from sharp_mobile.files.printable import one_printable_line, printable
+from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE, read_manifest
 
 MODELS = Path("ios_bench/Models")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.outputs import replace_file, replace_text
+from sharp_mobile.files.outputs import replace_file, replace_text
 
 
 def compiled(program: Path, command: Sequence[str], source: Path, made_of: str) -> Path:

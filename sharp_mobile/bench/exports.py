@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import (
+from sharp_mobile.files.paths import inside
+from sharp_mobile.verify.manifest import (
     MANIFEST_JSON,
     MODEL_PTE,
     Manifest,
@@ -13,7 +14,6 @@ from sharp_mobile.lower.manifest import (
     check_sha256,
     read_manifest,
 )
-from sharp_mobile.paths import inside
 
 
 @dataclass(frozen=True)

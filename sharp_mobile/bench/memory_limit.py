@@ -23,8 +23,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.fields import LARGEST
-from sharp_mobile.locks import lock_directory
+from sharp_mobile.files.fields import LARGEST
+from sharp_mobile.files.locks import lock_directory
 
 _PREFIX = "sharp-bench-"
 _ROOT = Path("/sys/fs/cgroup")

@@ -25,10 +25,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
-from sharp_mobile.json_file import read_json
-from sharp_mobile.outputs import replace_text
+from sharp_mobile.files.digests import sha256_of
+from sharp_mobile.files.json_file import read_json
+from sharp_mobile.files.outputs import replace_text
 
 Launched = TypeVar("Launched")
 

@@ -29,9 +29,9 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.fields import Count, Number, Positive, Seconds, Text, checked
-from sharp_mobile.json_file import parse_json, read_text
-from sharp_mobile.outputs import replace_text
+from sharp_mobile.files.fields import Count, Number, Positive, Seconds, Text, checked
+from sharp_mobile.files.json_file import parse_json, read_text
+from sharp_mobile.files.outputs import replace_text
 
 SCHEMA_VERSION: Literal[1] = 1
 

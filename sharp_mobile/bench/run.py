@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sharp_mobile.bench import arm64
-from sharp_mobile.bench.emulation import find_emulator
+from sharp_mobile.bench.arm64 import bench as arm64
+from sharp_mobile.bench.arm64.emulation import find_emulator
+from sharp_mobile.bench.arm64.profiles import read_profile
 from sharp_mobile.bench.exports import Export, read_export
 from sharp_mobile.bench.host import Plan, Say, benches, run, summary
 from sharp_mobile.bench.memory_limit import parse_bytes, parse_sweep
-from sharp_mobile.bench.profiles import read_profile
 from sharp_mobile.bench.results import write_results
 from sharp_mobile.bench.sweep import sweep, write_sweep
 from sharp_mobile.errors import SharpError
-from sharp_mobile.outputs import check_file
+from sharp_mobile.files.outputs import check_file
 
 RESULTS_HOST = "results-host.json"
 SWEEP = Path("build/bench/sweep.json")

@@ -16,7 +16,7 @@ from sharp_mobile.bench.host import Plan, Say, benches, this_device
 from sharp_mobile.bench.packed_cache import PACKED_CACHES
 from sharp_mobile.bench.results import Samples, Settings, Sweep, SweepCurve, SweepPoint
 from sharp_mobile.bench.runner import Killed, Task, executorch_package
-from sharp_mobile.outputs import replace_file, replace_text
+from sharp_mobile.files.outputs import replace_file, replace_text
 
 
 def sweep(

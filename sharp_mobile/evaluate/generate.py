@@ -1,41 +1,12 @@
 """The verb `generate`: let an export speak on this machine."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
-from sharp_mobile.chat_template import ChatTemplate, ChatTemplateError, template_text
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.tokenizer import read_tokenizer, stop_tokens
-from sharp_mobile.lower.opened import open_program
-from sharp_mobile.lower.runtime import greedy
-
-Warn = Callable[[str], None]
-
-
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, *, raw: bool = False, warn: Warn) -> list[int]:
-    """A prompt's token ids: as a user's turn in the model's chat template, if it has one and `raw` is not asked for.
-
-    Args:
-        warn: receives a line if the template cannot be rendered; the prompt is used as it is then.
-    """
-    if not raw:
-        try:
-            if template_text(tokenizer) is not None:
-                return _templated(tokenizer, prompt)
-        except ChatTemplateError as error:
-            warn(f"the model's chat template {error}; the prompt is used without it")
-    return list(tokenizer(prompt, verbose=False)["input_ids"])
-
-
-def _templated(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    with ChatTemplate(tokenizer) as template:
-        text = template.render([{"role": "user", "content": prompt}], add_generation_prompt=True).text
-    tokens = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    if not tokens:
-        raise ChatTemplateError("gives an empty text")
-    return tokens
+from sharp_mobile.pte.runtime import greedy
+from sharp_mobile.text.prompt import Warn, prompt_tokens
+from sharp_mobile.verify.opened import open_program
 
 
 def generate(path: Path, prompt: str, count: int, raw: bool = False, *, warn: Warn) -> str:

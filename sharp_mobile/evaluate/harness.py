@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.runtime import Step
+from sharp_mobile.pte.runtime import Step
 
 _MAX_GENERATED = 256  # tokens of a generated answer where its task names no other number; lm-eval's default
 

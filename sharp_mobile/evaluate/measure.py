@@ -13,20 +13,22 @@ from pathlib import Path
 
 import torch
 
+from sharp_mobile.decoder.eager import eager_step
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import Perplexity, perplexity
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
 from sharp_mobile.evaluate.tokenizer import read_tokenizer, stop_tokens
-from sharp_mobile.lower.manifest import MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity
-from sharp_mobile.lower.opened import open_program
-from sharp_mobile.lower.runtime import Step, load_pte, whole_window
-from sharp_mobile.outputs import replace_text
-from sharp_mobile.pipeline import check_lowerable, eager_step, make_decoder, write_pte
-from sharp_mobile.recipe import Recipe
-from sharp_mobile.recover.data import check_length, source_windows
+from sharp_mobile.files.outputs import replace_text
+from sharp_mobile.lower.run import write_pte
+from sharp_mobile.pte.runtime import Step, load_pte, whole_window
+from sharp_mobile.quantize.run import check_lowerable, make_decoder
+from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recover.run import RECOVERED, Opened, open_recipe, share
-from sharp_mobile.stages import Stages
+from sharp_mobile.system.timing import Stages
+from sharp_mobile.text.windows import check_length, source_windows
+from sharp_mobile.verify.manifest import MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity
+from sharp_mobile.verify.opened import open_program
 
 _WINDOW = 512  # tokens, where the user doesn't say
 
@@ -63,7 +65,7 @@ def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: 
     """Perplexity of a recipe's model, a line a form, each as soon as it is known.
 
     Args:
-        text, window, count: see `recover.data.source_windows`; no window is 512, or what the model takes.
+        text, window, count: see `text.windows.source_windows`; no window is 512, or what the model takes.
 
     Raises:
         SharpError: as for an export; or a text without a tokenizer to read it with.
@@ -191,7 +193,7 @@ def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> 
         lower = lower.model_copy(update={"max_length": longest})
         opened = replace(opened, recipe=opened.recipe.model_copy(update={"lower": lower}))
     if wanted.quantized or wanted.pte:
-        check_lowerable(opened)
+        check_lowerable(opened.recipe, opened.checkpoint)
     return opened.recipe, opened
 
 
@@ -201,13 +203,13 @@ def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
     yield Form("float, eager", ModelStep(shared.checkpoint.model))
     if not (wanted.quantized or wanted.pte):
         return
-    decoder = make_decoder(recipe, shared, stages, progress=wanted.progress, say=wanted.say)
+    decoder = make_decoder(recipe, shared.checkpoint, stages, progress=wanted.progress, say=wanted.say)
     if wanted.quantized:
         yield Form("quantized, eager", eager_step(decoder))
     if wanted.pte:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, MODEL_PTE)
-            write_pte(decoder, shared, path, stages, wanted.progress)
+            write_pte(decoder, shared.checkpoint, path, stages, wanted.progress)
             yield Form("quantized, .pte", load_pte(path))
 
 

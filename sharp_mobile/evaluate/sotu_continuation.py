@@ -16,7 +16,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from sharp_mobile.recover.data import EVALUATION_TEXT, speech_files
+from sharp_mobile.text.speeches import speech_files
+from sharp_mobile.text.windows import EVALUATION_TEXT
 
 CONTEXT_WORDS = 120
 CHOICE_WORDS = 24

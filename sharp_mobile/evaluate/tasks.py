@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.runtime import Step
-from sharp_mobile.recover.sources import dataset_bars
+from sharp_mobile.pte.runtime import Step
+from sharp_mobile.text.sources import dataset_bars
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from sharp_mobile.checkpoint.tokenizer import load_tokenizer
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.opened import OpenedProgram, find_pte
-from sharp_mobile.tokenizer_files import load_tokenizer
+from sharp_mobile.verify.opened import OpenedProgram, find_pte
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:

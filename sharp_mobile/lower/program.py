@@ -10,8 +10,8 @@ from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEv
 from torch import nn
 from tqdm import tqdm
 
-from sharp_mobile.lower.decoder import Decoder, DecoderOptions
-from sharp_mobile.lower.quantize import QuantizedEmbedding, QuantizedLinear
+from sharp_mobile.decoder.decoder import Decoder, DecoderOptions
+from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear
 from sharp_mobile.lower.template import Delegate, Template, kind_of, trace_template
 
 # Not 1, which export would take for a constant.

@@ -35,8 +35,8 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec
 
+from sharp_mobile.decoder.integer import QuantizedLinear, unpacked
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.quantize import QuantizedLinear, unpacked
 
 _STATE_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 

@@ -13,24 +13,27 @@ from pathlib import Path
 import torch
 
 from sharp_mobile import __version__
-from sharp_mobile.checkpoint import RANDOM, Checkpoint, open_checkpoint, save_sharp_checkpoint
+from sharp_mobile.checkpoint.checkpoint import Checkpoint
+from sharp_mobile.checkpoint.open import open_checkpoint
+from sharp_mobile.checkpoint.random_weights import share_random
+from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
-from sharp_mobile.estimate import spoken, warmup_seconds
-from sharp_mobile.lower.quantize import QuantizeOptions
-from sharp_mobile.outputs import check_writable, copy_directory, replace_directory
-from sharp_mobile.plan import SharePlan, layer_ranges
-from sharp_mobile.random_weights import share_random
-from sharp_mobile.recipe import FinetuneSection, Recipe, WarmupSection
-from sharp_mobile.recover.adam import AdamSettings
-from sharp_mobile.recover.auto_stage import is_auto, resolve
-from sharp_mobile.recover.data import check_length, source_windows
-from sharp_mobile.recover.finetune_stage import fine_tune, processes, settings_of
-from sharp_mobile.recover.fit import WarmupSettings
+from sharp_mobile.files.outputs import check_writable, copy_directory, replace_directory
+from sharp_mobile.model.duration import spoken, warmup_seconds
+from sharp_mobile.quantize.nearest import QuantizeOptions
+from sharp_mobile.recipe.plan import SharePlan, layer_ranges
+from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.settings import FinetuneSection, Recipe, WarmupSection
+from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
+from sharp_mobile.recipe.source import RANDOM
+from sharp_mobile.recover.finetune.stage import fine_tune, processes, settings_of
+from sharp_mobile.recover.plan_search.stage import is_auto, resolve
 from sharp_mobile.recover.sole_maker import sole_maker
-from sharp_mobile.recover.warmup import warm_up
-from sharp_mobile.share import Recovery
-from sharp_mobile.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
-from sharp_mobile.stages import Stages
+from sharp_mobile.recover.warmup.adam import AdamSettings
+from sharp_mobile.recover.warmup.fit import WarmupSettings
+from sharp_mobile.recover.warmup.run import warm_up
+from sharp_mobile.system.timing import Stages
+from sharp_mobile.text.windows import check_length, source_windows
 
 Say = Callable[[str], None]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from sharp_mobile.locks import only_user
-from sharp_mobile.outputs import check_writable
-from sharp_mobile.recover.finetune_stage import processes
-from sharp_mobile.sharp_json import SHARP_JSON, is_whole
+from sharp_mobile.files.locks import only_user
+from sharp_mobile.files.outputs import check_writable
+from sharp_mobile.recipe.sharp_json import SHARP_JSON, is_whole
+from sharp_mobile.recover.finetune.stage import processes
 
 Say = Callable[[str], None]
 

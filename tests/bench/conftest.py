@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sharp_mobile.bench.emulation import Emulator, find_emulator
+from sharp_mobile.bench.arm64.emulation import Emulator, find_emulator
 from sharp_mobile.bench.memory_limit import memory_limit
 from sharp_mobile.errors import SharpError
 

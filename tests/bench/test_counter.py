@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sharp_mobile.bench.emulation import Emulator
+from sharp_mobile.bench.arm64.emulation import Emulator
 
 START, STOP, EXIT = "hint #0x68", "hint #0x69", "mov x0, #0\n mov x8, #93\n svc #0"
 

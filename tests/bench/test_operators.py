@@ -9,7 +9,7 @@ from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.host import Plan, benches
 from sharp_mobile.bench.operators import operators, profile, read_trace, table
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.inspect import inspect_pte
+from sharp_mobile.verify.inspect import inspect_pte
 
 
 def event(name: str, milliseconds: float | None, inside: bool = False) -> SimpleNamespace:

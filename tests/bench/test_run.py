@@ -10,7 +10,7 @@ from tiny_exports import results, write_export
 from sharp_mobile.bench.exports import Export, identity
 from sharp_mobile.bench.results import read_results, read_sweep, write_results
 from sharp_mobile.cli import main
-from sharp_mobile.lower.manifest import read_manifest
+from sharp_mobile.verify.manifest import read_manifest
 
 
 def bench(*arguments: Any) -> Result:

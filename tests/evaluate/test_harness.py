@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.step import ModelStep
-from sharp_mobile.lower.runtime import Step
+from sharp_mobile.pte.runtime import Step
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 

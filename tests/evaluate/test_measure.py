@@ -11,10 +11,10 @@ from tiny_models import tiny_model, tiny_tokenizer
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.measure import Wanted, evaluate, evaluate_pte, evaluate_pte_tasks
 from sharp_mobile.evaluate.perplexity import perplexity
-from sharp_mobile.lower.manifest import read_perplexity
 from sharp_mobile.pipeline import ExportResult
-from sharp_mobile.recipe import Recipe
-from sharp_mobile.recover.data import read_text, token_windows
+from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.text.windows import read_text, token_windows
+from sharp_mobile.verify.manifest import read_perplexity
 
 WINDOW, WINDOWS = 24, 3
 

@@ -20,9 +20,9 @@ from sharp_mobile.evaluate.measure import Wanted, evaluate_pte_tasks, evaluate_t
 from sharp_mobile.evaluate.sotu_continuation import CHOICE_WORDS, CHOICES, CONTEXT_WORDS, questions
 from sharp_mobile.evaluate.tasks import TABLE6, describe, load_tasks, score
 from sharp_mobile.pipeline import ExportResult
-from sharp_mobile.recipe import Recipe
-from sharp_mobile.recover.data import EVALUATION_TEXT
-from sharp_mobile.recover.sources import Text, read_documents
+from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.text.sources import Text, read_documents
+from sharp_mobile.text.windows import EVALUATION_TEXT
 
 TASK = """
 task: {name}

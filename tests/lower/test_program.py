@@ -8,15 +8,16 @@ import pytest
 import torch
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 
+from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.check import TOLERANCE_INTEGER, compare
-from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.lower.program import assemble, lower_segments
-from sharp_mobile.lower.quantize import QuantizeOptions, quantize
-from sharp_mobile.lower.runtime import Step, greedy, load_pte, whole_window
+from sharp_mobile.model.share import share_layers
 from sharp_mobile.pipeline import eager_step
-from sharp_mobile.plan import SharePlan
-from sharp_mobile.share import Recovery, share_layers
+from sharp_mobile.pte.runtime import Step, greedy, load_pte, whole_window
+from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.verify.agreement import TOLERANCE_INTEGER, compare
 
 LENGTH, MAX_LENGTH = 24, 32
 # Two layers; the second of SmolLM3's has no RoPE, and windows are shorter than the text.

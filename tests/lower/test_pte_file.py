@@ -7,12 +7,12 @@ import torch
 from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.bench.runner import Task, launch
-from sharp_mobile.lower.decoder import DecoderOptions, build_decoder
-from sharp_mobile.lower.inspect import inspect_pte
+from sharp_mobile.decoder.decoder import DecoderOptions, build_decoder
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.pte_file import write_pte_file
-from sharp_mobile.lower.quantize import QuantizeOptions, quantize
-from sharp_mobile.lower.runtime import load_pte
+from sharp_mobile.pte.runtime import load_pte
+from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.verify.inspect import inspect_pte
 
 pytestmark = pytest.mark.slow
 

@@ -18,14 +18,15 @@ from tiny_models import tiny_model
 from torch import nn
 from transformers.activations import ACT2FN
 
+from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.segments import lowerable
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.decoder import Decoder, DecoderOptions, build_decoder
-from sharp_mobile.lower.quantize import QuantizeOptions, quantize, quantize_linear
-from sharp_mobile.lower.runtime import quiet_native
-from sharp_mobile.lower.segments import lowerable
 from sharp_mobile.lower.template import Template, kind_of, trace_template
-from sharp_mobile.plan import SharePlan
-from sharp_mobile.share import Recovery, recovery_parameters, share_layers
+from sharp_mobile.model.share import recovery_parameters, share_layers
+from sharp_mobile.pte.runtime import quiet_native
+from sharp_mobile.quantize.nearest import QuantizeOptions, quantize, quantize_linear
+from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Recovery
 
 LONGEST = 15
 LENGTH = torch.export.Dim("tokens", min=1, max=LONGEST)

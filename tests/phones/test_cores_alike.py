@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from project import PROJECT
 
-ROOT = Path(__file__).parents[2]
-SWIFT = ROOT / "ios_bench" / "BenchCore" / "Sources" / "BenchCore"
-KOTLIN = ROOT / "android_bench" / "core" / "src" / "main" / "kotlin" / "dev" / "sharpmobile" / "bench"
+SWIFT = PROJECT / "ios_bench" / "BenchCore" / "Sources" / "BenchCore"
+KOTLIN = PROJECT / "android_bench" / "core" / "src" / "main" / "kotlin" / "dev" / "sharpmobile" / "bench"
 
 # SHA-256 is in the JVM and not in Foundation on Linux; JSON is in Foundation, lenient, and not in the JVM at all.
 SWIFT_ALONE, KOTLIN_ALONE = {"SHA256", "Decoding"}, {"Json", "Fields"}
@@ -33,7 +33,7 @@ def sources(directory: Path, suffix: str, but: set[str]) -> dict[str, str]:
 
 def kotlin() -> dict[str, str]:
     if not KOTLIN.is_dir():
-        pytest.skip(f"{KOTLIN.relative_to(ROOT)} is not here")
+        pytest.skip(f"{KOTLIN.relative_to(PROJECT)} is not here")
     return sources(KOTLIN, ".kt", KOTLIN_ALONE)
 
 

@@ -17,7 +17,6 @@ from kotlin_tools import (
     FIXTURES,
     JUNIT,
     KOTLIN_TEST,
-    ROOT,
     STDLIB,
     java,
     jni_library,
@@ -31,6 +30,7 @@ from phone_harnesses import (
     check_a_real_pte_is_benched_and_answers_as_in_cpp,
     check_its_results_stand_beside_those_of_other_harnesses,
 )
+from project import PROJECT
 
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.results import read_results
@@ -129,7 +129,7 @@ def _versions() -> dict[str, str]:
 
 
 def test_versions_are_those_of_the_project() -> None:
-    dependencies = tomlkit.parse((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    dependencies = tomlkit.parse((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
     executorch = _versions()["executorch"]
     assert f"executorch=={executorch}" in dependencies
     stub = (ANDROID_BENCH / "typecheck" / "stubs" / "BuildConfig.kt").read_text()

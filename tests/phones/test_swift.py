@@ -13,7 +13,8 @@ from phone_harnesses import (
     check_a_real_pte_is_benched_and_answers_as_in_cpp,
     check_its_results_stand_beside_those_of_other_harnesses,
 )
-from swift_tools import IOS_BENCH, ROOT, run, swift
+from project import PROJECT
+from swift_tools import IOS_BENCH, run, swift
 
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.results import read_results
@@ -22,7 +23,7 @@ from sharp_mobile.bench.runner import build_engine
 pytestmark = pytest.mark.slow
 
 NAME = "swift-linux"
-FIXTURE = ROOT / "tests" / "fixtures" / "results" / "swift.json"
+FIXTURE = PROJECT / "tests" / "fixtures" / "results" / "swift.json"
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from project import PROJECT
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.outputs import replace_directory
-from sharp_mobile.recipe import Recipe
+from sharp_mobile.files.outputs import replace_directory
+from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recover.run import recover
 from sharp_mobile.recover.sole_maker import sole_maker
 
-PROJECT = Path(__file__).parents[2]
 PREPARED = ("sharp.json", "model.safetensors")
 
 

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from adbutils import AdbClient, AdbConnection, AdbError
 
-from sharp_mobile.bench.devices.attached import APP, AttachedPhone, Disconnected, Patience, Say, choose
+from sharp_mobile.bench.devices.device import APP, AttachedPhone, Disconnected, Patience, Say, choose
 from sharp_mobile.bench.devices.push import BLOCK, push_file, sending
 from sharp_mobile.bench.results import Device
 from sharp_mobile.errors import SharpError

@@ -15,9 +15,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from sharp_mobile.bench.devices.attached import AttachedPhone, Patience, Say, patiently
+from sharp_mobile.bench.devices.device import AttachedPhone, Patience, Say, patiently
 from sharp_mobile.errors import SharpError
-from sharp_mobile.fields import Text
+from sharp_mobile.files.fields import Text
 
 STATUS_JSON = "status.json"
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from sharp_mobile.bench.devices.attached import AttachedPhone, Disconnected, Patience, Say, choose
+from sharp_mobile.bench.devices.device import AttachedPhone, Disconnected, Patience, Say, choose
 from sharp_mobile.bench.results import Device
 from sharp_mobile.errors import SharpError
 

@@ -25,7 +25,7 @@ from pymobiledevice3.services.house_arrest import HouseArrestService
 from pymobiledevice3.services.installation_proxy import InstallationProxyService
 from pymobiledevice3.usbmux import list_devices
 
-from sharp_mobile.bench.devices.attached import APP
+from sharp_mobile.bench.devices.device import APP
 from sharp_mobile.bench.results import Device
 
 

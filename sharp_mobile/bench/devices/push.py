@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sharp_mobile.bench.devices.attached import AttachedPhone, Patience, Say, patiently
+from sharp_mobile.bench.devices.device import AttachedPhone, Patience, Say, patiently
 from sharp_mobile.bench.exports import Export, packed_files
-from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import MANIFEST_JSON, MODEL_PTE, PACKED
-from sharp_mobile.paths import inside, is_plain
+from sharp_mobile.files.digests import sha256_of
+from sharp_mobile.files.paths import inside, is_plain
+from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE, PACKED
 
 # Offsets are multiples of a block, at which phones can write; between two chunks they confirm what they have written.
 BLOCK = 1 << 16

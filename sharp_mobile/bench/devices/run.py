@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from sharp_mobile.bench.devices.attached import AttachedPhone, Patience, Say, patiently, throttled
+from sharp_mobile.bench.devices.device import AttachedPhone, Patience, Say, patiently, throttled
 from sharp_mobile.bench.devices.follow import STATUS_JSON, follow
 from sharp_mobile.bench.devices.push import push
 from sharp_mobile.bench.exports import Export, read_export
@@ -23,8 +23,8 @@ from sharp_mobile.bench.host import divergence_warnings, summary
 from sharp_mobile.bench.results import Device, Results, Settings, now, parse_results, write_results
 from sharp_mobile.bench.run import results_places
 from sharp_mobile.errors import SharpError
-from sharp_mobile.lower.manifest import read_manifest
-from sharp_mobile.paths import file_part
+from sharp_mobile.files.paths import file_part
+from sharp_mobile.verify.manifest import read_manifest
 
 Find = Callable[[str | None, Patience, Say], AttachedPhone]
 

@@ -16,8 +16,8 @@ from sharp_mobile.bench.devices.push import CHUNK, push
 from sharp_mobile.bench.devices.run import bench_phone
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.results import read_results
-from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
+from sharp_mobile.files.digests import sha256_of
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from tiny_exports import write_export
 from tiny_phones import PATIENCE, PTE_BYTES, ignore, small_files
 
 from sharp_mobile.bench.devices.android import AndroidPhone
-from sharp_mobile.bench.devices.attached import Patience
+from sharp_mobile.bench.devices.device import Patience
 from sharp_mobile.bench.devices.push import BLOCK, CHUNK, push
 from sharp_mobile.bench.exports import Export, read_export
-from sharp_mobile.digests import sha256_of
 from sharp_mobile.errors import SharpError
+from sharp_mobile.files.digests import sha256_of
 
 
 def assert_there(on_phone: FakePhone, export: Export) -> None:

@@ -10,7 +10,7 @@ from fake_adb import FakeAdb, FakePhone
 from tiny_phones import PATIENCE, an_export, ignore
 
 from sharp_mobile.bench.devices.android import find_android
-from sharp_mobile.bench.devices.attached import Patience
+from sharp_mobile.bench.devices.device import Patience
 from sharp_mobile.bench.devices.run import bench_phone
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.results import Results, read_results

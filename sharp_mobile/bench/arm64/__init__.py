@@ -1,0 +1,1 @@
+"""ARM64 emulation: instructions, and the packed file of a phone."""

@@ -1,0 +1,116 @@
+"""Pack an export's weights before its first launch on a phone.
+
+    export/model.pte ──first launch on an emulated phone──► export/packed/pixel-6.cache  + its key in manifest.json
+                       second launch: same size, same answers
+
+The first launch of an export packs every weight into the order that the processor's kernels read, and leaves the file
+for later launches. A phone that is given the file launches the first time as it would later.
+
+XNNPACK believes what it finds in the file. Under another class of processor it refuses the entries one by one and
+appends its own, so the answers stay right and the file doubles. So a file is kept only if a second launch leaves its
+size as it is, and is used only where its key (class, runtime, `.pte`) and its own SHA-256 are as the manifest says.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from sharp_mobile.bench.arm64.emulation import Emulator
+from sharp_mobile.bench.arm64.phone import Phone, emulated_phone
+from sharp_mobile.bench.arm64.profiles import Profile
+from sharp_mobile.bench.exports import Export
+from sharp_mobile.bench.runner import Task, executorch_package
+from sharp_mobile.errors import SharpError
+from sharp_mobile.files.digests import sha256_of
+from sharp_mobile.files.json_file import read_json
+from sharp_mobile.files.outputs import replace_file, replace_text
+from sharp_mobile.files.paths import inside
+from sharp_mobile.verify.manifest import MANIFEST_JSON, PACKED, PackedWeights
+
+
+def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeights:
+    """Pack the weights of an export for a phone's class of processor, and put them into the export.
+
+    Interrupted, it leaves the export as it was. What was packed for the same phone before is replaced.
+
+    Raises:
+        SharpError: the export cannot be run or written, or XNNPACK does not take its own file back.
+    """
+    with emulated_phone(emulator, profile, export.pte) as phone:
+        _pack(phone, export.prompt)
+        packed = PackedWeights(
+            file=f"{PACKED}/{profile.name}.cache",
+            profile=profile.name,
+            cpu_class=profile.cpu_class,
+            runtime=_runtime(),
+            pte_sha256=export.identity.sha256,
+            sha256=sha256_of(phone.packed),
+            bytes=phone.packed_bytes,
+        )
+        target = inside(export.directory, packed.file, export.directory / MANIFEST_JSON)
+        _copy_whole(phone.packed, target)
+    _note(export.directory / MANIFEST_JSON, packed)
+    return packed
+
+
+def _pack(phone: Phone, prompt: tuple[int, ...]) -> None:
+    """Launch to pack, and again to see that the packed weights are taken as they are and give the same answers.
+
+    Raises:
+        SharpError: the second launch packs again, or answers differently.
+    """
+    task = Task(prompt=prompt, warmups=0, forwards=0)
+    phone.launch(task)
+    size, logits = phone.packed_bytes, phone.logits
+    phone.launch(task)
+    if phone.packed_bytes != size:
+        raise SharpError(
+            f"{phone.profile.name}: XNNPACK does not take its own packed weights back: {size:,} bytes became "
+            f"{phone.packed_bytes:,} in the next launch; nothing was kept"
+        )
+    if phone.logits != logits:
+        raise SharpError(f"{phone.profile.name}: the packed weights change the model's answers; nothing was kept")
+
+
+def packed_for(export: Export, profile: Profile) -> Path | None:
+    """The packed weights in an export that a phone can use; None where there are none for its class.
+
+    Raises:
+        SharpError: there are, and they are damaged or gone.
+    """
+    key = (profile.cpu_class, _runtime(), export.identity.sha256)
+    for packed in export.packed:
+        if (packed.cpu_class, packed.runtime, packed.pte_sha256) == key:
+            path = inside(export.directory, packed.file, export.directory / MANIFEST_JSON)
+            if path.is_file() and path.stat().st_size == packed.bytes and sha256_of(path) == packed.sha256:
+                return path
+            raise SharpError(
+                f"{path}: is damaged or gone, and was not used; run sharp-mobile prepack {export.directory} "
+                f"--profile {packed.profile}"
+            )
+    return None
+
+
+def _runtime() -> str:
+    return executorch_package()[1]
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    try:
+        with replace_file(target) as partial:
+            shutil.copyfile(source, partial)
+    except OSError as error:
+        raise SharpError(f"{target}: cannot be written: {error.strerror}; make room for it") from error
+
+
+def _note(manifest: Path, packed: PackedWeights) -> None:
+    """Enter packed weights into a manifest, in the place of the same phone's."""
+    # Written again as it was read, with the fields of other versions that are no fields of `Manifest`.
+    content = read_json(manifest)
+    others = [other for other in content.get("packed", []) if other["file"] != packed.file]
+    content["packed"] = [*others, packed.model_dump()]
+    try:
+        text = json.dumps(content, indent=1)
+    except RecursionError as error:
+        raise SharpError(f"{manifest}: is nested too deeply; export the model again") from error
+    replace_text(manifest, text + "\n")

@@ -1,0 +1,1 @@
+"""Limits of sizes and latency, for CI."""

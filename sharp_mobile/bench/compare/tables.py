@@ -1,0 +1,229 @@
+"""Exports and results side by side: one column each, ratios to the first one on the same device.
+
+                            original, host    shared, host
+    size
+      .pte           bytes     106,410,624      97,863,296 ×0.920
+    one token
+      forward, median   ms           11.90           12.10 ×1.017
+
+Figures of different devices have no ratio: a star marks them. Rows that nobody measured are left out, and a figure that
+one column lacks is a dash.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sharp_mobile.bench.compare.measurements import Column
+from sharp_mobile.bench.compare.metrics import FIGURES, Figure
+from sharp_mobile.bench.results import Results, Settings
+from sharp_mobile.files.printable import markdown
+
+MISSING = "–"
+OTHER_DEVICE = "*"
+DESCRIPTION = "what it is"
+
+_UNITS = {"bytes": "bytes", "rate": "/s", "count": "", "nats": "nats", "ratio": ""}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure as it is shown, and its ratio to the baseline: `×0.919`, a star for another device's, or nothing."""
+
+    text: str
+    ratio: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table, under the heading `group`; one cell a column."""
+
+    group: str
+    name: str
+    unit: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A comparison: the columns' names, the lines, and what a reader has to know of them."""
+
+    names: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def compare(columns: Sequence[Column]) -> Table:
+    """The table of some columns, the first one being the baseline."""
+    rows = [*_descriptions(columns), *(_row(figure, columns) for figure in known(columns))]
+    return Table(tuple(column.name for column in columns), tuple(rows), tuple(_notes(columns, rows)))
+
+
+def known(columns: Sequence[Column]) -> list[Figure]:
+    """The figures that at least one of the columns has."""
+    return [figure for figure in FIGURES if any(figure.of(column) is not None for column in columns)]
+
+
+def baseline(column: Column, columns: Sequence[Column]) -> Column:
+    """What measured figures of a column are held against: the first column on its device, maybe itself."""
+    return next((other for other in columns if other.on_same_device(column)), column)
+
+
+def unit_of(figure: Figure, columns: Sequence[Column]) -> tuple[str, float]:
+    """The unit that a figure of some columns is shown in, and how many of it make one of the results' own."""
+    if figure.kind == "megabytes":
+        return "MB", 1e-6
+    if figure.kind != "seconds":
+        return _UNITS[figure.kind], 1.0
+    largest = max(value for column in columns if (value := figure.of(column)) is not None)
+    return ("s", 1.0) if largest >= 1 else ("ms", 1e3) if largest >= 1e-3 else ("µs", 1e6)
+
+
+def _row(figure: Figure, columns: Sequence[Column]) -> Row:
+    unit, scale = unit_of(figure, columns)
+    values = [value * scale for column in columns if (value := figure.of(column)) is not None]
+    decimals = 0 if figure.kind in ("bytes", "count") else _decimals(values)
+    cells = []
+    for column in columns:
+        value = figure.of(column)
+        if value is None:
+            cells.append(Cell(MISSING))
+            continue
+        text = f"{value * scale:,.{decimals}f}"
+        if (spread := figure.spread_of(column)) is not None:
+            text += f" ± {spread * scale:,.{decimals}f}"
+        cells.append(Cell(text, _ratio(figure, column, columns)))
+    return Row(figure.group, figure.name, unit, tuple(cells))
+
+
+def _decimals(values: Sequence[float]) -> int:
+    """As many as show three digits of the smallest value, two at least of a number below a hundred."""
+    smallest = min((abs(value) for value in values if value), default=1.0)
+    return min(max(2 - math.floor(math.log10(smallest)), 0), 4)
+
+
+def _ratio(figure: Figure, column: Column, columns: Sequence[Column]) -> str:
+    base = baseline(column, columns) if figure.measured else columns[0]
+    if base is column:
+        first = next(other for other in columns if figure.of(other) is not None)
+        return "" if first is column else OTHER_DEVICE
+    if not figure.measured and base.export.sha256 == column.export.sha256:
+        return ""
+    value, of = figure.of(column), figure.of(base)
+    return f"×{value / of:.3f}" if value is not None and of else ""
+
+
+def _descriptions(columns: Sequence[Column]) -> Iterator[Row]:
+    """What was exported and how it was measured."""
+
+    def row(name: str, texts: list[str]) -> Row:
+        return Row(DESCRIPTION, name, "", tuple(Cell(text) for text in texts))
+
+    yield row("export", [column.export.name for column in columns])
+    yield row("plan", [column.export.plan for column in columns])
+    if any(column.results for column in columns):
+        described = [_described(column.results) for column in columns]
+        for name in next(cells for cells in described if cells):
+            yield row(name, [cells.get(name, MISSING) for cells in described])
+
+
+def _described(results: Results | None) -> dict[str, str]:
+    if results is None:
+        return {}
+    device = results.device
+    token, logit = next(iter(results.likeliest), (None, math.nan))
+    return {
+        "device": f"{device.model}{' (emulated)' if device.kind == 'arm64' else ''}",
+        "CPU": f"{device.cores} × {device.cpu}",
+        "system": device.os,
+        "harness": results.settings.harness,
+        **_settings(results.settings),
+        "measured": results.created,
+        "predicts": f"token {token}, logit {logit:.5f}" if results.likeliest else MISSING,
+    }
+
+
+def _settings(settings: Settings) -> dict[str, str]:
+    def switch(on: bool) -> str:
+        return "on" if on else "off"
+
+    limit = settings.memory_limit
+    return {
+        "runtime": settings.runtime,
+        "threads": str(settings.threads),
+        "weight cache": switch(settings.weight_cache),
+        "packed weights on disk": switch(settings.packed_cache),
+        "memory limit": "none" if limit is None else f"{limit / 1e6:,.0f} MB",
+    }
+
+
+def _conditions(results: Results) -> dict[str, str]:
+    """What two results must have in common for their ratios to tell of the exports alone."""
+    tokens = {
+        "prefill": results.prefill and results.prefill.tokens,
+        "decode": results.decode and results.decode.tokens,
+        "counted prefill": results.counts and results.counts.prefill_tokens,
+    }
+    return _settings(results.settings) | {name: f"of {count} tokens" for name, count in tokens.items() if count}
+
+
+def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
+    if any(cell.ratio.startswith("×") for row in rows for cell in row.cells):
+        yield "× is the ratio to the first column; of a measured figure, to the first column on the same device."
+    if any(cell.ratio == OTHER_DEVICE for row in rows for cell in row.cells):
+        yield (
+            f"{OTHER_DEVICE} stands where the device is another one than the first column's: times, memory and "
+            "instructions of different devices have no ratio."
+        )
+    for column in columns:
+        base = baseline(column, columns)
+        if column.results is None or base.results is None:
+            continue
+        if column.results.error:
+            yield f"{column.name} failed: {column.results.error}"
+        mine, its = _conditions(column.results), _conditions(base.results)
+        differences = [
+            f"{name} {mine[name]}, there {its[name]}" for name in mine if mine[name] != its.get(name, mine[name])
+        ]
+        if differences:
+            yield f"{column.name} was not measured as {base.name} was: {'; '.join(differences)}."
+        yield from (f"{column.name}: {warning}" for warning in column.results.warnings)
+
+
+def as_text(table: Table) -> str:
+    """The table for a terminal."""
+    heads = [("", "", *table.names)]
+    lines = [(f"  {row.name}", row.unit, *(f"{c.text} {c.ratio}".rstrip() for c in row.cells)) for row in table.rows]
+    widths = [max(len(line[index]) for line in heads + lines) for index in range(len(heads[0]))]
+
+    def aligned(line: Sequence[str]) -> str:
+        name, *others = (
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        return "  ".join([name, *others]).rstrip()
+
+    text, group = [aligned(heads[0])], ""
+    for row, line in zip(table.rows, lines, strict=True):
+        if row.group != group:
+            text += [row.group]
+            group = row.group
+        text.append(aligned(line))
+    return "\n".join([*text, "", *table.notes]).rstrip()
+
+
+def as_markdown(table: Table) -> str:
+    """The table as GitHub shows it."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    text = [line(["", *map(markdown, table.names)]), "|---|" + "---:|" * len(table.names)]
+    group = ""
+    for row in table.rows:
+        if row.group not in (group, DESCRIPTION):
+            text.append(line([f"**{markdown(row.group)}**", *("" for _ in table.names)]))
+        group = row.group
+        name = f"{row.name}, {row.unit}" if row.unit else row.name
+        text.append(line([name, *(markdown(f"{cell.text} {cell.ratio}".rstrip()) for cell in row.cells)]))
+    return "\n".join([*text, "", *(f"- {markdown(note)}" for note in table.notes)]).rstrip() + "\n"

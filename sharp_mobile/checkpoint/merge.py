@@ -1,0 +1,146 @@
+"""Merge a SHARP model into a plain Hugging Face one, for runtimes that know nothing of sharing.
+
+Every target gets whole weights of its own (Eq. 3-6, Θ the reference's weight of the same projection, or the layer's
+own one under an adapter):
+
+    lora  α Θ + B A      right  α Θ Cᵀ D + B A      left  α E Fᵀ Θ + B A      hadamard  α (U V) ⊙ Θ + B A
+
+and the plain MLP of its family around them. The logits stay the same, but for the order of rounding; the file is as
+large as the original model's again, so this is for comparing and for other tools, not for phones.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+from transformers import PreTrainedModel
+
+from sharp_mobile import __version__
+from sharp_mobile.checkpoint.checkpoint import Checkpoint
+from sharp_mobile.checkpoint.open import open_checkpoint
+from sharp_mobile.checkpoint.sharp_format import stored_state, write_model
+from sharp_mobile.errors import SharpError
+from sharp_mobile.files.outputs import check_writable, replace_directory
+from sharp_mobile.files.ownership import MERGED_JSON
+from sharp_mobile.model.families import decoder_layers, mlp_biases, mlp_weights
+from sharp_mobile.model.share import RecoveredProjection, SharedMLP, shared_layers
+from sharp_mobile.recipe.sharp_json import describe_recoveries
+
+
+class MergeDescription(BaseModel):
+    """merged.json: where a merged model comes from. Other tools do not read it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    fingerprint: str
+    plan: str
+    recovery: dict[str, dict[str, Any]]
+    sharp_mobile: str = __version__
+
+
+def merged_weight(projection: RecoveredProjection, weight: torch.Tensor) -> torch.Tensor:
+    """The whole weight [out, in] of a recovered projection, `weight` [out, in] being the reference's."""
+    p: Any = projection
+    if p.direct:
+        return weight.detach().clone()
+    match p.form:
+        case "right":
+            shared = weight @ p.C.T @ p.D
+        case "left":
+            shared = p.E @ (p.F.T @ weight)
+        case "hadamard":
+            shared = (p.U @ p.V) * weight
+        case _:
+            shared = weight
+    whole = p.alpha * shared
+    return (whole + p.B @ p.A if p.rank else whole).detach()
+
+
+@torch.no_grad()
+def merge_layers(model: nn.Module) -> None:
+    """Give every layer of a shared model a plain MLP with whole weights, in place; adapters are merged alike.
+
+    Raises:
+        SharpError: a layer's recovery parameters do not fit into a plain MLP. The model is left as it was.
+    """
+    shared = shared_layers(model)
+    for layer, mlp in shared.items():
+        _check(layer, mlp)
+    plain = {layer: _plain_mlp(mlp) for layer, mlp in shared.items()}
+    layers: Any = decoder_layers(model)
+    for layer, merged in plain.items():
+        layers[layer].mlp = merged
+
+
+def _check(layer: int, mlp: SharedMLP) -> None:
+    recovery, inner = mlp.recovery, len(mlp_weights(mlp.reference).gate)
+    if recovery.bypass:
+        raise SharpError(
+            f"merge: layer {layer + 1} has a linear bypass of rank {recovery.bypass}, and a plain MLP has no place for "
+            "it; merge a model that was recovered without (recovery.bypass 0)"
+        )
+    if recovery.reference and recovery.neurons:
+        raise SharpError(
+            f"merge: layer {layer + 1} has {recovery.neurons} own neurons beside the shared {inner}, and plain layers "
+            f"all have {inner}; merge a model that was recovered without (recovery.neurons 0)"
+        )
+
+
+def _plain_mlp(mlp: SharedMLP) -> nn.Module:
+    """The plain MLP that answers as a shared one does; own neurons alone are filled up with neurons that are zero."""
+    plain = copy.deepcopy(mlp.reference)
+    weights, biases = mlp_weights(plain), mlp_biases(plain)
+    if mlp.neurons is not None:
+        own: Any = mlp.neurons
+        for tensor in (*weights, *biases):
+            if tensor is not None:
+                tensor.zero_()
+        count = len(own.gate)
+        weights.gate[:count], weights.up[:count], weights.down[:, :count] = own.gate, own.up, own.down
+        for bias, values in zip(biases, (own.gate_bias, own.up_bias, mlp.bias), strict=True):
+            if bias is not None:
+                bias[: len(values)] = values
+        return plain
+    parts = zip((mlp.gate, mlp.up, mlp.down), mlp_weights(mlp.reference), weights, biases, strict=True)
+    for projection, theta, weight, bias in parts:
+        weight.copy_(merged_weight(projection, theta))  # a view, so a fused gate and up are written through it
+        if bias is not None and projection.bias is not None:
+            bias.copy_(projection.bias)
+    return plain
+
+
+def merge(source: str | Path, out: str | Path, *, progress: bool = True) -> Path:
+    """Write a SHARP checkpoint as a plain Hugging Face directory: config, weights, tokenizer, generation settings.
+
+    Returns:
+        The directory.
+
+    Raises:
+        SharpError: the source is no SHARP checkpoint, or cannot be merged exactly; the directory cannot be written.
+    """
+    directory = check_writable(out, sources=[source])
+    checkpoint = open_checkpoint(source, progress=progress)
+    if checkpoint.plan is None:
+        raise SharpError(f"{source}: shares nothing, so there is nothing to merge; give a SHARP checkpoint")
+    merge_layers(checkpoint.model)
+    _write(checkpoint, directory)
+    return directory
+
+
+def _write(checkpoint: Checkpoint, directory: Path) -> None:
+    model: PreTrainedModel = checkpoint.model
+    model.config.dtype = model.dtype  # or readers would round the weights to what the original was stored in
+    check_writable(directory, needed=sum(tensor.nbytes for tensor in stored_state(model).values()))
+    description = MergeDescription(
+        source=checkpoint.source,
+        fingerprint=checkpoint.fingerprint,
+        plan=str(checkpoint.plan),
+        recovery=describe_recoveries(checkpoint.recovery or {}),
+    )
+    with replace_directory(directory) as partial:
+        write_model(model, partial, checkpoint)
+        (partial / MERGED_JSON).write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")

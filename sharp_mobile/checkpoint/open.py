@@ -1,0 +1,157 @@
+"""Open a checkpoint, whatever it comes as, and write and read SHARP checkpoints.
+
+smollm2-135m-instruct     a packaged model           ─┐
+models/Llama-3.2-1B/      a Hugging Face directory    │    check what the files say,
+model.Q8_0.gguf           a GGUF file                 ├──► load, look for NaN and Inf  ──► Checkpoint
+org/name                  a repository of the hub     │
+out/llama-sharp/          a SHARP checkpoint         ─┘
+"""
+
+from pathlib import Path
+
+import torch
+
+from sharp_mobile.checkpoint.build import assemble, on_meta, read_generation_config, ready, skeleton
+from sharp_mobile.checkpoint.checkpoint import Checkpoint
+from sharp_mobile.checkpoint.config import CONFIG_JSON, config_of
+from sharp_mobile.checkpoint.config_check import check_config
+from sharp_mobile.checkpoint.gguf_config import gguf_config, gguf_warnings
+from sharp_mobile.checkpoint.gguf_file import gguf_header, gguf_names, gguf_weights
+from sharp_mobile.checkpoint.locate import HUB_DESCRIPTION, HUB_PICKLES, HUB_WEIGHTS, locate, quiet
+from sharp_mobile.checkpoint.other_formats import ADAPTER_CONFIG
+from sharp_mobile.checkpoint.random_weights import open_random
+from sharp_mobile.checkpoint.sharp_format import read_sharing
+from sharp_mobile.checkpoint.tokenizer import (
+    load_tokenizer,
+    tokenizer_files,
+    tokenizer_warnings,
+)
+from sharp_mobile.checkpoint.weight_files import (
+    WEIGHTS,
+    check_layers,
+    check_tensors,
+    mapped_tensors,
+    stored_tensors,
+    weight_files,
+)
+from sharp_mobile.errors import SharpError, prefixed
+from sharp_mobile.files.digests import fingerprint_of
+from sharp_mobile.files.paths import is_regular_file
+from sharp_mobile.model.share import share_layers
+from sharp_mobile.recipe.sharp_json import (
+    SHARP_JSON,
+    damaged_files,
+)
+from sharp_mobile.recipe.source import RANDOM, checkpoint_name
+
+
+def open_checkpoint(
+    source: str | Path, *, allow_pickle: bool = False, dtype: torch.dtype | None = torch.float32, progress: bool = True
+) -> Checkpoint:
+    """Open a packaged model, a Hugging Face directory, a GGUF file, a hub repository or a SHARP checkpoint.
+
+    Args:
+        source: a name in `PACKAGED_MODELS`, a path, `org/name`, or `random:` and the path of a config.json.
+        allow_pickle: take `pytorch_model.bin` where there are no safetensors. Code of a checkpoint is never run.
+        dtype: of the loaded weights; None leaves them in their files, mapped, with the types that they have there (a
+            GGUF file is always read).
+        progress: show progress bars while reading, if on a terminal.
+
+    Raises:
+        SharpError: nothing is there, the family is not supported, or files are missing, cut short, broken, not those
+            of config.json, or hold NaN or Inf.
+    """
+    source = str(source)
+    if source.startswith(RANDOM):
+        return open_random(source, dtype)
+    with quiet(progress):
+        path = locate(source, [*HUB_DESCRIPTION, *HUB_WEIGHTS], fallback=HUB_PICKLES if allow_pickle else ())
+        if not path.is_dir():
+            return _open_gguf(source, path, dtype)
+        if is_regular_file(path / SHARP_JSON):
+            return _open_sharp(source, path, dtype)
+        return _open_directory(source, path, dtype, allow_pickle)
+
+
+def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pickle: bool) -> Checkpoint:
+    config = config_of(path)
+    files = weight_files(path, allow_pickle=allow_pickle)
+    stored = stored_tensors(files)
+    check_layers(stored, config.num_hidden_layers, path / CONFIG_JSON)
+    blueprint = on_meta(config, path / CONFIG_JSON)
+    warnings = check_tensors(stored, blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path)
+    if is_regular_file(path / ADAPTER_CONFIG):
+        warnings.append(
+            f"{path / ADAPTER_CONFIG}: the adapter in this directory is not applied; merge it first if it is wanted"
+        )
+    state = mapped_tensors(files)
+    for name, other in blueprint.all_tied_weights_keys.items():
+        if name in state and other in state and not torch.equal(state[name], state[other]):
+            config.tie_word_embeddings = False
+            warnings.append(f"{path}: config.json ties the LM head to the embedding, but they differ; both are used")
+    model = skeleton(config, path / CONFIG_JSON)
+    assemble(model, {name: state[name] for name in model.state_dict() if name in state}, dtype)
+    read_generation_config(model, path)
+    tokenizer = load_tokenizer(path)
+    return Checkpoint(
+        name=checkpoint_name(source),
+        source=source,
+        path=path,
+        model=ready(model, path),
+        fingerprint=fingerprint_of([path / CONFIG_JSON, *files, *tokenizer_files(path)]),
+        warnings=(*warnings, *tokenizer_warnings(path, tokenizer, config.vocab_size)),
+        _tokenizer=tokenizer,
+    )
+
+
+def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
+    header = gguf_header(path)
+    config = gguf_config(header)
+    check_config(config, path)
+    blueprint = on_meta(config, path)
+    names = gguf_names(header, blueprint.state_dict(), blueprint.all_tied_weights_keys.keys(), config.num_hidden_layers)
+    model = skeleton(config, path)
+    assemble(model, gguf_weights(header, names, config), dtype or torch.float32)
+    tokenizer = load_tokenizer(path)
+    return Checkpoint(
+        name=checkpoint_name(source),
+        source=source,
+        path=path,
+        model=ready(model, path),
+        fingerprint=fingerprint_of([path]),
+        warnings=(*gguf_warnings(header), *tokenizer_warnings(path, tokenizer, config.vocab_size)),
+        _tokenizer=tokenizer,
+    )
+
+
+def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
+    if damaged := [name for name in damaged_files(path) if name in (CONFIG_JSON, WEIGHTS)]:
+        raise SharpError(
+            f"{path / damaged[0]}: is not the file that {SHARP_JSON} was written with (SHA-256); copy the checkpoint "
+            "again, or recover it again"
+        )
+    config = config_of(path)
+    weights = weight_files(path)
+    stored = stored_tensors(weights)
+    check_layers(stored, config.num_hidden_layers, path / CONFIG_JSON)
+    plan, recovery = read_sharing(path / SHARP_JSON, config)
+    blueprint = on_meta(config, path / CONFIG_JSON)
+    with prefixed(path / SHARP_JSON), torch.device("meta"):
+        share_layers(blueprint, plan, recovery)
+    check_tensors(stored, blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path)
+    model = skeleton(config, path / CONFIG_JSON)
+    share_layers(model, plan, recovery)
+    assemble(model, mapped_tensors(weights), dtype)
+    read_generation_config(model, path)
+    tokenizer = load_tokenizer(path)
+    return Checkpoint(
+        name=checkpoint_name(source),
+        source=source,
+        path=path,
+        model=ready(model, path),
+        fingerprint=fingerprint_of([path / CONFIG_JSON, path / SHARP_JSON, *weights, *tokenizer_files(path)]),
+        plan=plan,
+        recovery=recovery,
+        warnings=tuple(tokenizer_warnings(path, tokenizer, config.vocab_size)),
+        _tokenizer=tokenizer,
+    )

@@ -1,0 +1,418 @@
+"""The decoder as it is exported: segments strung together by attention over a KV cache.
+
+One `Decoder` serves all families: what a family is, `families.py` says; what a layer has, its Hugging Face modules
+say. It runs in eager mode with float or quantized segments, and is exported with lowered ones.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401  registers llama::custom_sdpa and update_cache
+import numpy as np
+import torch
+from torch import nn
+
+from sharp_mobile.decoder.fuse import Projections, fuse, linear
+from sharp_mobile.decoder.segments import (
+    AttentionInput,
+    Entry,
+    Exit,
+    GatedMLP,
+    Heads,
+    LayerOutput,
+    LogitsHead,
+    Middle,
+    RMSNorm,
+)
+from sharp_mobile.errors import SharpError
+from sharp_mobile.model.families import (
+    Family,
+    decoder_layers,
+    family_of,
+    logit_cap,
+    mlp_activation,
+    mlp_biases,
+    mlp_weights,
+    score_cap,
+    sliding_window,
+)
+from sharp_mobile.model.share import SharedMLP, own_mlp
+from sharp_mobile.recipe.settings import LowerSection
+
+AttentionKind = Literal["custom_sdpa", "portable"]
+
+# Portable attention holds the scores [h, S, length] several times over, and memory is planned for the largest S.
+_PORTABLE_CHUNK = 128
+
+
+class Rotation(nn.Module):
+    """The RoPE tables of given positions, computed as Hugging Face computes them rather than stored.
+
+    Args:
+        frequencies: inverse frequencies [rotary / 2], any static scaling (Llama 3, linear, YaRN) included.
+        scale: attention scaling of the RoPE type (1 but for YaRN and LongRoPE).
+        width: d, the width of a head; dimensions past the rotated ones get cos 1 and sin 0.
+    """
+
+    frequencies: torch.Tensor
+    cos_scale: torch.Tensor
+    sin_scale: torch.Tensor
+
+    def __init__(self, frequencies: torch.Tensor, scale: float, width: int) -> None:
+        super().__init__()
+        half = frequencies.numel()
+        self.rotary = 2 * half
+        rest = torch.zeros(width - self.rotary)
+        self.register_buffer("frequencies", torch.cat([frequencies.float(), frequencies.float(), rest]))
+        rotated = torch.full((half,), scale)
+        self.register_buffer("cos_scale", torch.cat([rotated, rotated, rest + 1]))
+        self.register_buffer("sin_scale", torch.cat([-rotated, rotated, rest]))
+
+    def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """positions float [S] → cos and signed sin, each [1, S, 1, d]."""
+        angles = positions.view(1, -1, 1, 1) * self.frequencies
+        return angles.cos() * self.cos_scale, angles.sin() * self.sin_scale
+
+
+class AttentionSettings(NamedTuple):
+    """The attention of one layer.
+
+    max_length: positions in its KV cache.
+    scale: factor of the scores.
+    window: how many positions back a token sees, itself included; None for all.
+    softcap: c of Gemma 2's c·tanh(score / c); None for none.
+    """
+
+    heads: Heads
+    max_length: int
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+class Attention(nn.Module):
+    """Causal attention of one layer over its KV cache; subclasses choose the operator and the cache's layout."""
+
+    k_cache: torch.Tensor
+    v_cache: torch.Tensor
+
+    def __init__(self, settings: AttentionSettings, k_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("k_cache", _untouched_zeros(k_shape))
+        self.register_buffer("v_cache", _untouched_zeros(v_shape))
+
+
+def _untouched_zeros(shape: tuple[int, ...]) -> torch.Tensor:
+    """Float zeros that take no memory before they are written; PyTorch's own are written at once."""
+    return torch.from_numpy(np.zeros(shape, dtype=np.float32))
+
+
+class CustomAttention(Attention):
+    """`llama::custom_sdpa`, the operator of ExecuTorch's LLM runners, over a cache [1, length, k, d]."""
+
+    def __init__(self, settings: AttentionSettings) -> None:
+        shape = (1, settings.max_length, settings.heads.keys, settings.heads.width)
+        super().__init__(settings, shape, shape)
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        torch.ops.llama.update_cache(k, self.k_cache, start)
+        torch.ops.llama.update_cache(v, self.v_cache, start)
+        attended = torch.ops.llama.custom_sdpa(
+            q, self.k_cache, self.v_cache, start, mask, 0.0, mask is None, self.settings.scale
+        )
+        return attended.view(1, -1, self.settings.heads.queries * self.settings.heads.width)
+
+
+class PortableAttention(Attention):
+    """Attention in plain operators, for programs without ExecuTorch's LLM operators.
+
+    Keys lie in their cache as the product with the queries reads them, [k, d, length], and values as the product with
+    the weights does, [k, length, d]. Both are read as far as they are written, so a step costs by the tokens so far and
+    not by the cache's length. The queries of the heads that share a key head are laid one under the other, so keys are
+    never repeated.
+    """
+
+    def __init__(self, settings: AttentionSettings) -> None:
+        keys, width, length = settings.heads.keys, settings.heads.width, settings.max_length
+        super().__init__(settings, (keys, width, length), (keys, length, width))
+
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, mask: torch.Tensor
+    ) -> torch.Tensor:
+        tokens, (queries, keys, width, _) = q.shape[1], self.settings.heads
+        group, end = queries // keys, start + tokens
+        positions = torch.arange(tokens) + start
+        self.k_cache.index_copy_(2, positions, k[0].permute(1, 2, 0))
+        self.v_cache.index_copy_(1, positions, v[0].transpose(0, 1))
+        q = (q * self.settings.scale).view(tokens, keys, group, width)
+        q = q.permute(1, 2, 0, 3).reshape(keys, group * tokens, width)
+        scores = torch.bmm(q, self.k_cache[:, :, :end])
+        if self.settings.softcap is not None:
+            scores = torch.tanh(scores / self.settings.softcap) * self.settings.softcap
+        scores = scores.view(keys, group, tokens, end) + mask
+        weights = torch.softmax(scores, dim=-1).view(keys, group * tokens, end)
+        attended = torch.bmm(weights, self.v_cache[:, :end]).view(keys, group, tokens, width)
+        return attended.permute(2, 0, 1, 3).reshape(1, tokens, queries * width)
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """How a decoder is built.
+
+    max_length: positions in the KV cache.
+    attention: the operator; custom_sdpa cannot soft-cap scores (Gemma 2), portable can all.
+    all_logits: logits of every token [1, S, V] rather than of the last [1, 1, V].
+    prefill_chunk: tokens that one step takes at most; None for what suits the attention.
+    """
+
+    max_length: int
+    attention: AttentionKind = "custom_sdpa"
+    all_logits: bool = False
+    prefill_chunk: int | None = None
+
+    @classmethod
+    def of(cls, section: LowerSection, config: Any) -> "DecoderOptions":
+        """The options of a recipe for a model; `auto` is the quickest attention operator that can do what it needs."""
+        attention = section.attention
+        if attention == "auto":
+            attention = "custom_sdpa" if score_cap(config) is None else "portable"
+        return cls(section.max_length, attention, section.logits == "all", section.prefill_chunk)
+
+    @property
+    def chunk(self) -> int:
+        """The most tokens of a step: at most one less than the cache holds, as in the stock runner's exports."""
+        suiting = _PORTABLE_CHUNK if self.attention == "portable" else self.max_length
+        return min(self.prefill_chunk or suiting, self.max_length - 1)
+
+
+class Surroundings(NamedTuple):
+    """Of a layer's attention: cos and signed sin (nothing without RoPE), and the mask of its scores."""
+
+    rotation: tuple[torch.Tensor, ...]
+    mask: torch.Tensor | None
+
+
+class Decoder(nn.Module):
+    """tokens int64 [1, S], input_pos int64 [1] → logits, writing positions input_pos … input_pos + S − 1 of the cache.
+
+    The signature and the cache are what ExecuTorch's LLM runner expects. As built it computes in eager mode, with
+    portable attention; `deployed` makes the one that is exported.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        entry: nn.Module,
+        middles: list[nn.Module],
+        exit_: nn.Module,
+        attentions: list[Attention],
+        rotations: list[Rotation],
+        rotation_of: list[int | None],
+        options: DecoderOptions,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.entry, self.exit = embedding, entry, exit_
+        self.middles = nn.ModuleList(middles)
+        # Lists whose types are known, beside the ones that register the modules.
+        self.attentions, self.rotations = attentions, rotations
+        self.attention_modules, self.rotation_modules = nn.ModuleList(attentions), nn.ModuleList(rotations)
+        self.rotation_of, self.options = rotation_of, options
+
+    def deployed(self, entry: nn.Module, middles: list[nn.Module], exit_: nn.Module) -> "Decoder":
+        """This decoder around lowered segments, with the attention operator asked for and caches of its own."""
+        kind: type[CustomAttention] | type[PortableAttention] = (
+            CustomAttention if self.options.attention == "custom_sdpa" else PortableAttention
+        )
+        attentions: list[Attention] = [kind(attention.settings) for attention in self.attentions]
+        return Decoder(
+            self.embedding, entry, middles, exit_, attentions, self.rotations, self.rotation_of, self.options
+        ).eval()
+
+    def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
+        start: int = input_pos[0].item()  # type: ignore[assignment]
+        torch._check(start >= 0)
+        torch._check(start + tokens.shape[1] <= self.options.max_length)
+        surroundings = self.surroundings(start, tokens.shape[1])
+
+        hidden = self.embedding(tokens)
+        q, k, v = self.entry(hidden, *surroundings[0].rotation)
+        for layer, middle in enumerate(self.middles):
+            attended = self.attentions[layer](q, k, v, start, surroundings[layer].mask)
+            hidden, q, k, v = middle(hidden, attended, *surroundings[layer + 1].rotation)
+        attended = self.attentions[-1](q, k, v, start, surroundings[-1].mask)
+        if not self.options.all_logits:
+            # What follows the last attention works token by token, so only the last token needs it.
+            hidden, attended = hidden[:, -1:], attended[:, -1:]
+        return self.exit(hidden, attended)[0]
+
+    def surroundings(self, start: int, tokens: int) -> list["Surroundings"]:
+        """What each layer's attention is given beside q, k and v, for S = `tokens` positions from `start` on."""
+        positions = torch.arange(tokens) + start
+        tables = [rotation(positions.float()) for rotation in self.rotations]
+        windows = [attention.settings.window for attention in self.attentions]
+        masks = {window: self._mask(positions, start + tokens, window) for window in dict.fromkeys(windows)}
+        return [
+            Surroundings(() if turned is None else tables[turned], masks[window])
+            for turned, window in zip(self.rotation_of, windows, strict=True)
+        ]
+
+    def _mask(self, positions: torch.Tensor, end: int, window: int | None) -> torch.Tensor | None:
+        """What is added to the scores, 0 or −∞; None where custom_sdpa's own causal mask will do.
+
+        [S, end] for portable attention, which reads the cache up to `end`; [S, length] for custom_sdpa.
+        """
+        custom = isinstance(self.attentions[0], CustomAttention)
+        if window is None and custom:
+            return None
+        distance = positions.view(-1, 1) - torch.arange(self.options.max_length if custom else end).view(1, -1)
+        seen = distance >= 0
+        if window is not None:
+            seen = seen & (distance < window)
+        return torch.where(seen, 0.0, float("-inf"))
+
+
+@torch.no_grad()
+def build_decoder(model: Any, options: DecoderOptions) -> Decoder:
+    """The decoder of a Hugging Face causal language model, plain or shared, in float and without copying weights.
+
+    Raises:
+        SharpError: an unsupported family or RoPE type, a maximal length the model does not have, or an attention
+            operator that cannot do what the family needs.
+    """
+    config: Any = model.config
+    family = family_of(config.model_type)
+    layers = list(decoder_layers(model))
+    if not 2 <= options.max_length <= config.max_position_embeddings:
+        raise SharpError(
+            f"lower.max_length {options.max_length} is outside 2…{config.max_position_embeddings}, "
+            "the positions this model knows"
+        )
+    rotations, rotation_of = _rotations(model, options.max_length)
+    heads = _heads(layers[0].self_attn, config, rotations)
+    starts = [
+        _attention_input(layer, family, heads, turned is not None)
+        for layer, turned in zip(layers, rotation_of, strict=True)
+    ]
+    ends = _layer_outputs(layers, family)
+    base = model.model
+    head = LogitsHead(
+        _norm(base.norm, family),
+        linear(model.lm_head.weight, model.lm_head.bias),
+        logit_cap(config),
+    )
+    return Decoder(
+        _embedding(base.embed_tokens),
+        Entry(starts[0]),
+        [Middle(end, start) for end, start in zip(ends, starts[1:], strict=False)],
+        Exit(ends[-1], head),
+        [_attention(layer.self_attn, config, heads, options) for layer in layers],
+        rotations,
+        rotation_of,
+        options,
+    ).eval()
+
+
+def _norm(norm: Any, family: Family) -> RMSNorm:
+    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    return RMSNorm(norm.weight.float() + family.norm_gain_offset, epsilon)
+
+
+def _optional_norm(layer: nn.Module, attribute: str | None, family: Family) -> RMSNorm | None:
+    return None if attribute is None else _norm(getattr(layer, attribute), family)
+
+
+def _embedding(embedding: Any) -> nn.Embedding:
+    """The lookup table; Gemma's scaling of the embedded tokens goes into a float table of its own."""
+    weight = embedding.weight.detach()
+    if hasattr(embedding, "embed_scale"):
+        weight = weight.float() * embedding.embed_scale
+    return nn.Embedding.from_pretrained(weight, freeze=True)
+
+
+def _heads(attention: Any, config: Any, rotations: list[Rotation]) -> Heads:
+    rotary = rotations[0].rotary if rotations else 0
+    return Heads(config.num_attention_heads, config.num_key_value_heads, attention.head_dim, rotary)
+
+
+def _rotations(model: Any, max_length: int) -> tuple[list[Rotation], list[int | None]]:
+    """The distinct RoPE tables of a model, and which of them each layer uses (None: no RoPE)."""
+    rotary = model.model.rotary_emb
+    tables: dict[str, Rotation] = {}
+    rotation_of: list[int | None] = []
+    for layer in decoder_layers(model):
+        attention: Any = layer.self_attn
+        if not getattr(attention, "use_rope", True):
+            rotation_of.append(None)
+            continue
+        kind = attention.layer_type if isinstance(rotary.rope_type, dict) else ""
+        if kind not in tables:
+            tables[kind] = _rotation(rotary, kind, max_length, attention.head_dim)
+        rotation_of.append(list(tables).index(kind))
+    return list(tables.values()), rotation_of
+
+
+def _rotation(rotary: Any, kind: str, max_length: int, width: int) -> Rotation:
+    prefix = f"{kind}_" if kind else ""
+    rope_type = rotary.rope_type[kind] if kind else rotary.rope_type
+    frequencies = getattr(rotary, f"{prefix}original_inv_freq")
+    if rope_type == "longrope":
+        # Hugging Face changes the frequencies with the text's length; a cache cannot, so the exported length decides.
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        frequencies, _ = ROPE_INIT_FUNCTIONS["longrope"](rotary.config, None, seq_len=max_length)
+    elif rope_type == "dynamic":
+        raise SharpError("RoPE type 'dynamic' changes with the text's length, which a KV cache cannot follow; use yarn")
+    return Rotation(frequencies, getattr(rotary, f"{prefix}attention_scaling"), width)
+
+
+def _attention_input(layer: Any, family: Family, heads: Heads, rotated: bool) -> AttentionInput:
+    attention = layer.self_attn
+    if family.fused_qkv:
+        sizes = [heads.queries * heads.width, heads.keys * heads.width, heads.keys * heads.width]
+        q, k, v = (linear(weight) for weight in attention.qkv_proj.weight.split(sizes))
+    else:
+        q, k, v = (linear(p.weight, p.bias) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+    normed = family.qk_norm is not None
+    return AttentionInput(
+        _optional_norm(layer, family.pre_attention_norm, family),
+        q,
+        k,
+        v,
+        heads if rotated else heads._replace(rotary=0),
+        _norm(attention.q_norm, family) if normed else None,
+        _norm(attention.k_norm, family) if normed else None,
+        family.qk_norm != "width",
+    )
+
+
+def _layer_outputs(layers: list[Any], family: Family) -> list[LayerOutput]:
+    """Each layer's end; a reference and its targets hold the same linear objects."""
+    projections: dict[int, Projections] = {}
+    outputs = []
+    for index, layer in enumerate(layers):
+        shared = layer.mlp if isinstance(layer.mlp, SharedMLP) else None
+        if shared is None or shared.base is not None:
+            projections[index] = Projections(*(linear(weight) for weight in mlp_weights(own_mlp(layer.mlp))))
+        if shared is None:
+            mlp: nn.Module = GatedMLP(*projections[index], mlp_activation(layer.mlp), mlp_biases(layer.mlp))
+        else:
+            mlp = fuse(shared, projections[shared.reference_layer] if shared.recovery.reference else None)
+        o = layer.self_attn.o_proj
+        norms = (family.post_attention_norm, family.pre_mlp_norm, family.post_mlp_norm)
+        outputs.append(LayerOutput(linear(o.weight, o.bias), mlp, *(_optional_norm(layer, n, family) for n in norms)))
+    return outputs
+
+
+def _attention(attention: Any, config: Any, heads: Heads, options: DecoderOptions) -> Attention:
+    softcap = score_cap(config)
+    if softcap is not None and options.attention == "custom_sdpa":
+        raise SharpError(
+            f"{config.model_type} soft-caps attention scores, which custom_sdpa cannot; use lower.attention: portable"
+        )
+    window = sliding_window(attention, config)
+    if window is not None and window >= options.max_length:
+        window = None
+    return PortableAttention(AttentionSettings(heads, options.max_length, attention.scaling, window, softcap))

@@ -1,0 +1,85 @@
+"""SHA-256 of whole files, remembered while a file stays as it is.
+
+A digest is kept in the user's cache directory under the file's path, with its size, time of change, inode and device;
+where any of these is another, the file is read again. A file that was changed in the last seconds is never remembered,
+because two changes may have one time.
+"""
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sharp_mobile.files.json_file import fields_of
+from sharp_mobile.files.paths import reading
+
+_BLOCK = 1 << 22
+_SETTLED_SECONDS = 3.0
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; read in blocks, so that it may be larger than memory.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return _digest(file)
+
+
+def remembered_sha256(path: Path) -> str:
+    """`sha256_of`, or what it was, if the file is as it was then.
+
+    Raises:
+        SharpError: it cannot be read.
+    """
+    with reading(path) as file:
+        state = _state(os.fstat(file.fileno()))
+        kept = _cache() / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
+        known = fields_of(kept)
+        if known.get("state") == state and isinstance(known.get("sha256"), str):
+            return str(known["sha256"])
+        digest = _digest(file)
+        if _state(os.fstat(file.fileno())) == state and time.time() - state[1] / 1e9 > _SETTLED_SECONDS:
+            _write(kept, {"state": state, "sha256": digest})
+    return digest
+
+
+def fingerprint_of(files: list[Path]) -> str:
+    """A short name for the contents of files, in their order: 16 hexadecimal digits.
+
+    Raises:
+        SharpError: one of them cannot be read.
+    """
+    together = "".join(remembered_sha256(file) for file in files)
+    return hashlib.sha256(together.encode()).hexdigest()[:16]
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _state(stat: os.stat_result) -> list[int]:
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    with suppress(RuntimeError):  # no home directory
+        return Path(base).expanduser() / "sharp_mobile" / "digests"
+    return Path("/nonexistent")
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Remember; where there is no room or permission, the file is read again the next time."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.urandom(4).hex()}")
+        partial.write_text(json.dumps(content))
+        partial.replace(path)

@@ -1,0 +1,186 @@
+"""Basis Sharing (Wang et al. 2024, arXiv 2410.03765): G consecutive layers share the basis of a low-rank factoring.
+
+For one kind of matrix, the weights W_i [in, out] of G layers, and X what those layers read on calibration text:
+
+    S with SᵀS = Σ_layers XᵀX        S · [W_1 … W_G] = U Σ Vᵀ, the top k of it
+    B = S⁻¹ U_k Σ_k  [in, k], stored once        C_i = the columns of V_kᵀ that belong to W_i  [k, out]
+    W_i ≈ B C_i = S⁻¹ U_k U_kᵀ S W_i,     k = ⌊ in · out·G · kept / (in + out·G) ⌋
+
+The paper shares q, k, v, gate and up over G = 2 layers; o and down, which read what every layer makes for itself, are
+factored alone. Here each weight is replaced by its product B C_i, which answers as the factors do; what is counted is
+B and C_i, as they would be stored.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.model.families import decoder_layers, mlp_weights
+from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
+from sharp_mobile.recover.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
+
+ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
+_ALONE = ("o", "down")
+_RIDGE = 1e-6  # of the mean diagonal of XᵀX
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """One weight [out, in] of a layer, a view of a parameter, and a linear that reads the same input."""
+
+    weight: torch.Tensor
+    reader: nn.Module
+
+
+@torch.no_grad()
+def share_bases(
+    model: PreTrainedModel,
+    windows: torch.Tensor,
+    kept: float,
+    *,
+    group: int = 2,
+    matrices: tuple[str, ...] = (*ATTENTION, *MLP),
+    progress: bool = True,
+) -> Kept:
+    """Factor the weights of a model with shared bases, in place; biases stay.
+
+    Memory holds the XᵀX of one group of layers at a time; the hidden states lie in a temporary file.
+
+    Args:
+        windows: calibration tokens, int64 [windows, T].
+        kept: 1 − ρ of the paper, the part of each matrix's parameters to keep; 1 leaves the model as it is.
+        group: G, how many consecutive layers share a basis.
+        matrices: which kinds of matrix to factor; `MLP` compares with methods that leave attention whole.
+
+    Raises:
+        SharpError: `kept` is not in (0, 1], a kind of matrix does not exist, or the activations are not finite.
+    """
+    if not 0 < kept <= 1:
+        raise SharpError(f"Basis Sharing: {kept} of the parameters cannot be kept; use more than 0 and at most 1")
+    if unknown := set(matrices) - {*ATTENTION, *MLP}:
+        raise SharpError(f"Basis Sharing: no matrix '{unknown.pop()}'; choose from {', '.join((*ATTENTION, *MLP))}")
+    original = count_parameters(model)
+    if kept == 1:
+        return Kept(original, original)
+    saved = dict.fromkeys(matrices, 0)
+    for layers, grams in _groups(model, windows, group, matrices, progress):
+        for kind in matrices:
+            sharing = [[layer] for layer in layers] if kind in _ALONE else [layers]
+            for together in sharing:
+                saved[kind] += _factor(model, kind, together, [grams[layer] for layer in together], kept)
+    mlp, attention = (sum(saved.get(kind, 0) for kind in kinds) for kinds in (MLP, ATTENTION))
+    return Kept(original.without(mlp=mlp, attention=attention), original)
+
+
+def basis_rank(inputs: int, outputs: int, kept: float) -> int:
+    """k for a matrix [inputs, outputs], outputs being those of all layers that share the basis; at least 1."""
+    return max(1, int(inputs * outputs * kept / (inputs + outputs)))
+
+
+def shared_basis(weights: list[torch.Tensor], gram: torch.Tensor, rank: int) -> list[torch.Tensor]:
+    """Weights [out, in] that share a basis of `rank` vectors, the nearest to the given ones on the data of `gram`.
+
+    Args:
+        gram: Σ XᵀX over the layers, float64 [in, in].
+
+    Raises:
+        SharpError: the matrix is not positive definite.
+    """
+    regular = gram.clone()
+    regular.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    lower, info = torch.linalg.cholesky_ex(regular)
+    if info != 0 or not lower.isfinite().all():
+        raise SharpError(
+            "Basis Sharing: the activations are not finite or all alike; check the model, or calibrate on more text"
+        )
+    s = lower.T
+    seen = s @ torch.cat([weight.double().T for weight in weights], dim=1)
+    top = torch.linalg.eigh(seen @ seen.T).eigenvectors[:, -rank:]  # U_k
+    parts = (top @ (top.T @ seen)).split([len(weight) for weight in weights], dim=1)
+    return [torch.linalg.solve_triangular(s, part, upper=True).T for part in parts]
+
+
+def _factor(
+    model: PreTrainedModel, kind: str, layers: list[int], grams: list[dict[nn.Module, torch.Tensor]], kept: float
+) -> int:
+    """Replace one kind of matrix of some layers by their factored form; returns the parameters saved."""
+    found = [_matrices(model, layer)[kind] for layer in layers]
+    weights = [matrix.weight for matrix in found]
+    gram = torch.stack([of_layer[matrix.reader] for matrix, of_layer in zip(found, grams, strict=True)]).sum(0)
+    inputs, outputs = weights[0].shape[1], sum(len(weight) for weight in weights)
+    rank = basis_rank(inputs, outputs, kept)
+    for weight, new in zip(weights, shared_basis(weights, gram, rank), strict=True):
+        weight.copy_(new)
+    return inputs * outputs - rank * (inputs + outputs)
+
+
+def _matrices(model: PreTrainedModel, layer: int) -> dict[str, _Matrix]:
+    """The matrices of a layer by kind."""
+    module: Any = decoder_layers(model)[layer]
+    attention, mlp, config = module.self_attn, module.mlp, model.config
+    gate, up, down = mlp_weights(mlp)
+    if hasattr(attention, "qkv_proj"):
+        heads, key_heads, width = config.num_attention_heads, config.num_key_value_heads, attention.head_dim
+        reader = attention.qkv_proj
+        q, k, v = reader.weight.split([heads * width, key_heads * width, key_heads * width])
+    else:
+        reader = attention.q_proj
+        q, k, v = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
+    mlp_reader = mlp.gate_up_proj if hasattr(mlp, "gate_up_proj") else mlp.gate_proj
+    return {
+        **{kind: _Matrix(weight, reader) for kind, weight in (("q", q), ("k", k), ("v", v))},
+        "o": _Matrix(attention.o_proj.weight, attention.o_proj),
+        "gate": _Matrix(gate, mlp_reader),
+        "up": _Matrix(up, mlp_reader),
+        "down": _Matrix(down, mlp.down_proj),
+    }
+
+
+def _groups(
+    model: PreTrainedModel, windows: torch.Tensor, size: int, matrices: tuple[str, ...], progress: bool
+) -> Iterator[tuple[list[int], dict[int, dict[nn.Module, torch.Tensor]]]]:
+    """Groups of consecutive layers with the XᵀX of what each layer's `matrices` read in the original model.
+
+    A group's statistics are taken before the caller changes its weights, and the hidden states are behind it then.
+    """
+    decoder, parts = LayerwiseDecoder(model, windows[:1]), batches(windows)
+    with tempfile.TemporaryDirectory(prefix="sharp-mobile-") as directory:
+        hidden = hidden_file(Path(directory) / "hidden", *windows.shape, model.config.hidden_size)
+        for part in parts:
+            hidden[part] = decoder.embed(windows[part])
+        starts = range(0, len(decoder), size)
+        for start in tqdm(starts, desc="basis sharing", unit="group", disable=None if progress else True):
+            layers = list(range(start, min(start + size, len(decoder))))
+            grams = {}
+            for layer in layers:
+                found = _matrices(model, layer)
+                with _collecting({found[kind].reader for kind in matrices}) as grams[layer]:
+                    for part in parts:
+                        hidden[part] = decoder.layer(layer, hidden[part])
+            yield layers, grams
+
+
+@contextmanager
+def _collecting(linears: set[nn.Module]) -> Iterator[dict[nn.Module, torch.Tensor]]:
+    """Sum XᵀX of what some linears read, in float64."""
+    grams: dict[nn.Module, torch.Tensor] = {}
+
+    def collect(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        x = args[0].flatten(0, -2).double()
+        grams[linear] = grams[linear] + x.T @ x if linear in grams else x.T @ x
+
+    hooks = [linear.register_forward_pre_hook(collect) for linear in linears]
+    try:
+        yield grams
+    finally:
+        for hook in hooks:
+            hook.remove()

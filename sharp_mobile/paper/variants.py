@@ -1,0 +1,195 @@
+"""A variant: one way to make a model smaller and to recover it, as the rows of the paper's tables name them.
+
+    original ─► share (or drop, prune, factor) ─► warm-up (Stage 1) ─► fine-tuning (Stage 2) ─► measured model
+
+Ranks are the paper's, for Llama-2-7B with its widths of 4096 and 11008, and are scaled to a model's widths so that the
+recovery parameters are the same part of an MLP; other forms get g0's number of parameters (as in the paper's Table 5).
+"""
+
+import copy
+import hashlib
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.model.families import NoMLP, decoder_layers, mlp_weights
+from sharp_mobile.model.share import share_layers
+from sharp_mobile.paper.baselines.basis_sharing import MLP, share_bases
+from sharp_mobile.paper.baselines.layer_pruning import drop_mlps, t_ori
+from sharp_mobile.paper.baselines.llm_pruner import prune_channels
+from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
+from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery
+from sharp_mobile.recover.finetune.batches import rows_of_windows
+from sharp_mobile.recover.finetune.run import FinetuneSettings, finetune
+from sharp_mobile.recover.warmup.fit import WarmupSettings
+from sharp_mobile.recover.warmup.run import warm_up
+
+PAPER_HIDDEN, PAPER_INNER = 4096, 11008
+
+Method = Literal["share", "drop", "drop_t_ori", "prune_channels", "share_bases"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a model is made smaller and recovered.
+
+    Attributes:
+        method: share by `plan`; drop the MLPs of the plan's targets or those of `t_ori`; LLM-Pruner and Basis Sharing,
+            to the s that sharing by `plan` at `rank` has.
+        plan: see `SharePlan.parse`.
+        form, rank: of the recovery parameters; the rank is the paper's. Rank 0: none.
+        reference: without it nothing is shared: as many parameters of their own, half of them neurons, half a linear
+            bypass, stand in the place of the targets' MLPs.
+        warmup: whether there is a Stage 1; without it, the parameters are left at their start.
+        finetune: part of the fine-tuning tokens that Stage 2 gets; 0 leaves it out. Baselines are fine-tuned by LoRA
+            on the MLPs that they have, as many parameters as the recovery parameters would be.
+        full_lora: adapters on every layer, not the targets alone (paper, App. D.3).
+    """
+
+    method: Method = "share"
+    plan: str = "none"
+    form: Form = "lora"
+    rank: int = 0
+    reference: bool = True
+    warmup: bool = False
+    finetune: float = 0.0
+    full_lora: bool = False
+
+    @property
+    def key(self) -> str:
+        """The variant as text; equal for equal variants."""
+        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
+
+    def recovery(self, hidden: int, inner: int) -> Recovery:
+        """The recovery parameters of a target, for a model's widths."""
+        lora = Recovery("lora", scaled_rank(self.rank, hidden, inner))
+        if self.reference:
+            return with_parameters(self.form, lora.parameters(hidden, inner), hidden, inner)
+        half = lora.parameters(hidden, inner) / 2
+        return Recovery(neurons=round(half / (3 * hidden)), bypass=round(half / (2 * hidden)), reference=False)
+
+    def recoveries(self, plan: SharePlan, hidden: int, inner: int) -> dict[int, Recovery]:
+        """The recovery parameters of each layer."""
+        own = self.recovery(hidden, inner)
+        return dict.fromkeys(range(plan.layers) if self.full_lora else plan.targets, own)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What every variant of a run is made with.
+
+    Attributes:
+        calibration: tokens for warm-up, pruning and factoring, int64 [windows, T].
+        warmup: how Stage 1 is done.
+        training: tokens for fine-tuning, int64 [sequences, T]; none at all leave such variants out.
+        finetune: how Stage 2 is done.
+        runs: where an interrupted fine-tuning is kept.
+    """
+
+    calibration: torch.Tensor
+    warmup: WarmupSettings
+    training: torch.Tensor
+    finetune: FinetuneSettings
+    runs: Path
+
+
+def scaled_rank(rank: int, hidden: int, inner: int) -> int:
+    """The rank at which g0 has the same part of an MLP's parameters as the paper's `rank` has of Llama-2-7B's."""
+    if rank == 0:
+        return 0
+    part = rank * (PAPER_HIDDEN + PAPER_INNER) / (PAPER_HIDDEN * PAPER_INNER)
+    return max(1, round(part * hidden * inner / (hidden + inner)))
+
+
+def with_parameters(form: Form, wanted: int, hidden: int, inner: int) -> Recovery:
+    """Recovery parameters of a form whose number is nearest to `wanted`; none at all for 0."""
+    each = Recovery(form, 1).parameters(hidden, inner)
+    return Recovery(form, max(1, round(wanted / each)) if wanted else 0)
+
+
+def build(variant: Variant, model: PreTrainedModel, means: Means, *, progress: bool = True) -> Kept:
+    """Make a variant of an original model, in place; returns what it keeps.
+
+    Raises:
+        SharpError: the model cannot be made so: a plan that has no target in it, no tokens for fine-tuning, or
+            recovery parameters without such a warm-up.
+    """
+    if variant.finetune and not len(means.training):
+        raise SharpError("fine-tuning was given no tokens; use --finetune-tokens")
+    plan = SharePlan.parse(variant.plan, model.config.num_hidden_layers)
+    originals = _mlps(variant, model) if variant.finetune and means.finetune.distillation else {}
+    kept = _compress(variant, model, plan, means, progress)
+    if variant.finetune:
+        if variant.method != "share":
+            kept = _with_adapters(variant, model, plan, kept)
+        run = means.runs / hashlib.sha256(variant.key.encode()).hexdigest()[:12]
+        rows = rows_of_windows(_evenly(means.training, variant.finetune))
+        finetune(model, originals, rows, means.finetune, run, progress=progress)
+        shutil.rmtree(run, ignore_errors=True)
+    return kept
+
+
+def _mlps(variant: Variant, model: PreTrainedModel) -> dict[int, nn.Module]:
+    """The original MLPs, for distillation; copied where the variant changes the modules themselves."""
+    layers: Any = decoder_layers(model)
+    changed = variant.method in ("prune_channels", "share_bases")
+    return {index: copy.deepcopy(layer.mlp) if changed else layer.mlp for index, layer in enumerate(layers)}
+
+
+def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: Means, progress: bool) -> Kept:
+    hidden, inner = model.config.hidden_size, model.config.intermediate_size
+    recovery = variant.recoveries(plan, hidden, inner)
+    # Adapters that come later are a part of s.
+    own = 0 if variant.finetune else sum(own.parameters(hidden, inner) for own in recovery.values())
+    s = plan.compression_ratio(hidden, inner, own)
+    match variant.method:
+        case "drop":
+            return drop_mlps(model, plan.targets)
+        case "drop_t_ori":
+            return drop_mlps(model, t_ori(plan.layers))
+        case "prune_channels":
+            return prune_channels(model, means.calibration, s)
+        case "share_bases":
+            return share_bases(model, means.calibration, s, matrices=MLP, progress=progress)
+        case "share":
+            return _share(variant, model, plan, recovery, means, progress)
+
+
+def _share(
+    variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, means: Means, progress: bool
+) -> Kept:
+    original = count_parameters(model)
+    torch.manual_seed(means.finetune.seed)  # what is not warmed up starts random
+    if variant.warmup:
+        warm_up(model, plan, recovery, means.calibration, settings=means.warmup, progress=progress)
+    else:
+        share_layers(model, plan, recovery)
+    return Kept(count_parameters(model), original)
+
+
+def _with_adapters(variant: Variant, model: PreTrainedModel, plan: SharePlan, kept: Kept) -> Kept:
+    """LoRA on every MLP that is there, as many parameters in all as SHARP's recovery parameters."""
+    hidden, inner = model.config.hidden_size, model.config.intermediate_size
+    wanted = len(plan.targets) * variant.recovery(hidden, inner).parameters(hidden, inner)
+    layers: Any = decoder_layers(model)
+    widths = {i: len(mlp_weights(layer.mlp).gate) for i, layer in enumerate(layers) if not isinstance(layer.mlp, NoMLP)}
+    each = sum(Recovery("lora", 1).parameters(hidden, width) for width in widths.values())
+    adapter = Recovery("lora", max(1, round(wanted / each)))
+    before = count_parameters(model)
+    torch.manual_seed(0)  # A starts random
+    share_layers(model, SharePlan.parse("none", plan.layers), dict.fromkeys(widths, adapter))
+    added = before.mlp - count_parameters(model).mlp
+    return Kept(kept.parameters.without(mlp=added), kept.original)
+
+
+def _evenly(windows: torch.Tensor, part: float) -> torch.Tensor:
+    """A part of the windows, evenly spaced, at least one."""
+    wanted = max(1, round(part * len(windows)))
+    return windows[torch.arange(wanted) * len(windows) // wanted]

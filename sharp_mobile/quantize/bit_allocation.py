@@ -1,0 +1,164 @@
+"""Which linears get 8 bits instead of 4, when some bytes may be spent: those whose rounding changes the most of what
+the model says, a byte.
+
+A linear y = W x whose row o is rounded with the error e_o changes the model's predictions, to second order, by
+
+    KL ≈ ½ Σ_o E[(g_o · e_o x)²],   g = ∂ log p(t) / ∂y  for a token t drawn from the model's own prediction
+
+(the Fisher information of y). With tokens that count 1/‖x‖², as in `rounding`, this is taken apart:
+
+    KL ≈ ½ Σ_o E[(g_o ‖x‖)²] · e_o H e_oᵀ / tr H,   H = Σ x xᵀ / ‖x‖²
+
+The first factor comes from one pass forwards and backwards, a segment at a time; the second is what rounding reports.
+Linears are taken in the order of KL per extra byte as long as the bytes last. A shared weight counts once, with the
+sum over its users. SmolLM2-135M: the down projections and v come first, q and o last.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from sharp_mobile.decoder.decoder import Decoder
+from sharp_mobile.decoder.integer import QuantizedLinear
+from sharp_mobile.decoder.segment_walk import Given, first_given, head_of, in_float, linears_of, segments_of, step
+
+
+class Candidate(NamedTuple):
+    """A linear [out, in], itself at 4 bits, and the KL that these cost, in a unit that all candidates share."""
+
+    linear: nn.Linear
+    rounded: nn.Module
+    divergence: float
+
+
+def four_bit_bytes(shape: tuple[int, int], group: int) -> int:
+    """Bytes of a linear [out, in] at 4 bits: half a byte a code, a bfloat16 scale a group."""
+    rows, width = shape
+    return rows * width // 2 + 2 * rows * (width // group)
+
+
+def extra_bytes(shape: tuple[int, int], group: int) -> int:
+    """What the same linear has more at 8 bits: a byte a code, a float32 scale a row."""
+    rows, width = shape
+    return rows * width + 4 * rows - four_bit_bytes(shape, group)
+
+
+def budgeted_bytes(shapes: Iterable[tuple[int, int]], group: int, share: float) -> int:
+    """The bytes that 8 bits add to an export, from shapes alone: `share` of what all distinct linears take at 4 bits.
+
+    What is chosen stays below it by less than the extra bytes of the smallest linear that is left at 4 bits.
+
+    Args:
+        shapes: [out, in] of the distinct linears that `quantize.linear` covers, a shared one once.
+    """
+    shapes = list(shapes)
+    most = sum(extra_bytes(shape, group) for shape in shapes)
+    return min(most, int(share * sum(four_bit_bytes(shape, group) for shape in shapes)))
+
+
+def rounded_shapes(decoder: Decoder) -> list[tuple[int, int]]:
+    """[out, in] of the linears in a quantized decoder that text decides over, each once."""
+    linears = {
+        module: None
+        for segment in segments_of(decoder)
+        for name, module in segment.named_modules()
+        if isinstance(module, QuantizedLinear) and ".recovery." not in name
+    }
+    return [linear.shape for linear in linears]
+
+
+def choose(candidates: list[Candidate], group: int, share: float) -> list[Candidate]:
+    """Those that get 8 bits for `budgeted_bytes`, the one that is worth it most first."""
+
+    def shape(candidate: Candidate) -> tuple[int, int]:
+        return candidate.linear.out_features, candidate.linear.in_features
+
+    def worth(candidate: Candidate) -> float:
+        return candidate.divergence / extra_bytes(shape(candidate), group)
+
+    left = budgeted_bytes(map(shape, candidates), group, share)
+    chosen = []
+    for candidate in sorted(candidates, key=worth, reverse=True):
+        cost = extra_bytes(shape(candidate), group)
+        if cost <= left:
+            chosen.append(candidate)
+            left -= cost
+    return chosen
+
+
+def sensitivities(decoder: Decoder, windows: torch.Tensor, *, progress: bool = False) -> dict[nn.Linear, torch.Tensor]:
+    """Of each linear that is to be rounded, Σ (g_o ‖x‖)² of its rows o, float32 [out], over all tokens and users.
+
+    Each window goes forwards through all segments, then backwards, each segment computed anew: what is held is one
+    segment in float and what every segment was given, 8 bytes a token, layer and hidden width.
+
+    Args:
+        windows: tokens int64 [windows, T], T at most the decoder's cache.
+    """
+    segments = segments_of(decoder)
+    found = {linear: torch.zeros(linear.out_features) for segment in segments for linear in linears_of(segment)}
+    generator = torch.Generator().manual_seed(0)
+    for window in tqdm(windows, desc="sensitivity", unit="window", disable=None if progress else True):
+        given = [first_given(decoder, window)]
+        with torch.no_grad():
+            for number, segment in enumerate(segments):
+                with in_float(segment):
+                    given.append(step(decoder, number, segment, given[-1]))
+        (gradients,) = _head_gradient(head_of(decoder), given.pop(), generator)
+        upstream: Given = (gradients,)
+        for number in reversed(range(len(segments))):
+            upstream = _backwards(decoder, number, segments[number], given[number], upstream, found)
+    return found
+
+
+def _head_gradient(head: nn.Module, given: Given, generator: torch.Generator) -> Given:
+    """The gradient of −log p at the last layer's hidden states, of tokens that the model draws itself."""
+    hidden = given[0].requires_grad_()
+    with torch.enable_grad(), in_float(head):
+        logits = head(hidden)[0]
+        drawn = torch.multinomial(logits.detach().softmax(dim=-1), 1, generator=generator)[:, 0]
+        return torch.autograd.grad(F.cross_entropy(logits, drawn, reduction="sum"), hidden)
+
+
+def _backwards(
+    decoder: Decoder,
+    number: int,
+    segment: nn.Module,
+    given: Given,
+    upstream: Given,
+    found: dict[nn.Linear, torch.Tensor],
+) -> Given:
+    """The gradient at what a segment is given, from that at what the next one is; adds to `found` on the way."""
+    inputs = tuple(tensor.detach().requires_grad_() for tensor in given)
+    with torch.enable_grad(), in_float(segment), _watched(linears_of(segment), found):
+        outputs = step(decoder, number, segment, inputs)
+        gradients = torch.autograd.grad(outputs, inputs, upstream)
+    if number < len(decoder.attentions):  # its caches were written in place and hold the graph
+        for cache in decoder.attentions[number].buffers():
+            cache.detach_()
+    return gradients
+
+
+@contextmanager
+def _watched(linears: list[nn.Linear], found: dict[nn.Linear, torch.Tensor]) -> Iterator[None]:
+    """Within the block, backward passes add (g_o ‖x‖)² of every call to what is found of a linear."""
+
+    def watch(linear: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        norms = inputs[0].detach().norm(dim=-1, keepdim=True)
+
+        def add(gradient: torch.Tensor) -> None:
+            found[linear] += (gradient * norms).square().flatten(0, -2).sum(dim=0)
+
+        output.register_hook(add)
+
+    hooks = [linear.register_forward_hook(watch) for linear in linears]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,217 @@
+"""A Hugging Face model that computes as its export will, and can still be trained.
+
+Recovery parameters that are fitted to the float model meet another one on the phone: the shared weights are rounded
+to 4 bits, activations to 8, and they themselves too. Within `simulated` a model computes with the exporter's integers,
+so that what trains is what ships:
+
+    linear     y = x̂ Ŵᵀ           x̂, Ŵ: dequantized from what `quantize.nearest` makes of x and W
+    target     the fused form of `decoder.fuse`, its factors rounded anew from the recovery parameters at every call
+
+Rounding has no gradient; as usual it is taken for the identity (straight-through).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sharp_mobile.decoder.fuse import FusedFactors, FusedMLP, Projections, linear
+from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, dequantize_activation, quantize_activation
+from sharp_mobile.decoder.segments import GatedMLP
+from sharp_mobile.model.families import mlp_weights
+from sharp_mobile.model.share import SharedMLP, shared_layers
+from sharp_mobile.quantize.nearest import QuantizeOptions, is_tied, quantize_embedding, quantize_linear, recovery_group
+from sharp_mobile.recipe.settings import embedding_bits
+
+
+class _StraightThrough(torch.autograd.Function):
+    """`rounded` forwards, the gradient of `x` backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+        return rounded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
+
+
+def _straight_through(x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = _StraightThrough.apply(x, rounded)
+    return result
+
+
+def round_activation(x: torch.Tensor) -> torch.Tensor:
+    """What an integer linear sees of its input x [..., width], differentiable."""
+    with torch.no_grad():
+        rounded = dequantize_activation(quantize_activation(x)).to(x.dtype)
+    return _straight_through(x, rounded)
+
+
+class _Rounder:
+    """`round_activation`, once for projections that read the same tensor one after the other, as the export does."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._x: torch.Tensor | None = None
+        self._rounded = torch.empty(0)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._x is not x:
+            self._x, self._rounded = x, round_activation(x)
+        return self._rounded
+
+
+def round_factor(matrix: torch.Tensor, options: QuantizeOptions) -> torch.Tensor:
+    """What the export keeps of a recovery parameter [out, in], differentiable."""
+    group = recovery_group(matrix.shape[1]) if options.recovery == 4 else 0
+    with torch.no_grad():
+        rounded = quantize_linear(linear(matrix.float().contiguous()), options.recovery, group, options.scales)
+        if not isinstance(rounded, QuantizedLinear):
+            return matrix
+        weight = rounded.weight().to(matrix.dtype)
+    return _straight_through(matrix, weight)
+
+
+class _SimulatedLinear(nn.Module):
+    """A linear on float tensors: `weight` is rounded already, the input is rounded here if there is a rounder."""
+
+    def __init__(self, weight: torch.Tensor, rounder: _Rounder | None) -> None:
+        super().__init__()
+        self._weight = weight  # no parameter: it changes from call to call, or is another module's
+        self._rounder = rounder
+
+    def set_weight(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x if self._rounder is None else self._rounder(x), self._weight)
+
+
+class _SimulatedMLP(FusedMLP):
+    """The fused form of a target, made anew from its recovery parameters at every call."""
+
+    def __init__(self, shared: SharedMLP, options: QuantizeOptions, rounder: _Rounder) -> None:
+        weights = mlp_weights(shared.reference) if shared.recovery.reference else ()
+        of_shared = None if options.linear == "float" else rounder
+        linears = [_SimulatedLinear(weight.detach(), of_shared) for weight in weights]
+        super().__init__(shared, Projections(*linears) if linears else None)
+        self._shared, self._options = (shared,), options
+        self.recovery = nn.ModuleDict(
+            {
+                name: _SimulatedLinear(torch.empty(0), None if options.recovery == "float" else rounder)
+                for name in self.recovery
+            }
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        fused = FusedFactors.of(self._shared[0])
+        for name, matrix in fused.matrices().items():
+            factor: Any = self.recovery[name]
+            factor.set_weight(round_factor(matrix, self._options))
+        for name, alpha in fused.alphas.items():
+            setattr(self, f"{name}_alpha", alpha)
+        for name, bias in fused.biases.items():
+            setattr(self, f"{name}_bias", bias)
+        return super().forward(x)
+
+
+class Simulation:
+    """A model within `simulated`, which can be made the float model again for a while."""
+
+    def __init__(self, model: Any, options: QuantizeOptions) -> None:
+        self._swaps: list[tuple[nn.Module, str, Any, Any]] = []  # module, attribute, float value, simulated value
+        self._rounder = _Rounder()
+        self._prepare(model, options)
+        self._install()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The float model within the block: what it was before the simulation."""
+        self.remove()
+        try:
+            yield
+        finally:
+            self._install()
+
+    def _install(self) -> None:
+        for module, name, _, simulated in self._swaps:
+            _set(module, name, simulated)
+
+    def remove(self) -> None:
+        """Make the model the float one again."""
+        self._rounder.forget()
+        for module, name, original, _ in self._swaps:
+            _set(module, name, original)
+
+    def _swap(self, module: nn.Module, name: str, simulated: Any) -> None:
+        self._swaps.append((module, name, _get(module, name), simulated))
+
+    def _prepare(self, model: Any, options: QuantizeOptions) -> None:
+        head, embedding = model.lm_head, model.model.embed_tokens
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                bits = options.lm_head if module is head else options.linear
+                self._swap_linear(module, quantize_linear(module, bits, options.group_size, options.scales))
+        bits = embedding_bits(options.embedding, options.lm_head, is_tied(embedding, head))
+        table = quantize_embedding(embedding, bits, options.group_size, options.scales)
+        if isinstance(table, QuantizedEmbedding):
+            rows = table(torch.arange(embedding.num_embeddings))
+            self._swap(embedding, "weight", nn.Parameter(rows.to(embedding.weight.dtype), requires_grad=False))
+        self._install()  # targets read the references' rounded weights
+        for mlp in shared_layers(model).values():
+            form = self._direct(mlp, options) if mlp.recovery.direct else _SimulatedMLP(mlp, options, self._rounder)
+            self._swap(mlp, "forward", form)
+
+    def _direct(self, mlp: SharedMLP, options: QuantizeOptions) -> nn.Module:
+        rounder = None if options.linear == "float" else self._rounder
+        gate, up, down = (_SimulatedLinear(w.detach(), rounder) for w in mlp_weights(mlp.reference))
+        return GatedMLP(gate, up, down, mlp.activation, (mlp.gate.bias, mlp.up.bias, mlp.down.bias))
+
+    def _swap_linear(self, module: nn.Linear, quantized: nn.Module) -> None:
+        if not isinstance(quantized, QuantizedLinear):
+            return
+        weight = nn.Parameter(quantized.weight().to(module.weight.dtype), requires_grad=False)
+        self._swap(module, "weight", weight)
+        self._swap(module, "forward", lambda x: F.linear(self._rounder(x), module.weight, module.bias))
+
+
+_ABSENT = object()
+
+
+def _get(module: nn.Module, name: str) -> Any:
+    """A parameter, or what the instance has under a name beside its class."""
+    return module._parameters[name] if name in module._parameters else module.__dict__.get(name, _ABSENT)
+
+
+def _set(module: nn.Module, name: str, value: Any) -> None:
+    if name in module._parameters:
+        module._parameters[name] = value
+    elif value is _ABSENT:
+        module.__dict__.pop(name, None)
+    else:
+        module.__dict__[name] = value  # not as a submodule: names of parameters stay what they are
+
+
+@contextmanager
+def simulated(model: Any, options: QuantizeOptions) -> Iterator[Simulation]:
+    """Within the block a Hugging Face model computes as its export with these options will; afterwards in float again.
+
+    Recovery parameters are the model's own and can be trained. Memory holds the rounded weights beside the float ones.
+
+    Args:
+        model: plain or shared, float32.
+
+    Raises:
+        SharpError: as `quantize`.
+    """
+    simulation = Simulation(model, options)
+    try:
+        yield simulation
+    finally:
+        simulation.remove()

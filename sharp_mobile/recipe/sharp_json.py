@@ -1,0 +1,119 @@
+"""sharp.json: what makes a directory a SHARP checkpoint, and how recovery parameters are written down by layer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from sharp_mobile import __version__
+from sharp_mobile.errors import SharpError, first_problem
+from sharp_mobile.files.digests import remembered_sha256
+from sharp_mobile.files.json_file import read_json
+from sharp_mobile.files.paths import inside, is_regular_file
+from sharp_mobile.recipe.plan import layer_ranges, parse_layers
+from sharp_mobile.recipe.recovery import Recoveries, Recovery
+
+SHARP_JSON = "sharp.json"
+FORMAT_VERSION = 1
+
+_RECOVERY = TypeAdapter(Recovery)
+
+
+class SharpDescription(BaseModel):
+    """sharp.json: what makes a directory a SHARP checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format_version: int
+    plan: str
+    layers: int
+    recovery: dict[str, dict[str, Any]]  # "4,6,14-19" (1-based) -> the fields of their `Recovery`
+    produced_by: dict[str, Any] = {}
+    report: dict[str, Any] = {}
+    files: dict[str, str] = {}  # name -> SHA-256 of what was written beside it
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its report warns of; nothing where the report has another form."""
+        found = self.report.get("warnings")
+        return tuple(str(warning) for warning in found) if isinstance(found, list) else ()
+
+    @classmethod
+    def read(cls, path: Path) -> "SharpDescription":
+        """Read sharp.json.
+
+        Raises:
+            SharpError: it is of a newer version, or is not what this class writes.
+        """
+        content = read_json(path)
+        version = content.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise SharpError(
+                f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest that this sharp-mobile "
+                f"({__version__}) reads; update it"
+            )
+        try:
+            return cls(**content)
+        except ValidationError as error:
+            raise SharpError(f"{path}: {first_problem(error)}; write the checkpoint again") from error
+
+
+def damaged_files(directory: Path) -> list[str]:
+    """The files of a SHARP checkpoint that are not as they were written, or not there.
+
+    Raises:
+        SharpError: sharp.json cannot be read, or a file cannot.
+    """
+    path = directory / SHARP_JSON
+    damaged = []
+    for name, digest in SharpDescription.read(path).files.items():
+        file = inside(directory, name, path, links_out=True)
+        if not is_regular_file(file) or remembered_sha256(file) != digest:
+            damaged.append(name)
+    return damaged
+
+
+def is_whole(directory: Path, say: Callable[[str], None] | None = None) -> bool:
+    """Whether a SHARP checkpoint is there as it was written.
+
+    Args:
+        say: is told of damage, in a line.
+    """
+    if not (directory / SHARP_JSON).is_file():
+        return False
+    try:
+        damaged = damaged_files(directory)
+    except SharpError:
+        damaged = [SHARP_JSON]
+    if damaged and say is not None:
+        say(f"warning: {directory / damaged[0]} is damaged (another SHA-256); recovering again")
+    return not damaged
+
+
+def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, Any]]:
+    """Recovery parameters by layers: those that are alike under one name such as "4,6,14-19" (1-based)."""
+    layers_of: dict[Recovery, list[int]] = {}
+    for layer, own in sorted(recovery.items()):
+        layers_of.setdefault(own, []).append(layer)
+    return {layer_ranges(tuple(layers)): asdict(own) for own, layers in layers_of.items()}
+
+
+def read_recoveries(described: Mapping[str, Any], layers: int) -> dict[int, Recovery]:
+    """What `describe_recoveries` wrote, for a model of `layers` layers.
+
+    Raises:
+        SharpError: layers or fields that do not exist, or values that make no `Recovery`.
+    """
+    found: dict[int, Recovery] = {}
+    for names, fields in described.items():
+        try:
+            recovery = _RECOVERY.validate_python(fields)
+        except ValidationError as error:
+            raise SharpError(f"recovery of layers {first_problem(error, names)}") from error
+        for layer in parse_layers(names, layers):
+            if layer in found:
+                raise SharpError(f"recovery: layer {layer + 1} is named twice")
+            found[layer] = recovery
+    return dict(sorted(found.items()))

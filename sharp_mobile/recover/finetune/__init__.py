@@ -1,0 +1,1 @@
+"""Supervised fine-tuning of the recovery parameters of all layers together."""

@@ -1,0 +1,1 @@
+"""A plan chosen by measuring how well each layer can imitate another."""

@@ -1,0 +1,98 @@
+"""The fitted targets of an interrupted run, under a directory named by everything that they depend on.
+
+    <directory>/warmup-<digest>/layer-4.safetensors     the recovery parameters of layer 4 (1-based), and their errors
+
+The digest covers the model, the plan, the recovery parameters, the settings and the tokens, so a run with another of
+these finds nothing of this one's.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from sharp_mobile import __version__
+from sharp_mobile.files.outputs import replace_file
+
+
+@dataclass(frozen=True)
+class TargetFit:
+    """One target's weighted relative error ‖w(f − Y)‖ / ‖wY‖, as the direct share (before) and as fitted (after).
+
+    An error of 1 is that of an MLP that answers zero. Layers are 0-based.
+    """
+
+    layer: int
+    reference: int
+    error_before: float
+    error_after: float
+
+
+class SavedFits:
+    """One file a target; see the module.
+
+    Args:
+        settings: everything beside model and windows that the fits depend on, as JSON can hold it.
+    """
+
+    def __init__(self, directory: Path, model: nn.Module, settings: Mapping[str, Any], windows: torch.Tensor) -> None:
+        inputs = {"version": __version__, **settings}
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
+        digest.update(str(tuple(windows.shape)).encode() + windows.numpy().tobytes())
+        for name, parameter in model.named_parameters():
+            flat = parameter.detach().flatten()
+            sample = flat[:: max(1, len(flat) // 4096)]  # a fingerprint: another model differs everywhere
+            digest.update(name.encode() + sample.contiguous().numpy().tobytes())
+        self.directory = Path(directory) / f"warmup-{digest.hexdigest()[:16]}"
+
+    def load(self, index: int, mlp: nn.Module) -> TargetFit | None:
+        """Take a target's recovery parameters, if they are there; a damaged file is as good as none."""
+        return read_fit(self.path(index), mlp)
+
+    def save(self, mlp: nn.Module, fit: TargetFit) -> None:
+        """Keep a fitted target."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_fit(self.path(fit.layer), mlp, fit)
+
+    def path(self, index: int) -> Path:
+        """Where a target's fit is kept."""
+        return self.directory / f"layer-{index + 1}.safetensors"
+
+
+def read_fit(path: Path, mlp: nn.Module) -> TargetFit | None:
+    """Set what `write_fit` wrote; None, and `mlp` as it was, if the file is absent or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            fit = TypeAdapter(TargetFit).validate_json(file.metadata()["fit"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            if _digest(state) != file.metadata()["sha256"]:
+                return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    own = mlp.state_dict()
+    if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in own.items()}:
+        return None
+    mlp.load_state_dict(state)
+    return fit
+
+
+def write_fit(path: Path, mlp: nn.Module, fit: TargetFit) -> None:
+    """Write the recovery parameters of one target and its errors, whole or not at all."""
+    state = mlp.state_dict()
+    with replace_file(path) as partial:
+        save_file(state, partial, metadata={"fit": json.dumps(vars(fit)), "sha256": _digest(state)})
+
+
+def _digest(state: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()

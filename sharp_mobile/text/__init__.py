@@ -1,0 +1,1 @@
+"""From texts to tokens: sources → conversation → sequences → windows. Recovery and evaluation read the same."""

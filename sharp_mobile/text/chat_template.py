@@ -1,0 +1,124 @@
+"""A model's chat template: a Jinja program that somebody else wrote, so it runs in a child process with limits.
+
+Its text is rendered by transformers' own function, in its sandbox, which keeps it from files and from Python but not
+from endless loops (nested `range`s) or from filling memory (`'a' * 10**10`).
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sharp_mobile.system.child import Answer, Child, ChildError, Handler, serve
+
+if TYPE_CHECKING:  # the child imports this module, and needs no tokenizers
+    from transformers import PreTrainedTokenizerBase
+
+RENDER_SECONDS = 5.0
+_MEMORY = 1 << 30
+_LONGEST = 1_000_000  # characters that a template may add to its messages
+
+
+class ChatTemplateError(Exception):
+    """Why a chat template gives no text, as the end of a sentence: 'fails: roles must alternate'."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, and where its answers stand in it if the template marks them: characters [start, end)."""
+
+    text: str
+    answers: tuple[tuple[int, int], ...] = ()
+
+
+def template_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """The Jinja text of a tokenizer's chat template; None if it has none.
+
+    Raises:
+        ChatTemplateError: it is no text, or there are several with names and none is the default.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        if "default" not in template:
+            raise ChatTemplateError(f"has the names {', '.join(map(str, template)) or '(none)'}, and no 'default'")
+        template = template["default"]
+    if template is not None and not isinstance(template, str):
+        raise ChatTemplateError(f"is a {type(template).__name__}, not a text")
+    return template
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer. The child process starts with the first rendering and ends with `close`."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.tokenizer = tokenizer
+        self._child: Child | None = None
+
+    def __enter__(self) -> "ChatTemplate":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def render(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False, mark_answers: bool = False
+    ) -> Rendered:
+        """A conversation as `tokenizer.apply_chat_template` renders it.
+
+        Args:
+            add_generation_prompt: end with what comes before an answer.
+            mark_answers: also find where the answers stand, by the template's {% generation %}.
+
+        Raises:
+            ChatTemplateError: there is no template, it fails, or it exceeds its limits of time, memory or length.
+        """
+        text = template_text(self.tokenizer)
+        if text is None:
+            raise ChatTemplateError("is missing")
+        if not messages:
+            raise ChatTemplateError("needs one message or more")
+        request = {
+            **self.tokenizer.special_tokens_map,
+            "conversations": [[dict(message) for message in messages]],
+            "chat_template": text,
+            "add_generation_prompt": add_generation_prompt,
+            "return_assistant_tokens_mask": mark_answers,
+        }
+        try:
+            if self._child is None:
+                self._child = Child("sharp_mobile.text.chat_template:serve_templates", memory=_MEMORY)
+            (rendered, answers), _ = self._child.ask(request, RENDER_SECONDS)
+        except ChildError as error:
+            if self._child is not None and not self._child.alive:
+                self.close()  # the next rendering starts another one
+            raise ChatTemplateError(f"cannot be rendered: {error}") from error
+        with contextlib.suppress(UnicodeEncodeError):
+            rendered.encode()
+            return Rendered(rendered, tuple((start, end) for start, end in answers))
+        raise ChatTemplateError("gives a text with half of a surrogate pair, which no tokenizer reads")
+
+
+def serve_templates(descriptor: int, memory: int) -> None:
+    """Render conversations; what the child process runs."""
+    serve(descriptor, memory, _renderer)
+
+
+def _renderer() -> Handler:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def render(request: dict[str, Any]) -> Answer:
+        rendered: Any = render_jinja_template(**request)  # annotated as a string, and gives two lists
+        (text,), spans = rendered
+        given = sum(len(message["content"]) for message in request["conversations"][0])
+        if len(text) > given + _LONGEST:
+            raise ValueError(f"its text has {len(text)} characters, for messages of {given}")
+        return [text, spans[0] if spans else []], b""
+
+    return render

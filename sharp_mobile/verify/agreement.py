@@ -1,0 +1,137 @@
+"""Is a `.pte` the model that was to be exported? It is run beside the eager decoder that it was lowered from.
+
+Segment by segment the two agree to a few units in the last place of a float. Over a whole integer model they cannot:
+where an activation lies at the border of two int8 codes, an error of 1e-7 decides between them, the next layer
+quantizes a different input, and after 30 layers two correct programs differ by about what the quantization itself
+costs (eager SmolLM2-135M against itself with its input changed by 1e-6: 10% of the logits' norm, 0.01 nats). So whole
+models are compared by what their predictions say: the mean KL divergence per token, and the tokens they choose. The
+nearer a model is to noise, the more rounding decides; one that parts from its eager decoder by more than is usual is
+held against what that decoder parts from itself.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from sharp_mobile.pte.runtime import Step, greedy, whole_window
+from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Recoveries
+
+# Mean KL(eager ‖ .pte) per token in nats. A float model has no borders between codes to fall over.
+TOLERANCE_INTEGER = 0.1
+TOLERANCE_FLOAT = 1e-4
+# A program may part from its eager decoder by this many times what that parts from itself.
+_TIMES_ITS_OWN = 3.0
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a `.pte` compares with its eager decoder on a prompt and what the `.pte` generated from it, all positions.
+
+    divergence: mean KL(eager ‖ .pte) per token, nats.
+    tokens: generated greedily by the `.pte`.
+    agreeing: how many of them are the eager decoder's first choice too, given the same text before them.
+    largest_gap: where they are not, the most by which the eager decoder prefers its own choice, in logits.
+    typical_difference: root mean square of the differences of the logits.
+    spread: the largest difference between two logits of one token of the `.pte`.
+    """
+
+    divergence: float
+    tokens: tuple[int, ...]
+    agreeing: int
+    largest_gap: float
+    typical_difference: float
+    spread: float
+    tolerance: float
+
+    def problems(self) -> list[str]:
+        """Why the two are not the same model; empty if they are."""
+        if not math.isfinite(self.divergence):
+            return ["the predictions of the .pte or of the eager model are not finite"]
+        if self.spread == 0:
+            return ["the .pte gives every token of the vocabulary the same logit"]
+        if self.divergence <= self.tolerance:
+            return []
+        return [
+            f"the .pte's predictions differ from the eager model's by {self.divergence:.4g} nats a token, "
+            f"more than the tolerated {self.tolerance:g}"
+        ]
+
+
+@torch.no_grad()
+def compare(
+    open_pte: Callable[[], Step],
+    eager: Step,
+    prompt: list[int],
+    count: int,
+    stop: list[int],
+    tolerance: float,
+    jittered: Step | None = None,
+) -> Agreement:
+    """Generate `count` tokens with the `.pte`, then let both score the whole text.
+
+    Args:
+        open_pte: loads the program, which is let go before its eager decoder computes: both may be large.
+        eager: a step of that decoder.
+        jittered: the eager decoder with its input changed by rounding; asked where `tolerance` is not kept.
+        prompt: token ids to start from.
+        stop: tokens that end the generation.
+        tolerance: the largest divergence, in nats a token.
+    """
+    pte = open_pte()
+    generated = greedy(pte, prompt, count, stop)
+    text = torch.tensor([prompt + generated[:-1]])
+    theirs = whole_window(pte)(text)[0].double()
+    del pte
+    ours = whole_window(eager)(text)[0].double()
+    divergence = _divergence(ours, theirs)
+    if tolerance < divergence < math.inf and jittered is not None:
+        own = _divergence(ours, whole_window(jittered)(text)[0].double())
+        if math.isfinite(own):
+            tolerance = max(tolerance, _TIMES_ITS_OWN * own)
+    choices = ours[len(prompt) - 1 :]
+    gaps = choices.max(dim=-1).values - choices.gather(1, torch.tensor(generated)[:, None])[:, 0]
+    return Agreement(
+        divergence=divergence,
+        tokens=tuple(generated),
+        agreeing=int((gaps == 0).sum()),
+        largest_gap=float(gaps.max()),
+        typical_difference=float((theirs - ours).square().mean().sqrt()),
+        spread=float((theirs.max(dim=-1).values - theirs.min(dim=-1).values).max()),
+        tolerance=tolerance,
+    )
+
+
+def _divergence(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Mean KL(ours ‖ theirs) of logits [S, V], in nats a token; infinite if either is not finite."""
+    found = F.kl_div(theirs.log_softmax(-1), ours.log_softmax(-1), log_target=True, reduction="batchmean")
+    return float(found) if found.isfinite() else float("inf")
+
+
+def sharing_problems(plan: SharePlan, recovery: Recoveries, keys: dict[str, str]) -> list[str]:
+    """Weights that a target should take from its reference and that are stored apart in the `.pte`.
+
+    Args:
+        keys: weight name → key, as `lower_segments` gives them.
+    """
+    problems = []
+    for target, reference in plan.reference_of.items():
+        if not recovery[target].reference:
+            continue
+        for projection in ("gate", "up", "down"):
+            own, shared = (
+                {
+                    n.rpartition(".")[2]: key
+                    for n, key in keys.items()
+                    if n.startswith(f"layers.{i + 1}.mlp.{projection}.")
+                }
+                for i in (target, reference)
+            )
+            if not own or own != shared:
+                problems.append(
+                    f"layer {target + 1} must call layer {reference + 1}'s {projection} weight, and has one of its own"
+                )
+    return problems

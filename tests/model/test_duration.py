@@ -1,0 +1,48 @@
+"""What long steps are told to take grows with what they compute, and is told in plain words."""
+
+import pytest
+from tiny_models import tiny_config
+
+from sharp_mobile.model.duration import (
+    finetune_seconds,
+    products_per_second,
+    rounding_seconds,
+    spoken,
+    warmup_seconds,
+)
+from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.settings import FinetuneSection, WarmupSection
+
+CONFIG = tiny_config()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "a few seconds"),
+        (6.4, "about 6 seconds"),
+        (43.0, "about 45 seconds"),
+        (100.0, "about 2 minutes"),
+        (1300.0, "about 20 minutes"),
+        (5500.0, "about 2 hours"),
+        (100_000.0, "about 30 hours"),
+        (10**6, "about 10 days"),
+    ],
+)
+def test_durations_are_words(seconds: float, words: str) -> None:
+    assert spoken(seconds) == words
+
+
+def test_twice_the_work_is_twice_the_time() -> None:
+    assert products_per_second() == products_per_second() > 0
+    assert rounding_seconds(CONFIG, 2000) == pytest.approx(2 * rounding_seconds(CONFIG, 1000))
+    lora, warmup = Recovery(rank=4), WarmupSection()
+    one, two = warmup_seconds(CONFIG, warmup, {1: lora}), warmup_seconds(CONFIG, warmup, {1: lora, 2: lora})
+    assert two == pytest.approx(2 * one)
+    assert warmup_seconds(CONFIG, warmup, {1: Recovery()}) == 0
+    adam = warmup.model_copy(update={"method": "closed_form_adam"})
+    assert warmup_seconds(CONFIG, adam, {1: lora}) > one
+    section = FinetuneSection()
+    assert finetune_seconds(CONFIG, section, 20) == pytest.approx(2 * finetune_seconds(CONFIG, section, 10))
+    distilled = section.model_copy(update={"distillation": 1.0})
+    assert finetune_seconds(CONFIG, distilled, 10) > finetune_seconds(CONFIG, section, 10)

@@ -1,0 +1,114 @@
+"""What trains is what ships: the simulation computes with the exporter's own integers, and can be trained."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import tiny_model, tiny_tokens
+
+from sharp_mobile.decoder.decoder import DecoderOptions, build_decoder
+from sharp_mobile.decoder.fuse import Projections, fuse, linear
+from sharp_mobile.model.families import mlp_weights
+from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
+from sharp_mobile.quantize.fake_quantize import simulated
+from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Recovery
+
+PLAN = SharePlan.parse("2:3, 4:5", 6)
+KINDS: dict[str, Recovery | dict[int, Recovery]] = {
+    "lora": Recovery("lora", 32),
+    "right": Recovery("right", 32),
+    "left": Recovery("left", 32),
+    "direct": Recovery(),
+    "hybrids": {
+        2: Recovery("lora", (0, 32, 64), neurons=32, bypass=32),
+        4: Recovery(neurons=32, bypass=32, reference=False),
+    },
+    "adapters": {layer: Recovery("lora", 32) for layer in range(6)},
+}
+OPTIONS = (QuantizeOptions(), QuantizeOptions(lm_head=8, recovery=8), QuantizeOptions(linear=8, recovery="float"))
+
+
+def shared_model(recovery: Any = KINDS["lora"], model_type: str = "llama", **overrides: Any) -> Any:
+    model = tiny_model(model_type, **overrides)
+    share_layers(model, PLAN, recovery)
+    torch.manual_seed(1)
+    for _, parameter in recovery_parameters(model):
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_target_computes_as_its_exported_form(kind: str, options: QuantizeOptions) -> None:
+    model = shared_model(KINDS[kind], mlp_bias=True)
+    x = torch.randn(1, 9, 64)
+    for mlp in shared_layers(model).values():
+        exported = torch.nn.Module()
+        projections = Projections(*(linear(weight) for weight in mlp_weights(mlp.reference)))
+        exported.mlp = fuse(mlp, projections if mlp.recovery.reference else None)
+        quantize(exported, options)
+        with simulated(model, options), torch.no_grad():
+            torch.testing.assert_close(mlp(x), exported.mlp(x), rtol=1e-5, atol=1e-5)
+        if mlp.recovery.reference or options.recovery != "float":  # rounding is seen at all
+            with torch.no_grad():
+                assert not torch.allclose(mlp(x), exported.mlp(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "gemma3_text", "olmo2"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_whole_model_computes_as_the_quantized_decoder(model_type: str, tied: bool) -> None:
+    """But for what a code at the border between two decides (see lower/check.py): compared in what it predicts."""
+    model, tokens = shared_model(model_type=model_type, tie_word_embeddings=tied), tiny_tokens(24)
+    options = QuantizeOptions(lm_head=8, recovery=8)
+    decoder = build_decoder(model, DecoderOptions(32, "portable", all_logits=True))
+    quantize(decoder, options)
+    with torch.no_grad():
+        expected = decoder(tokens, torch.tensor([0])).log_softmax(-1)
+        floating = model(tokens).logits.log_softmax(-1)
+        with simulated(model, options):
+            computed = model(tokens).logits.log_softmax(-1)
+
+    def divergence(other: torch.Tensor) -> float:
+        return float(F.kl_div(other, expected, log_target=True, reduction="sum") / tokens.numel())
+
+    assert divergence(computed) < 0.1 * divergence(floating)
+
+
+def test_afterwards_and_while_suspended_it_is_the_float_model() -> None:
+    model, tokens = shared_model(), tiny_tokens(24)
+    before, names = model(tokens).logits, dict(model.named_parameters())
+    with simulated(model, QuantizeOptions()) as simulation:
+        inside = model(tokens).logits
+        assert dict(model.named_parameters()).keys() == names.keys()
+        with simulation.suspended():
+            assert torch.equal(model(tokens).logits, before)
+        assert torch.equal(model(tokens).logits, inside)
+    assert not torch.allclose(inside, before)
+    assert torch.equal(model(tokens).logits, before)
+    assert all(parameter is names[name] for name, parameter in model.named_parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora", "right", "left", "hybrids", "adapters"])
+def test_recovery_parameters_learn_through_the_rounding(kind: str) -> None:
+    """Trained to give the float model's logits, the quantized model comes closer than by rounding afterwards."""
+    model, tokens = shared_model(KINDS[kind]), tiny_tokens(24, batch=4)
+    teacher = copy.deepcopy(model)
+    expected = teacher(tokens).logits.detach()
+    trained = [parameter for _, parameter in recovery_parameters(model)]
+    optimizer = torch.optim.Adam(trained, lr=3e-3)
+    losses = []
+    with simulated(model, QuantizeOptions(lm_head=8)):
+        for _ in range(25):
+            loss = F.mse_loss(model(tokens).logits, expected)
+            optimizer.zero_grad()
+            loss.backward()
+            assert all(parameter.grad is not None for parameter in trained)
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(parameter.grad is None for name, parameter in model.named_parameters() if "mlp" not in name)

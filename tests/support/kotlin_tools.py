@@ -1,0 +1,104 @@
+"""Kotlin on this computer, from what `make phone-tools-kotlin` puts into build/phones.
+
+core, its tests, jvm, stubs + app ── kotlinc ──► build/phones/<name>.jar ── java ──► what it prints
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from project import PROJECT
+
+from sharp_mobile.bench.compiling import compiled
+from sharp_mobile.bench.runner import build_engine
+
+ANDROID_BENCH = PROJECT / "android_bench"
+TOOLS = PROJECT / "build" / "phones"
+FIXTURES = PROJECT / "tests" / "fixtures" / "results"
+
+_LIBRARY = TOOLS / "kotlin" / "lib"
+_COMPILER = [_LIBRARY / f"{name}.jar" for name in ("kotlin-compiler", "kotlin-stdlib", "kotlin-script-runtime")]
+_COMPILER += [
+    _LIBRARY / f"{name}.jar" for name in ("kotlin-reflect", "kotlinx-coroutines-core-jvm", "annotations-13.0")
+]
+STDLIB = _LIBRARY / "kotlin-stdlib.jar"
+JUNIT = [TOOLS / "junit4.jar", TOOLS / "hamcrest.jar"]
+KOTLIN_TEST = [_LIBRARY / "kotlin-test.jar", _LIBRARY / "kotlin-test-junit.jar", *JUNIT]
+ANDROID_JAR = TOOLS / "android.jar"
+
+
+def require_kotlin() -> None:
+    """Skip without the tools, or fail where SHARP_MOBILE_REQUIRE_KOTLIN is 1."""
+    if shutil.which("javac") and all(path.exists() for path in (*_COMPILER, *KOTLIN_TEST, ANDROID_JAR)):
+        return
+    problem = "NO KOTLIN: nothing of android_bench was compiled; run make phone-tools-kotlin"
+    if os.environ.get("SHARP_MOBILE_REQUIRE_KOTLIN") == "1":
+        pytest.fail(problem)
+    pytest.skip(problem)
+
+
+def kotlinc(name: str, sources: Path, classpath: Sequence[Path], *options: str) -> Path:
+    """Compile the Kotlin files below a directory into build/phones/`name`.jar, unless they were; fails on a warning."""
+    jar = TOOLS / f"{name}.jar"
+    with (TOOLS / f"{name}.lock").open("w") as lock:  # test processes share the jar
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made_of, key = _digest([*sorted(sources.rglob("*.kt")), *classpath]), jar.with_suffix(".key")
+        if jar.exists() and key.exists() and key.read_text() == made_of:
+            return jar
+        key.unlink(missing_ok=True)
+        arguments = [
+            "-d",
+            jar,
+            "-cp",
+            path_of(classpath),
+            "-no-reflect",
+            "-jvm-target",
+            "17",
+            "-Werror",
+            *options,
+            sources,
+        ]
+        home = ["-kotlin-home", TOOLS / "kotlin"]
+        done = java(_COMPILER, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", *home, *arguments)
+        assert done.returncode == 0, done.stderr[-4000:]
+        key.write_text(made_of)
+    return jar
+
+
+def java(classpath: Sequence[Path], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a class. One thread of the compiler's and of the collector's: the machine has other work."""
+    options = ["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", path_of(classpath)]
+    return subprocess.run(["java", *options, *map(str, arguments)], capture_output=True, text=True, cwd=PROJECT)
+
+
+def jni_library() -> Path:
+    """The engine's C interface as the JVM calls it."""
+    javac = shutil.which("javac")
+    assert javac
+    include = Path(javac).resolve().parents[1] / "include"
+    engine, source = build_engine().resolve(), ANDROID_BENCH / "jvm" / "engine_jni.cpp"
+    command = [os.environ.get("CXX", "g++"), "-shared", "-fPIC", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror"]
+    command += ["-isystem", str(include), "-isystem", str(include / "linux"), str(source)]
+    command += [f"-L{engine.parent}", f"-l:{engine.name}", f"-Wl,-rpath,{engine.parent}"]
+    made_of = _digest([source, PROJECT / "host_bench" / "engine.h"]) + " ".join(command)
+    return compiled(TOOLS / "libsharp_jni.so", command, source, made_of)
+
+
+def path_of(jars: Sequence[Path]) -> str:
+    return os.pathsep.join(map(str, jars))
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        # Jars of ours change with their sources; the tools' are told apart by their size.
+        digest.update(f"{file}\0".encode())
+        digest.update(
+            file.read_bytes() if file.suffix != ".jar" or file.parent == TOOLS else b"%d" % file.stat().st_size
+        )
+    return digest.hexdigest()

@@ -1,0 +1,56 @@
+"""Results that somebody might have measured, and the file that Python writes of them for the other languages' tests.
+
+Each language writes the same results into `fixtures/results`, with its own name as harness, and reads the others':
+
+    python tests/results_example.py
+"""
+
+from project import PROJECT
+
+from sharp_mobile.bench.results import (
+    Device,
+    ExportIdentity,
+    Load,
+    Memory,
+    Results,
+    Samples,
+    Settings,
+    TokenSamples,
+    write_results,
+)
+
+FIXTURES = PROJECT / "tests" / "fixtures" / "results"
+
+
+def results() -> Results:
+    return Results(
+        created="2026-01-02T03:04:05Z",
+        device=Device(kind="host", model="a machine", os="Linux", cpu="a CPU", cores=2),
+        export=ExportIdentity(
+            name="tiny", plan="2:3", sha256="ab" * 32, file_bytes=1000, tensor_bytes=990, unshared_bytes=1200
+        ),
+        settings=Settings(runtime="executorch 1.5.1", threads=1, weight_cache=True, packed_cache=True),
+        load=Load(first=Samples(seconds=(2.0,)), later=Samples(seconds=(0.1, 0.3, 0.2))),
+        forward=Samples(seconds=(0.01, 0.02, 0.03, 0.02, 0.02)),
+        decode=TokenSamples(seconds=(0.5, 0.25, 1.0), tokens=10),
+        memory=Memory(anonymous=10, file=20, peak=40),
+        tokens=(1, 2, 3),
+    )
+
+
+def fixture(harness: str) -> Results:
+    """What is in the fixture of a language: a failed run, so that every field but `counts` and `prefill` is there."""
+    found = results()
+    return found.model_copy(
+        update={
+            "settings": found.settings.model_copy(update={"harness": harness}),
+            "status": "failed",
+            "error": "the system took the memory away",
+            "likeliest": ((7, 1.5), (9, -0.25)),
+            "warnings": ("w",),
+        }
+    )
+
+
+if __name__ == "__main__":
+    write_results(FIXTURES / "python.json", fixture("python"))

@@ -1,0 +1,77 @@
+"""A tiny fine-tuning, for tests in this process and, as a script, in others that are killed or are several.
+
+python tests/tiny_finetune.py RUN OUT '{"max_steps": 20}'
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tiny_models import tiny_model, tiny_tokens
+from torch import nn
+from transformers import PreTrainedModel
+
+from sharp_mobile.model.share import recovery_parameters, share_layers
+from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recover.finetune.run import FinetuneReport, FinetuneSettings, finetune
+from sharp_mobile.recover.finetune.teacher import target_mlps
+from sharp_mobile.text.conversation import IGNORED
+
+SETTINGS: dict[str, Any] = {
+    "precision": "float32",  # auto depends on the machine
+    "max_steps": 6,
+    "batch_size": 4,
+    "save_every": 2,
+    "log_every": 2,
+    "learning_rate": 3e-3,
+    "distillation": 1.0,
+}
+
+
+def shared_model(
+    model_type: str = "llama", plan: str = "2:3, 4:5", rank: int = 4, adapters: int = 0
+) -> tuple[PreTrainedModel, dict[int, nn.Module]]:
+    """A tiny shared model, the same at every call, and its targets' original MLPs."""
+    torch.manual_seed(0)
+    model = tiny_model(model_type)
+    parsed = SharePlan.parse(plan, 6)
+    originals = target_mlps(model, parsed)
+    recovery = dict.fromkeys(range(6), Recovery("lora", adapters)) | dict.fromkeys(originals, Recovery("lora", rank))
+    share_layers(model, parsed, recovery)
+    return model, originals
+
+
+def tiny_rows(count: int = 13, length: int = 24, *, seed: int = 1) -> list[dict[str, torch.Tensor]]:
+    """Rows of unequal numbers of scored tokens."""
+    rows = []
+    for index, tokens in enumerate(tiny_tokens(length, batch=count, seed=seed)):
+        labels = tokens.clone()
+        labels[: index % 5] = IGNORED
+        rows.append({"input_ids": tokens, "labels": labels})
+    return rows
+
+
+def trained(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of the recovery parameters."""
+    return {name: parameter.detach().clone() for name, parameter in recovery_parameters(model)}
+
+
+def tiny_finetune(
+    run: Path, *, adapters: int = 0, validation: bool = False, **settings: Any
+) -> tuple[PreTrainedModel, FinetuneReport]:
+    """Fine-tune the tiny model with `SETTINGS` and those given."""
+    model, originals = shared_model(adapters=adapters)
+    held_out = tiny_rows(5, seed=2) if validation else None
+    chosen = FinetuneSettings(**{**SETTINGS, **settings})
+    return model, finetune(model, originals, tiny_rows(), chosen, run, validation=held_out, progress=False)
+
+
+if __name__ == "__main__":
+    done, _ = tiny_finetune(Path(sys.argv[1]), **json.loads(sys.argv[3]))
+    if os.environ.get("RANK", "0") == "0":
+        save_file(trained(done), sys.argv[2])

@@ -13,6 +13,7 @@ from typing import Any
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.tokenizer import keep_spaces, load_tokenizer
+from sharp_mobile.console import collected_warnings, say, warn
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.eager import eager_step
 from sharp_mobile.errors import SharpError
@@ -22,8 +23,7 @@ from sharp_mobile.pte.runtime import load_pte
 from sharp_mobile.quantize.run import check_lowerable, make_decoder
 from sharp_mobile.recipe.load import recipe_name
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recipe.source import RANDOM
-from sharp_mobile.recover.run import RECOVERED, Say, Shared, open_recipe, share
+from sharp_mobile.recover.run import RECOVERED, Shared, open_recipe, share
 from sharp_mobile.size_report import predict
 from sharp_mobile.system.memory import return_freed_tensors
 from sharp_mobile.system.timing import Stages
@@ -51,16 +51,7 @@ class ExportResult:
     agreement: Agreement
 
 
-def export(
-    recipe: Recipe,
-    argument: str,
-    out: Path,
-    *,
-    allow_pickle: bool = False,
-    work: Path = RECOVERED,
-    progress: bool = True,
-    say: Say = print,
-) -> ExportResult:
+def export(recipe: Recipe, argument: str, out: Path, *, work: Path = RECOVERED) -> ExportResult:
     """Export what a recipe describes as a directory with `model.pte`, its tokenizer, a manifest and a report.
 
     The directory is written under a temporary name and takes the place of an older export only when every check has
@@ -71,10 +62,10 @@ def export(
     """
     return_freed_tensors()
     recipe.check_exportable()
-    out = check_writable(out, sources=[recipe.model.removeprefix(RANDOM)])
+    out = check_writable(out, sources=[recipe.model.path])
     stages = Stages()
     with stages.stage("open"):
-        opened = open_recipe(recipe, allow_pickle=allow_pickle, mapped=True, work=work, progress=progress)
+        opened = open_recipe(recipe, mapped=True, work=work)
         for line in opened.recipe.cut_from(recipe):
             say(line)
         recipe = opened.recipe
@@ -88,14 +79,14 @@ def export(
         with tempfile.TemporaryDirectory() as scratch:  # what the runner refuses is told before the long work
             warnings += _write_tokenizer(opened.checkpoint, Path(scratch)).warnings
         for warning in warnings:
-            say(f"warning: {warning}")
+            warn(warning)
         needed = predict(opened).file.total
         check_writable(out, needed=needed, sources=[opened.checkpoint.path])
-    shared = share(opened, work=work, progress=progress, say=say, stages=stages)
+    shared = share(opened, work=work, stages=stages)
     shared = replace(shared, warnings=(*shared.warnings, *warnings))
-    decoder = make_decoder(recipe, shared.checkpoint, stages, progress=progress, say=say)
+    decoder = make_decoder(recipe, shared.checkpoint, stages)
     with replace_directory(out, needed=needed) as partial:
-        keys = write_pte(decoder, shared.checkpoint, partial / MODEL_PTE, stages, progress)
+        keys = write_pte(decoder, shared.checkpoint, partial / MODEL_PTE, stages)
         with stages.stage("inspect"):
             inspection = inspect_pte(partial / MODEL_PTE, keys)
         with stages.stage("compare with eager"):
@@ -175,9 +166,9 @@ def _prompt_tokens(checkpoint: Checkpoint, max_length: int) -> tuple[list[int], 
     tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         return fixed, []
-    warnings: list[str] = []
-    prompt = prompt_tokens(tokenizer, PROMPT, warn=warnings.append)
-    alone = prompt_tokens(tokenizer, PROMPT, raw=True, warn=warnings.append)
+    with collected_warnings() as warnings:
+        prompt = prompt_tokens(tokenizer, PROMPT)
+        alone = prompt_tokens(tokenizer, PROMPT, raw=True)
     if len(alone) < max_length <= len(prompt):
         warnings.append(
             f"the model's chat template makes the prompt {len(prompt)} tokens long, and lower.max_length is "

@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.bench.exports import Export, read_export
 from sharp_mobile.bench.runner import build_runner
+from sharp_mobile.console import Console, reporting
 from sharp_mobile.files.packaged import packaged_model
 from sharp_mobile.pipeline import ExportResult, export
 from sharp_mobile.recipe.settings import Recipe
@@ -20,6 +22,13 @@ pytest.register_assert_rewrite("phone_harnesses")  # so that its assertions show
 def _fixed_seed() -> None:
     """Every test starts from the same random state, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def no_warnings() -> Iterator[None]:
+    """A warning fails the test, unless it is recorded."""
+    with reporting(Console(warn=pytest.fail)):
+        yield
 
 
 @pytest.fixture
@@ -72,9 +81,7 @@ def tiny_export(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -
     """The export of `tiny_recipe`; what it recovered is kept in `recovered` beside it."""
     torch.manual_seed(0)
     directory = tmp_path_factory.mktemp("exports")
-    return export(
-        tiny_recipe, "tiny", directory / "tiny", work=directory / "recovered", progress=False, say=lambda line: None
-    )
+    return export(tiny_recipe, "tiny", directory / "tiny", work=directory / "recovered")
 
 
 # Exports that a plain C++ program can run, and so Kotlin and Swift around it: attention in portable operators.
@@ -108,7 +115,7 @@ def exported(model: Path, text: Path, plan: str, directory: Path) -> Export:
         lower={"max_length": 96, "attention": "portable"},
     )
     torch.manual_seed(0)
-    export(recipe, directory.name, directory, work=directory.parent, progress=False, say=lambda line: None)
+    export(recipe, directory.name, directory, work=directory.parent)
     return read_export(directory)
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 from project import PROJECT
+from reported import recorded
 from tiny_gguf import write_gguf
 from tiny_models import CHATML, tiny_model, tiny_tokenizer
 from tiny_sentencepiece import VOCABULARY, write_llama2_json, write_tokenizer_model
@@ -33,13 +34,10 @@ from sharp_mobile.recipe.load import load_recipe
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recipe.source import Source
 from sharp_mobile.recover.run import open_recipe, recover, share
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.verify.inspect_export import inspect_export
-
-
-def quietly(line: str) -> None:
-    """Say nothing."""
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -60,7 +58,7 @@ def test_an_export_is_a_directory_with_a_true_manifest(tiny_export: ExportResult
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["sha256"] == hashlib.sha256((directory / "model.pte").read_bytes()).hexdigest()
     assert manifest["sizes"]["file"] == (directory / "model.pte").stat().st_size
-    assert Recipe(**manifest["recipe"]) == tiny_recipe.fitted_to(config_of(Path(tiny_recipe.model)))
+    assert Recipe(**manifest["recipe"]) == tiny_recipe.fitted_to(config_of(tiny_recipe.model.path))
     assert (manifest["plan"], manifest["layers"], manifest["stored_ratio"]) == ("2:3", 4, 0.75)
     assert manifest["compression_ratio"] == pytest.approx(0.75 + 0.25 * 32 * (128 + 256) / (128 * 256))
     assert manifest["names"]["layers.3.mlp.up.codes"] == manifest["names"]["layers.2.mlp.up.codes"]
@@ -123,20 +121,20 @@ def test_the_report_and_the_summary_tell_the_sizes(tiny_export: ExportResult) ->
 
 @pytest.mark.slow
 def test_what_was_recovered_once_is_taken_again(tiny_export: ExportResult, tiny_recipe: Recipe) -> None:
-    lines: list[str] = []
     work = tiny_export.directory.parent / "recovered"
     kept = {path.name for path in work.iterdir()}
-    opened = open_recipe(tiny_recipe, progress=False)
-    again = share(opened, work=work, progress=False, say=lines.append, stages=Stages())
-    assert any(line.startswith("recovered before, taken from") for line in lines)
+    opened = open_recipe(tiny_recipe)
+    with recorded() as report:
+        again = share(opened, work=work, stages=Stages())
+    assert any(line.startswith("recovered before, taken from") for line in report.lines)
     assert again.kept.parent == work
     assert {path.name for path in work.iterdir()} == kept
     alpha = dict(recovery_parameters(again.checkpoint.model))["model.layers.2.mlp.gate.alpha"]
     assert alpha != 1  # fitted, not as it starts
     other = tiny_recipe.model_copy(update={"recovery": tiny_recipe.recovery.model_copy(update={"rank": 8})})
-    lines.clear()
-    share(open_recipe(other, progress=False), work=work, progress=False, say=lines.append, stages=Stages())
-    assert not any("recovered before" in line for line in lines)
+    with recorded() as report:
+        share(open_recipe(other), work=work, stages=Stages())
+    assert not any("recovered before" in line for line in report.lines)
 
 
 @pytest.mark.slow
@@ -144,9 +142,9 @@ def test_a_recovered_checkpoint_exports_to_the_same_bytes(
     tiny_export: ExportResult, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     work = tiny_export.directory.parent / "recovered"
-    directory = recover(tiny_recipe, tmp_path / "sharp", work=work, progress=False, say=quietly)
-    sharp = tiny_recipe.model_copy(update={"model": str(directory)})
-    result = export(sharp, "sharp", tmp_path / "out", work=tmp_path / "unused", progress=False, say=quietly)
+    directory = recover(tiny_recipe, tmp_path / "sharp", work=work)
+    sharp = tiny_recipe.model_copy(update={"model": Source(str(directory))})
+    result = export(sharp, "sharp", tmp_path / "out", work=tmp_path / "unused")
     assert not (tmp_path / "unused").exists()
     assert result.manifest.plan == "2:3"
     assert result.manifest.sha256 == tiny_export.manifest.sha256
@@ -157,10 +155,10 @@ def test_sizes_foretell_the_unshared_export_which_needs_no_tokenizer(
     tiny_export: ExportResult, tiny_recipe: Recipe, exportable: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(exportable, tmp_path / "mute", ignore=shutil.ignore_patterns("tokenizer*"))
-    plain = tiny_recipe.model_copy(update={"model": str(tmp_path / "mute"), "plan": "none"})
-    lines: list[str] = []
-    result = export(plain, "mute", tmp_path / "out", work=tmp_path, progress=False, say=lines.append)
-    assert any("warning" in line and "has no tokenizer" in line for line in lines)
+    plain = tiny_recipe.model_copy(update={"model": Source(str(tmp_path / "mute")), "plan": "none"})
+    with recorded() as report:
+        result = export(plain, "mute", tmp_path / "out", work=tmp_path)
+    assert any("has no tokenizer" in line for line in report.warnings)
     assert any("has no tokenizer" in warning for warning in result.manifest.warnings)
     assert not (result.directory / "tokenizer.json").exists()
     assert result.manifest.sizes.shared == result.manifest.sizes.recovery == 0
@@ -172,7 +170,7 @@ def test_sizes_foretell_the_unshared_export_which_needs_no_tokenizer(
 @pytest.mark.parametrize("form", ["right", "left"])
 def test_the_other_forms_export_and_agree(form: Any, exportable: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
     """With float linears, where the program must be the trained model but for the embedding's 8 bits."""
-    checkpoint = open_checkpoint(exportable, progress=False)
+    checkpoint = open_checkpoint(exportable)
     plan, recovery = SharePlan.parse("2:3", 4), Recovery(form, 16)
     share_layers(checkpoint.model, plan, recovery)
     for _, parameter in recovery_parameters(checkpoint.model):
@@ -180,11 +178,11 @@ def test_the_other_forms_export_and_agree(form: Any, exportable: Path, tiny_reci
     save_sharp_checkpoint(checkpoint.model, plan, tmp_path / "sharp", tokenizer_source=checkpoint)
     content = tiny_recipe.model_dump() | {"model": str(tmp_path / "sharp"), "recovery": {"form": form, "rank": 16}}
     content["quantize"] = {"linear": "float", "lm_head": "float", "recovery": "float", "embedding": 8}
-    result = export(Recipe(**content), form, tmp_path / "out", work=tmp_path, progress=False, say=quietly)
+    result = export(Recipe(**content), form, tmp_path / "out", work=tmp_path)
     assert result.agreement.divergence < 1e-6
     assert result.agreement.agreeing == len(result.agreement.tokens)
     prompt = torch.tensor([result.manifest.expected.prompt_tokens])
-    expected = open_checkpoint(tmp_path / "sharp", progress=False).model(prompt).logits[:, -1:]
+    expected = open_checkpoint(tmp_path / "sharp").model(prompt).logits[:, -1:]
     computed = load_pte(result.directory / "model.pte")(prompt, 0)
     assert (computed - expected).norm() < 0.05 * expected.norm()
 
@@ -204,7 +202,7 @@ def earlier(tmp_path: Path) -> Path:
 
 def refused(recipe: Recipe, out: Path, work: Path) -> str:
     with pytest.raises(SharpError) as error:
-        export(recipe, "x", out, work=work, progress=False, say=quietly)
+        export(recipe, "x", out, work=work)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -221,10 +219,10 @@ def test_neither_export_nor_recover_replaces_its_source(
     place: str, told: str, tiny_recipe: Recipe, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     before = contents(tmp_path)
-    recipe = tiny_recipe.model_copy(update={"model": str(tiny_checkpoint)})
+    recipe = tiny_recipe.model_copy(update={"model": Source(str(tiny_checkpoint))})
     assert told in refused(recipe, tiny_checkpoint / place, tmp_path / "work")
     with pytest.raises(SharpError, match=told):
-        recover(recipe, tiny_checkpoint / place, work=tmp_path / "work", progress=False, say=quietly)
+        recover(recipe, tiny_checkpoint / place, work=tmp_path / "work")
     assert contents(tmp_path) == before
 
 
@@ -250,7 +248,7 @@ def test_a_wrong_setting_is_told_in_a_line(
 
     def run() -> None:
         recipe = load_recipe(str(tiny_checkpoint), **{"max_length": 64, "plan": "none", **settings})
-        export(recipe, "x", earlier, work=tmp_path / "work", progress=False, say=quietly)
+        export(recipe, "x", earlier, work=tmp_path / "work")
 
     with pytest.raises(SharpError) as error:
         run()
@@ -263,7 +261,7 @@ def prompt_and_warnings(checkpoint: Path, template: Any, max_length: int = 128) 
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     tokenizer.save_pretrained(checkpoint)
-    opened = open_checkpoint(str(checkpoint), progress=False)
+    opened = open_checkpoint(str(checkpoint))
     return _prompt_tokens(opened, max_length)
 
 
@@ -297,7 +295,7 @@ def test_a_chat_template_that_leaves_no_room_is_a_warning(tiny_checkpoint: Path)
 
 
 def test_a_tokenizer_of_another_model_is_told(tiny_checkpoint: Path) -> None:
-    opened = open_checkpoint(str(tiny_checkpoint), progress=False)
+    opened = open_checkpoint(str(tiny_checkpoint))
     opened.config.vocab_size = 80
     with pytest.raises(SharpError, match="its tokenizer gives the token id 220, and the model has 80 tokens"):
         _prompt_tokens(opened, 128)
@@ -308,11 +306,11 @@ def test_a_failing_chat_template_does_not_stop_an_export(exportable: Path, tmp_p
     model = shutil.copytree(exportable, tmp_path / "model")
     (model / "chat_template.jinja").write_text("{{ raise_exception('a system message is needed') }}")
     recipe = Recipe(model=str(model), plan="none", quantize={"rounding": "nearest"}, lower={"max_length": 96})
-    said: list[str] = []
-    result = export(recipe, "x", tmp_path / "out", work=tmp_path / "work", progress=False, say=said.append)
+    with recorded() as report:
+        result = export(recipe, "x", tmp_path / "out", work=tmp_path / "work")
     (warning,) = result.manifest.warnings
     assert warning.startswith("the model's chat template cannot be rendered: TemplateError: a system message is needed")
-    assert f"warning: {warning}" in said
+    assert warning in report.warnings
     assert result.manifest.expected.prompt_tokens == tuple(RAW)
 
 
@@ -329,7 +327,7 @@ def test_the_stock_runner_speaks_with_the_tokenizer_that_was_written(kind: str, 
         model.save_pretrained(source)
         (write_tokenizer_model if kind == "tokenizer.model" else write_llama2_json)(source)
     recipe = Recipe(model=str(source), lower={"max_length": 64})
-    result = export(recipe, "x", tmp_path / "out", work=tmp_path / "work", progress=False, say=quietly)
+    result = export(recipe, "x", tmp_path / "out", work=tmp_path / "work")
     named = result.manifest.tokenizer
     assert named == ("tokenizer.model" if kind == "tokenizer.model" else "tokenizer.json")
     assert any("reads special tokens" in line for line in result.manifest.warnings) == (kind == "tokenizer.model")
@@ -375,13 +373,13 @@ def test_the_recipes_warm_up_settings_are_used(tiny_recipe: Recipe, tmp_path: Pa
     warmup = tiny_recipe.warmup.model_copy(update={"method": "adam", "inputs": "original", "adam_lr": 1e30})
     recipe = tiny_recipe.model_copy(update={"warmup": warmup})
     with pytest.raises(SharpError, match=r"layer 3 diverges under Adam: .* smaller warmup\.adam_lr \(now 1e\+30\)"):
-        recover(recipe, tmp_path / "sharp", work=tmp_path / "work", progress=False, say=quietly)
+        recover(recipe, tmp_path / "sharp", work=tmp_path / "work")
     assert not (tmp_path / "sharp").exists()
 
 
 def test_a_plan_that_shares_nothing_recovers_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="plan none shares nothing"):
-        recover(Recipe(model=str(tiny_checkpoint)), tmp_path / "sharp", work=tmp_path, progress=False, say=quietly)
+        recover(Recipe(model=str(tiny_checkpoint)), tmp_path / "sharp", work=tmp_path)
     assert not (tmp_path / "sharp").exists()
 
 
@@ -389,7 +387,7 @@ def test_a_plan_that_shares_nothing_recovers_nothing(tiny_checkpoint: Path, tmp_
 def test_what_was_recovered_for_rounded_weights_keeps_them(
     aware: bool | None, rounding: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    checkpoint = open_checkpoint(tiny_checkpoint, progress=False)
+    checkpoint = open_checkpoint(tiny_checkpoint)
     plan = SharePlan.parse("2:3", 6)
     share_layers(checkpoint.model, plan, Recovery("lora", 8))
     made = {} if aware is None else {"quantization_aware": aware}
@@ -398,15 +396,15 @@ def test_what_was_recovered_for_rounded_weights_keeps_them(
 
 
 def test_a_sharp_checkpoint_keeps_its_plan(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(tiny_checkpoint, progress=False)
+    checkpoint = open_checkpoint(tiny_checkpoint)
     plan, recovery = SharePlan.parse("2:3,4", 6), Recovery("left", 4)
     share_layers(checkpoint.model, plan, recovery)
     save_sharp_checkpoint(checkpoint.model, plan, tmp_path / "sharp")
-    opened = open_recipe(load_recipe(str(tmp_path / "sharp")), progress=False)
+    opened = open_recipe(load_recipe(str(tmp_path / "sharp")))
     assert (opened.plan, opened.recovery) == (plan, dict.fromkeys(plan.targets, recovery))
     other = load_recipe(str(tmp_path / "sharp"), plan="2:3")
     with pytest.raises(SharpError, match="is shared already, by plan 2:3,4"):
-        open_recipe(other, progress=False)
+        open_recipe(other)
 
 
 # Interrupted, and out of room
@@ -423,7 +421,7 @@ def test_too_little_room_is_told_before_the_long_work(
     free = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr("sharp_mobile.files.outputs.shutil.disk_usage", lambda path: free)
     with pytest.raises(SharpError, match=r"out: needs 7,\d{3},\d{3} bytes and 5,000,000 are free"):
-        export(tiny_recipe, "tiny", tmp_path / "out", work=tmp_path / "work", progress=False, say=quietly)
+        export(tiny_recipe, "tiny", tmp_path / "out", work=tmp_path / "work")
     assert list(tmp_path.iterdir()) == []
 
 

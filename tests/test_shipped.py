@@ -18,6 +18,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.files import packaged
 from sharp_mobile.files.packaged import packaged_model
 from sharp_mobile.recipe import load as recipes
+from sharp_mobile.recipe.source import Source
 from sharp_mobile.text.speeches import speech_files
 
 
@@ -38,14 +39,14 @@ def test_in_a_wheel_they_are_those_in_the_package(tmp_path: Path, monkeypatch: p
 
 def test_a_shape_is_found_by_its_name_and_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert shape_file("random:llama-2-7b") == PROJECT / "export" / "shapes" / "llama-2-7b.json"
-    assert shape_file(f"random:{PROJECT}/export/shapes/1b.json") == PROJECT / "export" / "shapes" / "1b.json"
+    assert shape_file(Source("random:llama-2-7b")) == PROJECT / "export" / "shapes" / "llama-2-7b.json"
+    assert shape_file(Source(f"random:{PROJECT}/export/shapes/1b.json")) == PROJECT / "export" / "shapes" / "1b.json"
     (tmp_path / "export" / "shapes").mkdir(parents=True)
     for name in ("mine", "1b"):
         (tmp_path / "export" / "shapes" / f"{name}.json").write_text("{}")
-        assert shape_file(f"random:{name}") == Path(f"export/shapes/{name}.json")
+        assert shape_file(Source(f"random:{name}")) == Path(f"export/shapes/{name}.json")
     with pytest.raises(SharpError, match=r"llama-9: no such file; give the config\.json of a model, or one of 1b, "):
-        shape_file("random:llama-9")
+        shape_file(Source("random:llama-9"))
 
 
 def test_budgets_of_the_working_directory_hide_no_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +80,7 @@ def test_one_command_brings_the_packages_that_the_default_recipe_needs(monkeypat
 
 
 def test_a_setting_that_does_not_exist_is_told_with_those_that_do() -> None:
-    with pytest.raises(TypeError, match="ranks is no setting of a recipe; choose from form, rank, neurons"):
+    with pytest.raises(SharpError, match="ranks is no setting of a recipe; choose from form, rank, neurons"):
         recipes.load_recipe("smollm2-135m", ranks=3)
 
 

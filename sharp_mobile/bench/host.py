@@ -31,9 +31,8 @@ from sharp_mobile.bench.memory_limit import memory_limit
 from sharp_mobile.bench.packed_cache import PACKED_CACHES, PackedCache, cache_key, cpu_class, cpu_name
 from sharp_mobile.bench.results import Device, Load, Memory, Results, Samples, Settings, TokenSamples, now
 from sharp_mobile.bench.runner import Killed, Launch, Task, build_runner, executorch_package, launch
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
-
-Say = Callable[[str], None]
 
 _DEFAULT_PREFILL, _DEFAULT_DECODE = 128, 64
 
@@ -159,7 +158,7 @@ def benches(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES)
         yield found
 
 
-def run(exports: Sequence[Export], plan: Plan, say: Say = print, caches: Path = PACKED_CACHES) -> list[Results]:
+def run(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES) -> list[Results]:
     """Measure exports in alternation; results in their order.
 
     Raises:

@@ -8,10 +8,11 @@ from sharp_mobile.bench.arm64 import bench as arm64
 from sharp_mobile.bench.arm64.emulation import find_emulator
 from sharp_mobile.bench.arm64.profiles import read_profile
 from sharp_mobile.bench.exports import Export, read_export
-from sharp_mobile.bench.host import Plan, Say, benches, run, summary
+from sharp_mobile.bench.host import Plan, benches, run, summary
 from sharp_mobile.bench.memory_limit import parse_bytes, parse_sweep
 from sharp_mobile.bench.results import write_results
 from sharp_mobile.bench.sweep import sweep, write_sweep
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import check_file
 
@@ -45,7 +46,6 @@ def bench_host(
     limits: str | None = None,
     etdump: bool = False,
     out: Path | None = None,
-    say: Say = print,
 ) -> None:
     """Benchmark exports on this machine; or, with `limits`, their latency against memory.
 
@@ -68,15 +68,15 @@ def bench_host(
         if path.suffix == ".png":
             raise SharpError(f"{path}: is the name of a picture, which is drawn beside the sweep; name a .json file")
         check_file(path, sources=[export.directory for export in exports], field=SCHEMA_FIELD)
-        picture = write_sweep(path, sweep(exports, within, plan, say))
+        picture = write_sweep(path, sweep(exports, within, plan))
         say(f"{path}, {picture}")
     else:
         places = results_places(exports, RESULTS_HOST, out)
-        for path, results in zip(places, run(exports, plan, say), strict=True):
+        for path, results in zip(places, run(exports, plan), strict=True):
             write_results(path, results)
             say("\n".join([*summary(results), f"  {path}"]))
     if etdump:
-        _show_operators(exports, plan, say)
+        _show_operators(exports, plan)
 
 
 def check_options(place: str, given: Sequence[str]) -> None:
@@ -89,9 +89,7 @@ def check_options(place: str, given: Sequence[str]) -> None:
         raise SharpError(f"{', '.join(wrong)}: of no use with --on {place}; leave out")
 
 
-def bench_arm64(
-    directories: Sequence[Path], phone: str, prefill: int | None = None, out: Path | None = None, say: Say = print
-) -> None:
+def bench_arm64(directories: Sequence[Path], phone: str, prefill: int | None = None, out: Path | None = None) -> None:
     """Count instructions of exports on an emulated phone.
 
     Args:
@@ -136,7 +134,7 @@ def _results_places(exports: Sequence[Export], name: str, out: Path | None) -> l
     return [out / f"{name}.json" for name in names]
 
 
-def _show_operators(exports: Sequence[Export], plan: Plan, say: Say) -> None:
+def _show_operators(exports: Sequence[Export], plan: Plan) -> None:
     from sharp_mobile.bench.operators import profile, table
 
     with benches(exports, plan) as found:

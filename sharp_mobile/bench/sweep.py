@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import Plan, Say, benches, this_device
+from sharp_mobile.bench.host import Plan, benches, this_device
 from sharp_mobile.bench.packed_cache import PACKED_CACHES
 from sharp_mobile.bench.results import Samples, Settings, Sweep, SweepCurve, SweepPoint
 from sharp_mobile.bench.runner import Killed, Task, executorch_package
+from sharp_mobile.console import say
 from sharp_mobile.files.outputs import replace_file, replace_text
 
 
-def sweep(
-    exports: Sequence[Export], limits: Sequence[int], plan: Plan, say: Say = print, caches: Path = PACKED_CACHES
-) -> Sweep:
+def sweep(exports: Sequence[Export], limits: Sequence[int], plan: Plan, caches: Path = PACKED_CACHES) -> Sweep:
     """Measure every export within every limit, `plan.repetitions` launches each, exports in alternation.
 
     Raises:

@@ -1,6 +1,5 @@
 """Where a source lies: a packaged model, a directory or file of this machine, or a download from the hub."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,12 @@ from huggingface_hub.utils import GatedRepoError, LocalEntryNotFoundError, Repos
 from sharp_mobile.checkpoint.config import CONFIG_JSON, GENERATION_JSON
 from sharp_mobile.checkpoint.other_formats import TELLING_FILES
 from sharp_mobile.checkpoint.tokenizer import TOKENIZER_PATTERNS
+from sharp_mobile.console import shows_bars
 from sharp_mobile.errors import SharpError, one_line
 from sharp_mobile.files.packaged import PACKAGED_MODELS, packaged_model
 from sharp_mobile.files.paths import is_regular_file
 from sharp_mobile.recipe.sharp_json import SHARP_JSON
-from sharp_mobile.recipe.source import HUB_ID
+from sharp_mobile.recipe.source import Source
 
 # What is downloaded of a repository of the hub: what is read, and the small files that tell what it is if it is no
 # model. (`*` matches a slash, too; `_HUB_UNREAD` leaves out folders and the variants that diffusers knows.)
@@ -26,7 +26,7 @@ HUB_PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _HUB_UNREAD = ["*/*.safetensors", "*/*.bin", "*/*.json", "*.fp16*", "*.bf16*", "*.int8*", "*.non_ema*"]
 
 
-def locate(source: str, wanted: Sequence[str], fallback: Sequence[str] = ()) -> Path:
+def locate(source: Source, wanted: Sequence[str], fallback: Sequence[str] = ()) -> Path:
     """The directory or GGUF file behind a source; of a hub repository the `wanted` files are downloaded.
 
     Args:
@@ -36,15 +36,15 @@ def locate(source: str, wanted: Sequence[str], fallback: Sequence[str] = ()) -> 
     Raises:
         SharpError: nothing is there, or something that is no directory and no .gguf file.
     """
-    if source in PACKAGED_MODELS:
-        return packaged_model(source)
-    path = _local(source)
+    if source.kind == "packaged":
+        return packaged_model(source.text)
+    path = _local(source.text)
     if path is not None:
         return path
-    if HUB_ID.fullmatch(source) and Path(source).suffix not in (".gguf", ".safetensors", ".bin", ".yaml"):
-        directory = _download(source, wanted)
+    if source.kind == "hub":
+        directory = _download(source.text, wanted)
         if fallback and not any(directory.glob("*.safetensors")):
-            directory = _download(source, [*wanted, *fallback])
+            directory = _download(source.text, [*wanted, *fallback])
         return directory
     known = ", ".join(PACKAGED_MODELS)
     raise SharpError(
@@ -92,12 +92,12 @@ def _download(repository: str, wanted: Sequence[str]) -> Path:
 
 
 @contextmanager
-def quiet(progress: bool) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' remarks while it loads (what matters is checked here), and its bars only if asked for."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    if not (progress and sys.stderr.isatty()):
+    if not shows_bars():
         logging.disable_progress_bar()  # and the hub's
     try:
         yield

@@ -113,7 +113,7 @@ def _plain_mlp(mlp: SharedMLP) -> nn.Module:
     return plain
 
 
-def merge(source: str | Path, out: str | Path, *, progress: bool = True) -> Path:
+def merge(source: str | Path, out: str | Path) -> Path:
     """Write a SHARP checkpoint as a plain Hugging Face directory: config, weights, tokenizer, generation settings.
 
     Returns:
@@ -123,7 +123,7 @@ def merge(source: str | Path, out: str | Path, *, progress: bool = True) -> Path
         SharpError: the source is no SHARP checkpoint, or cannot be merged exactly; the directory cannot be written.
     """
     directory = check_writable(out, sources=[source])
-    checkpoint = open_checkpoint(source, progress=progress)
+    checkpoint = open_checkpoint(source)
     if checkpoint.plan is None:
         raise SharpError(f"{source}: shares nothing, so there is nothing to merge; give a SHARP checkpoint")
     merge_layers(checkpoint.model)

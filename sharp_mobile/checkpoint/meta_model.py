@@ -26,10 +26,10 @@ from sharp_mobile.errors import prefixed
 from sharp_mobile.files.paths import is_regular_file
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.recipe.sharp_json import SHARP_JSON
-from sharp_mobile.recipe.source import RANDOM, checkpoint_name
+from sharp_mobile.recipe.source import Source
 
 
-def open_blueprint(source: str) -> Checkpoint:
+def open_blueprint(source: Source | str) -> Checkpoint:
     """What `open_checkpoint` opens, with every tensor of the model on the meta device, and without a tokenizer.
 
     Of a hub repository only the configuration and the tokenizer are downloaded. Whether the LM head is tied is what the
@@ -38,11 +38,11 @@ def open_blueprint(source: str) -> Checkpoint:
     Raises:
         SharpError: nothing is there, or it is of a model that is not supported.
     """
-    plan = recovery = None
-    with quiet(progress=False):
+    source, plan, recovery = Source.of(source), None, None
+    with quiet():
         path = (
             shape_file(source)
-            if source.startswith(RANDOM)
+            if source.kind == "random"
             else locate(source, [CONFIG_JSON, SHARP_JSON, *TOKENIZER_FILES, *TELLING_FILES])
         )
         config = _config(source, path)
@@ -52,19 +52,19 @@ def open_blueprint(source: str) -> Checkpoint:
             with prefixed(path / SHARP_JSON), torch.device("meta"):
                 share_layers(model, plan, recovery)
     return Checkpoint(
-        name=checkpoint_name(source),
-        source=source,
+        name=source.name,
+        source=str(source),
         path=path,
         model=model,
         fingerprint=hashlib.sha256(config.to_json_string().encode()).hexdigest()[:16],
         plan=plan,
         recovery=recovery,
-        random=source.startswith(RANDOM),
+        random=source.kind == "random",
     )
 
 
-def _config(source: str, path: Path) -> PreTrainedConfig:
-    if source.startswith(RANDOM):
+def _config(source: Source, path: Path) -> PreTrainedConfig:
+    if source.kind == "random":
         return read_config(path)
     return gguf_config(gguf_header(path)) if path.is_file() else config_of(path)
 

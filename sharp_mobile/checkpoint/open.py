@@ -42,40 +42,37 @@ from sharp_mobile.recipe.sharp_json import (
     SHARP_JSON,
     damaged_files,
 )
-from sharp_mobile.recipe.source import RANDOM, checkpoint_name
+from sharp_mobile.recipe.source import Source
 
 
-def open_checkpoint(
-    source: str | Path, *, allow_pickle: bool = False, dtype: torch.dtype | None = torch.float32, progress: bool = True
-) -> Checkpoint:
+def open_checkpoint(source: Source | str | Path, *, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
     """Open a packaged model, a Hugging Face directory, a GGUF file, a hub repository or a SHARP checkpoint.
 
     Args:
-        source: a name in `PACKAGED_MODELS`, a path, `org/name`, or `random:` and the path of a config.json.
-        allow_pickle: take `pytorch_model.bin` where there are no safetensors. Code of a checkpoint is never run.
+        source: a name in `PACKAGED_MODELS`, a path, `org/name`, or `random:` and the path of a config.json. Code of a
+            checkpoint is never run, and a pickle is read only if the `Source` allows it.
         dtype: of the loaded weights; None leaves them in their files, mapped, with the types that they have there (a
             GGUF file is always read).
-        progress: show progress bars while reading, if on a terminal.
 
     Raises:
         SharpError: nothing is there, the family is not supported, or files are missing, cut short, broken, not those
             of config.json, or hold NaN or Inf.
     """
-    source = str(source)
-    if source.startswith(RANDOM):
+    source = Source.of(source)
+    if source.kind == "random":
         return open_random(source, dtype)
-    with quiet(progress):
-        path = locate(source, [*HUB_DESCRIPTION, *HUB_WEIGHTS], fallback=HUB_PICKLES if allow_pickle else ())
+    with quiet():
+        path = locate(source, [*HUB_DESCRIPTION, *HUB_WEIGHTS], fallback=HUB_PICKLES if source.allow_pickle else ())
         if not path.is_dir():
             return _open_gguf(source, path, dtype)
         if is_regular_file(path / SHARP_JSON):
             return _open_sharp(source, path, dtype)
-        return _open_directory(source, path, dtype, allow_pickle)
+        return _open_directory(source, path, dtype)
 
 
-def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pickle: bool) -> Checkpoint:
+def _open_directory(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     config = config_of(path)
-    files = weight_files(path, allow_pickle=allow_pickle)
+    files = weight_files(path, allow_pickle=source.allow_pickle)
     stored = stored_tensors(files)
     check_layers(stored, config.num_hidden_layers, path / CONFIG_JSON)
     blueprint = on_meta(config, path / CONFIG_JSON)
@@ -94,8 +91,8 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pi
     read_generation_config(model, path)
     tokenizer = load_tokenizer(path)
     return Checkpoint(
-        name=checkpoint_name(source),
-        source=source,
+        name=source.name,
+        source=str(source),
         path=path,
         model=ready(model, path),
         fingerprint=fingerprint_of([path / CONFIG_JSON, *files, *tokenizer_files(path)]),
@@ -104,7 +101,7 @@ def _open_directory(source: str, path: Path, dtype: torch.dtype | None, allow_pi
     )
 
 
-def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
+def _open_gguf(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     header = gguf_header(path)
     config = gguf_config(header)
     check_config(config, path)
@@ -114,8 +111,8 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint
     assemble(model, gguf_weights(header, names, config), dtype or torch.float32)
     tokenizer = load_tokenizer(path)
     return Checkpoint(
-        name=checkpoint_name(source),
-        source=source,
+        name=source.name,
+        source=str(source),
         path=path,
         model=ready(model, path),
         fingerprint=fingerprint_of([path]),
@@ -124,7 +121,7 @@ def _open_gguf(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint
     )
 
 
-def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoint:
+def _open_sharp(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     if damaged := [name for name in damaged_files(path) if name in (CONFIG_JSON, WEIGHTS)]:
         raise SharpError(
             f"{path / damaged[0]}: is not the file that {SHARP_JSON} was written with (SHA-256); copy the checkpoint "
@@ -145,8 +142,8 @@ def _open_sharp(source: str, path: Path, dtype: torch.dtype | None) -> Checkpoin
     read_generation_config(model, path)
     tokenizer = load_tokenizer(path)
     return Checkpoint(
-        name=checkpoint_name(source),
-        source=source,
+        name=source.name,
+        source=str(source),
         path=path,
         model=ready(model, path),
         fingerprint=fingerprint_of([path / CONFIG_JSON, path / SHARP_JSON, *weights, *tokenizer_files(path)]),

@@ -30,7 +30,7 @@ from sharp_mobile.files.paths import is_regular_file
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recoveries
-from sharp_mobile.recipe.source import RANDOM, checkpoint_name
+from sharp_mobile.recipe.source import Source
 from sharp_mobile.shipped import shipped
 
 _SEED = 0
@@ -41,7 +41,7 @@ _STD = 0.02
 _STEP = 101
 
 
-def open_random(source: str, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
+def open_random(source: Source, dtype: torch.dtype | None = torch.float32) -> Checkpoint:
     """A model of the architecture that `random:<config.json>` names; the same weights every time.
 
     Args:
@@ -58,8 +58,8 @@ def open_random(source: str, dtype: torch.dtype | None = torch.float32) -> Check
         if parameter.dim() == 1:  # a norm's gain or a bias
             parameter.data = torch.full_like(parameter, float(not name.endswith("bias")))
     return Checkpoint(
-        name=checkpoint_name(source),
-        source=source,
+        name=source.name,
+        source=str(source),
         path=path,
         model=model.eval().requires_grad_(False),
         fingerprint=hashlib.sha256(b"random" + path.read_bytes()).hexdigest()[:16],
@@ -68,19 +68,15 @@ def open_random(source: str, dtype: torch.dtype | None = torch.float32) -> Check
     )
 
 
-def shape_file(source: str) -> Path:
+def shape_file(source: Source) -> Path:
     """The file that `random:<config.json>` names, or `random:llama-2-7b` among those of `shape_files`.
 
     Raises:
         SharpError: there is none, or something else in its place.
     """
-    path, shapes = Path(source.removeprefix(RANDOM)), shape_files()
+    path, shapes = source.path, shape_files()
     if str(path) in shapes:
         return shapes[str(path)]
-    try:
-        path = path.expanduser()
-    except RuntimeError as error:
-        raise SharpError(f"{path}: cannot be read: {error}") from error
     if not is_regular_file(path):
         raise SharpError(f"{path}: no such file; give the config.json of a model, or one of {', '.join(shapes)}")
     return path

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
+from sharp_mobile.console import warn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.tokenizer import read_tokenizer, stop_tokens
 from sharp_mobile.pte.runtime import greedy
-from sharp_mobile.text.prompt import Warn, prompt_tokens
+from sharp_mobile.text.prompt import prompt_tokens
 from sharp_mobile.verify.opened import open_program
 
 
-def generate(path: Path, prompt: str, count: int, raw: bool = False, *, warn: Warn) -> str:
+def generate(path: Path, prompt: str, count: int, raw: bool = False) -> str:
     """What an export answers to a prompt, greedily, in at most `count` tokens.
 
     Args:
         path: an export's directory, or a `.pte` with a tokenizer.json beside it.
-        warn: receives what the user should know, a line each.
 
     Raises:
         SharpError: no export there, no tokenizer in it, a damaged file, or a prompt that is empty or too long.
@@ -22,7 +22,7 @@ def generate(path: Path, prompt: str, count: int, raw: bool = False, *, warn: Wa
     if count < 1:
         raise SharpError(f"--tokens {count}: generate 1 token or more")
     tokenizer = read_tokenizer(path)
-    tokens = prompt_tokens(tokenizer, prompt, raw=raw, warn=warn)
+    tokens = prompt_tokens(tokenizer, prompt, raw=raw)
     if not tokens:
         raise SharpError("the prompt is empty and the tokenizer puts no token before it; write a prompt")
     with open_program(path) as program:

@@ -7,12 +7,13 @@ Each form is a step function. Perplexity sees the same windows in every form, an
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from sharp_mobile.console import warn
 from sharp_mobile.decoder.eager import eager_step
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import Perplexity, perplexity
@@ -32,8 +33,6 @@ from sharp_mobile.verify.opened import open_program
 
 _WINDOW = 512  # tokens, where the user doesn't say
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -47,9 +46,6 @@ class Wanted:
 
     quantized: bool = False
     pte: bool = False
-    allow_pickle: bool = False
-    progress: bool = True
-    say: Say = print
     work: Path = RECOVERED
 
 
@@ -77,7 +73,7 @@ def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: 
     tokenizer = opened.checkpoint.tokenizer_for("evaluate")
     windows = source_windows(tokenizer, text, window, count)
     for form in _forms(recipe, opened, wanted):
-        yield _perplexity(form, windows, text, wanted.progress)
+        yield _perplexity(form, windows, text)
 
 
 def evaluate_tasks(
@@ -92,27 +88,24 @@ def evaluate_tasks(
     Raises:
         SharpError: as for an export; no tokenizer, or as `tasks.load_tasks`.
     """
-    tasks = load_tasks(names, include_path, progress=wanted.progress)
+    tasks = load_tasks(names, include_path)
     recipe, opened = _open(
         recipe, wanted, recipe.lower.max_length, shorten="max_length" not in recipe.lower.model_fields_set
     )
     longest = min(recipe.lower.max_length - 1, opened.checkpoint.config.max_position_embeddings)
     tokenizer, stop = opened.checkpoint.tokenizer_for("evaluate"), opened.checkpoint.eos_token_ids
     for form in _forms(recipe, opened, wanted):
-        scores = score(
-            tasks, form.step, tokenizer, max_length=longest, stop=stop, limit=limit, progress=wanted.progress
-        )
+        scores = score(tasks, form.step, tokenizer, max_length=longest, stop=stop, limit=limit)
         yield from (f"{form.name}: {line}" for line in describe(scores))
 
 
-def evaluate_pte(path: Path, text: str, window: int | None, count: int, *, progress: bool, warn: Say) -> str:
+def evaluate_pte(path: Path, text: str, window: int | None, count: int) -> str:
     """Perplexity through a `.pte` or an export, with the tokenizer beside it; a line.
 
     An export keeps it in perplexity.json, where `compare` finds it.
 
     Args:
         window: tokens; by default 512, or as many as the cache holds.
-        warn: receives what the user should know, a line each.
 
     Raises:
         SharpError: no `.pte`, no tokenizer beside it, a window that its cache does not hold, or as `open_program`.
@@ -129,7 +122,7 @@ def evaluate_pte(path: Path, text: str, window: int | None, count: int, *, progr
                 f"use a window of {program.limits.length} or less"
             )
         windows = source_windows(tokenizer, text, window, count)
-        found = perplexity(whole_window(program.step), windows, progress=progress)
+        found = perplexity(whole_window(program.step), windows)
     pte = program.pte
     if program.sha256 is not None and math.isfinite(found.value):
         kept = MeasuredPerplexity(
@@ -144,19 +137,16 @@ def evaluate_pte(path: Path, text: str, window: int | None, count: int, *, progr
     return _described(str(pte), found, windows, text)
 
 
-def evaluate_pte_tasks(
-    path: Path, names: Sequence[str], limit: int | None, include_path: Sequence[Path], *, progress: bool, warn: Say
-) -> list[str]:
+def evaluate_pte_tasks(path: Path, names: Sequence[str], limit: int | None, include_path: Sequence[Path]) -> list[str]:
     """Scores of a `.pte` or an export in tasks, a line a task.
 
     Args:
-        warn: receives what the user should know, a line each.
 
     Raises:
         SharpError: no `.pte`, no tokenizer beside it, or as `open_program` and `tasks.load_tasks`.
     """
     tokenizer = read_tokenizer(path)
-    tasks = load_tasks(names, include_path, progress=progress)
+    tasks = load_tasks(names, include_path)
     with open_program(path) as program:
         for warning in program.warnings:
             warn(warning)
@@ -167,7 +157,6 @@ def evaluate_pte_tasks(
             max_length=program.limits.length - 1,
             stop=stop_tokens(program, tokenizer),
             limit=limit,
-            progress=progress,
         )
     return [f"{program.pte}: {line}" for line in describe(scores)]
 
@@ -187,7 +176,7 @@ def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> 
     """
     lower = recipe.lower.model_copy(update={"max_length": max_length, "logits": "all"})
     recipe = recipe.model_copy(update={"lower": lower})
-    opened = open_recipe(recipe, allow_pickle=wanted.allow_pickle, work=wanted.work, progress=wanted.progress)
+    opened = open_recipe(recipe, work=wanted.work)
     longest = opened.checkpoint.config.max_position_embeddings
     if shorten and longest < max_length:
         lower = lower.model_copy(update={"max_length": longest})
@@ -199,22 +188,22 @@ def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> 
 
 def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
     stages = Stages()
-    shared = share(opened, work=wanted.work, progress=wanted.progress, say=wanted.say, stages=stages)
+    shared = share(opened, work=wanted.work, stages=stages)
     yield Form("float, eager", ModelStep(shared.checkpoint.model))
     if not (wanted.quantized or wanted.pte):
         return
-    decoder = make_decoder(recipe, shared.checkpoint, stages, progress=wanted.progress, say=wanted.say)
+    decoder = make_decoder(recipe, shared.checkpoint, stages)
     if wanted.quantized:
         yield Form("quantized, eager", eager_step(decoder))
     if wanted.pte:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, MODEL_PTE)
-            write_pte(decoder, shared.checkpoint, path, stages, wanted.progress)
+            write_pte(decoder, shared.checkpoint, path, stages)
             yield Form("quantized, .pte", load_pte(path))
 
 
-def _perplexity(form: Form, windows: torch.Tensor, text: str, progress: bool) -> str:
-    return _described(form.name, perplexity(whole_window(form.step), windows, progress=progress), windows, text)
+def _perplexity(form: Form, windows: torch.Tensor, text: str) -> str:
+    return _described(form.name, perplexity(whole_window(form.step), windows), windows, text)
 
 
 def _described(name: str, found: Perplexity, windows: torch.Tensor, text: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
 
 
@@ -27,9 +27,7 @@ class Perplexity:
 
 
 @torch.no_grad()
-def perplexity(
-    logits_fn: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor, *, progress: bool = True
-) -> Perplexity:
+def perplexity(logits_fn: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -> Perplexity:
     """Measure `logits_fn`, tokens int64 [1, T] -> logits [1, T, vocabulary], on windows int64 [windows, T].
 
     Raises:
@@ -38,9 +36,7 @@ def perplexity(
     if windows.ndim != 2 or len(windows) == 0 or windows.shape[1] < 2:
         raise SharpError(f"perplexity: windows of shape {list(windows.shape)} have no token to score; use 2 or more")
     total = 0.0
-    for number, window in enumerate(
-        tqdm(windows, desc="perplexity", unit="window", disable=None if progress else True), start=1
-    ):
+    for number, window in enumerate(progress_bar(windows, desc="perplexity", unit="window"), start=1):
         logits = logits_fn(window[None])[0, :-1].float()
         nll = F.cross_entropy(logits, window[1:], reduction="none").double().sum().item()
         if math.isnan(nll):

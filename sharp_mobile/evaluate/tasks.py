@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sharp_mobile.console import shows_bars
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pte.runtime import Step
 from sharp_mobile.text.sources import dataset_bars
@@ -56,7 +57,7 @@ class Tasks:
     loaded: Any
 
 
-def load_tasks(names: Sequence[str], include_path: Sequence[Path] = (), *, progress: bool = True) -> Tasks:
+def load_tasks(names: Sequence[str], include_path: Sequence[Path] = ()) -> Tasks:
     """Find tasks by name, and read or download their data.
 
     Raises:
@@ -79,7 +80,7 @@ def load_tasks(names: Sequence[str], include_path: Sequence[Path] = (), *, progr
         except Exception as error:  # a file under include_path that is no YAML, or no task
             where = ", ".join(map(str, include_path))
             raise SharpError(f"{where}: its task files cannot be read: {_one_line(error)}") from error
-        with dataset_bars(progress):
+        with dataset_bars():
             return Tasks(wanted, _load(manager, wanted))
 
 
@@ -111,7 +112,6 @@ def score(
     max_length: int,
     stop: Sequence[int],
     limit: int | None = None,
-    progress: bool = True,
 ) -> list[Score]:
     """Put tasks to a step function.
 
@@ -128,7 +128,7 @@ def score(
 
         from sharp_mobile.evaluate.harness import StepLM
 
-        model = StepLM(step, tokenizer, max_length, stop, sys.stderr if progress else None)
+        model = StepLM(step, tokenizer, max_length, stop, sys.stderr if shows_bars() else None)
         # lm-eval writes bars and remarks of its own; ours goes to the standard error that was there before.
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             try:

@@ -9,11 +9,12 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 
 # What a file system without flock answers; NFS answers EBADF for directories.
@@ -22,7 +23,7 @@ _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 @contextmanager
-def only_user(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def only_user(path: Path) -> Iterator[None]:
     """Keep other processes that call this from `path`; wait, and say for whom, while one uses it.
 
     The file `<path>.lock` says who does, and is deleted at the end.

@@ -8,8 +8,8 @@ from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, Executor
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 from torch import nn
-from tqdm import tqdm
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder, DecoderOptions
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear
 from sharp_mobile.lower.template import Delegate, Template, kind_of, trace_template
@@ -19,7 +19,7 @@ _EXAMPLE_TOKENS = 8
 
 
 @torch.no_grad()
-def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder, dict[str, str]]:
+def lower_segments(decoder: Decoder) -> tuple[Decoder, dict[str, str]]:
     """The decoder with every segment replaced by its XNNPACK delegate.
 
     Each kind of segment is traced once (see `template`).
@@ -56,7 +56,7 @@ def lower_segments(decoder: Decoder, *, progress: bool = False) -> tuple[Decoder
         bar.update()
         return lowered
 
-    bar = tqdm(total=len(decoder.attentions) + 1, desc="lower", unit="segment", disable=None if progress else True)
+    bar = progress_bar(total=len(decoder.attentions) + 1, desc="lower", unit="segment")
     entry = lower(decoder.entry, 0, hidden, *rotation(0))
     middles = [
         lower(middle, layer, hidden, attended, *rotation(layer))

@@ -37,7 +37,7 @@ class _Tied(NamedTuple):
     key: str
 
 
-def write_pte_file(manager: ExecutorchProgramManager, path: Path, *, progress: bool = False) -> None:
+def write_pte_file(manager: ExecutorchProgramManager, path: Path) -> None:
     """Write a program; the largest constant that is a named weight too takes no bytes of its own.
 
     Args:
@@ -59,7 +59,7 @@ def write_pte_file(manager: ExecutorchProgramManager, path: Path, *, progress: b
     )
     with path.open("w+b") as file:
         # Tensor by tensor from where each lies: nothing is put together in memory.
-        with tqdm.wrapattr(file, "write", len(content), desc="write", disable=None if progress else True) as output:
+        with tqdm.wrapattr(file, "write", len(content), desc="write") as output:
             content.write_to_file(output)
         if tied is not None:
             _overlap(file, tied)

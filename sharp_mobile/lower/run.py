@@ -13,14 +13,14 @@ from sharp_mobile.pte.read import stored_places
 from sharp_mobile.system.timing import Stages
 
 
-def write_pte(decoder: Decoder, checkpoint: Checkpoint, path: Path, stages: Stages, progress: bool) -> dict[str, str]:
+def write_pte(decoder: Decoder, checkpoint: Checkpoint, path: Path, stages: Stages) -> dict[str, str]:
     """Lower a decoder to a `.pte`; returns the key under which each weight is stored."""
     with stages.stage("lower segments"):
-        lowered, keys = lower_segments(decoder, progress=progress)
+        lowered, keys = lower_segments(decoder)
     with stages.stage("assemble"):
         program = assemble(lowered, _metadata(decoder.options, checkpoint))
     with stages.stage("write"):
-        write_pte_file(program, path, progress=progress)
+        write_pte_file(program, path)
     read_codes(decoder, path, stored_places(path))
     forget_weights(lowered)
     del program

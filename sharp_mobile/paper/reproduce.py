@@ -10,7 +10,6 @@ no number is ever printed for it.
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.open import open_checkpoint
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.files.json_file import parse_json
@@ -32,12 +32,12 @@ from sharp_mobile.paper.studies import Pairs
 from sharp_mobile.paper.study import study
 from sharp_mobile.paper.tables import FIGURES, PAPER_MODEL, Row, Table
 from sharp_mobile.paper.variants import Means, Variant, build
+from sharp_mobile.recipe.source import Source
 from sharp_mobile.recover.finetune.run import FinetuneSettings
 from sharp_mobile.recover.warmup.fit import WarmupSettings
 from sharp_mobile.text.windows import read_text, token_windows
 
 VARIANTS_JSON = "variants.json"
-Say = Callable[[str], None]
 
 
 class _Data(BaseModel):
@@ -111,25 +111,16 @@ class Absent:
 Outcome = Measurement | Absent
 
 
-def reproduce(
-    table: Table,
-    model: str,
-    out: Path,
-    budget: Budget,
-    *,
-    allow_pickle: bool = False,
-    progress: bool = True,
-    say: Say = print,
-) -> Path:
+def reproduce(table: Table, model: Source, out: Path, budget: Budget) -> Path:
     """Measure the variants of a table that are not in `out` yet; write the table there, and print it.
 
     Raises:
         SharpError: a wrong checkpoint or text, or measurements in `out` that were made with another one.
     """
-    source = _Source(model, budget, out / "runs", allow_pickle, progress)
+    source = _Source(model, budget, out / "runs")
     path = out / VARIANTS_JSON
-    with only_user(path, say):
-        measurements, outcomes = _measured(table, source, path, say)
+    with only_user(path):
+        measurements, outcomes = _measured(table, source, path)
     written = out / f"table{table.number}.md"
     text = render(table, measurements, outcomes)
     replace_text(written, text)
@@ -137,7 +128,7 @@ def reproduce(
     return written
 
 
-def _measured(table: Table, source: "_Source", path: Path, say: Say) -> tuple[Measurements, dict[str, Outcome]]:
+def _measured(table: Table, source: "_Source", path: Path) -> tuple[Measurements, dict[str, Outcome]]:
     """The measurements in a file, with those of the table added, and the outcome of each variant."""
     measurements = _read(path, source.empty())
     outcomes: dict[str, Outcome] = {}
@@ -158,17 +149,7 @@ def _measured(table: Table, source: "_Source", path: Path, say: Say) -> tuple[Me
     return measurements, outcomes
 
 
-def reproduce_figure(
-    figure: str,
-    model: str,
-    out: Path,
-    budget: Budget,
-    pairs: Pairs,
-    *,
-    allow_pickle: bool = False,
-    progress: bool = True,
-    say: Say = print,
-) -> None:
+def reproduce_figure(figure: str, model: Source, out: Path, budget: Budget, pairs: Pairs) -> None:
     """Make the study of Figure 2, 3 or 4 in `out` (see `paper.study`), and print it beside the paper's finding.
 
     Raises:
@@ -182,8 +163,6 @@ def reproduce_figure(
         window=budget.window,
         count=budget.windows,
         pairs=pairs,
-        allow_pickle=allow_pickle,
-        progress=progress,
     ):
         say(line)
     say(f"the paper, of {PAPER_MODEL}: {FIGURES[figure]}")
@@ -192,8 +171,8 @@ def reproduce_figure(
 class _Source:
     """Opens the original model anew for every variant, and reads the texts once."""
 
-    def __init__(self, model: str, budget: Budget, runs: Path, allow_pickle: bool, progress: bool) -> None:
-        self._model, self._allow_pickle, self._progress, self._budget = model, allow_pickle, progress, budget
+    def __init__(self, model: Source, budget: Budget, runs: Path) -> None:
+        self._model, self._budget = model, budget
         checkpoint = self._open()
         if checkpoint.plan is not None:
             raise SharpError(f"{model}: shares already; the tables start from the original model")
@@ -205,7 +184,7 @@ class _Source:
         self._means = Means(calibration, budget.warmup_settings, training, budget.finetune_settings, runs)
 
     def _open(self) -> Checkpoint:
-        return open_checkpoint(self._model, allow_pickle=self._allow_pickle, progress=self._progress)
+        return open_checkpoint(self._model)
 
     def empty(self) -> Measurements:
         return Measurements(model=self._name, fingerprint=self._fingerprint, budget=self._budget)
@@ -214,11 +193,11 @@ class _Source:
         started = time.monotonic()
         model = self._open().model
         try:
-            kept = build(variant, model, self._means, progress=self._progress)
+            kept = build(variant, model, self._means)
         except SharpError as error:
             return Absent(str(error))
         with torch.no_grad():
-            measured = perplexity(lambda tokens: model(tokens).logits, self._windows, progress=self._progress)
+            measured = perplexity(lambda tokens: model(tokens).logits, self._windows)
         return Measurement(
             perplexity=measured.value,
             recovery=_recovery(variant, model),

@@ -24,9 +24,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.files.json_file import parse_json, read_text
@@ -166,7 +166,7 @@ class ReplacedPerplexity:
         own, layer.mlp = layer.mlp, layer.mlp if mlp is None else mlp
         states = iter(self._hidden)
         try:
-            return perplexity(lambda tokens: self._rest(next(states)[None]), self._windows, progress=False).value
+            return perplexity(lambda tokens: self._rest(next(states)[None]), self._windows).value
         finally:
             layer.mlp = own
 
@@ -177,13 +177,7 @@ class ReplacedPerplexity:
 
 
 def replacement_study(
-    model: PreTrainedModel,
-    windows: torch.Tensor,
-    setting: TextSetting,
-    path: Path,
-    *,
-    pairs: Pairs = "adjacent",
-    progress: bool = True,
+    model: PreTrainedModel, windows: torch.Tensor, setting: TextSetting, path: Path, *, pairs: Pairs = "adjacent"
 ) -> ReplacementStudy:
     """Figure 2: perplexity when one reference's MLP stands in for one later target's, nothing recovered.
 
@@ -207,7 +201,7 @@ def replacement_study(
     with _saving(study, path) as save:
         if study.original is None:
             study.original = measure()
-        for reference, target in _bar(todo, "pair", progress):
+        for reference, target in _bar(todo, "pair"):
             measure.advance(target)
             value = measure(layers[reference].mlp)
             study.pairs.append(Pair(reference=reference + 1, target=target + 1, perplexity=value))
@@ -237,13 +231,7 @@ def distance_study(model: PreTrainedModel, setting: Setting, path: Path) -> Dist
 
 
 def zeroing_study(
-    model: PreTrainedModel,
-    windows: torch.Tensor,
-    setting: TextSetting,
-    path: Path,
-    *,
-    score: Score | None = None,
-    progress: bool = True,
+    model: PreTrainedModel, windows: torch.Tensor, setting: TextSetting, path: Path, *, score: Score | None = None
 ) -> ZeroingStudy:
     """Figure 4: perplexity, and a task's scores, with one MLP zeroed, layer after layer.
 
@@ -266,7 +254,7 @@ def zeroing_study(
         if study.original is None:
             study.original = measure()
             study.original_scores = score() if score else {}
-        for layer in _bar(todo, "layer", progress):
+        for layer in _bar(todo, "layer"):
             measure.advance(layer)
             scores = _with_mlp(layers[layer], NoMLP(), score) if score else {}
             study.zeroed.append(Zeroed(layer=layer + 1, perplexity=measure(NoMLP()), scores=scores))
@@ -349,5 +337,5 @@ def _relative_distances(here: MLPWeights, there: MLPWeights) -> dict[str, float]
     return {name: ((after - before).norm() / before.norm()).item() for name, before, after in names}
 
 
-def _bar(items: list[T], unit: str, progress: bool) -> Iterable[T]:
-    return tqdm(items, unit=unit, disable=None if progress else True)
+def _bar(items: list[T], unit: str) -> Iterable[T]:
+    return progress_bar(items, unit=unit)

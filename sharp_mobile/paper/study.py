@@ -24,12 +24,13 @@ from sharp_mobile.paper.studies import (
     zeroing_study,
 )
 from sharp_mobile.paper.study_pictures import draw
+from sharp_mobile.recipe.source import Source
 from sharp_mobile.text.windows import read_text, token_windows
 
 
 def study(
     figure: str,
-    model: str,
+    model: Source,
     out: Path,
     *,
     text: str,
@@ -38,8 +39,6 @@ def study(
     pairs: Pairs,
     task: str | None = None,
     limit: int | None = None,
-    allow_pickle: bool = False,
-    progress: bool = True,
 ) -> list[str]:
     """Make `fig2`, `fig3` or `fig4` of a model in the directory `out`; what is there already is taken.
 
@@ -56,7 +55,7 @@ def study(
     """
     if task is not None and figure != "fig4":
         raise SharpError(f"{figure}: has no task; use it with fig4")
-    checkpoint = open_checkpoint(model, allow_pickle=allow_pickle, progress=progress)
+    checkpoint = open_checkpoint(model)
     setting = {"model": checkpoint.name, "fingerprint": checkpoint.fingerprint}
     path, picture = out / f"{figure}.json", out / f"{figure}.png"
     if figure == "fig3":
@@ -65,10 +64,10 @@ def study(
         with_text = TextSetting(**setting, text=text, window=window, windows=count, task=task, limit=limit)
         windows = _windows(checkpoint, with_text)
         if figure == "fig2":
-            result = replacement_study(checkpoint.model, windows, with_text, path, pairs=pairs, progress=progress)
+            result = replacement_study(checkpoint.model, windows, with_text, path, pairs=pairs)
         else:
-            score = None if task is None else _task(checkpoint, task, limit, progress)
-            result = zeroing_study(checkpoint.model, windows, with_text, path, score=score, progress=progress)
+            score = None if task is None else _task(checkpoint, task, limit)
+            result = zeroing_study(checkpoint.model, windows, with_text, path, score=score)
     draw(result, picture)
     return [*describe(result), f"{path}, {picture}"]
 
@@ -93,15 +92,15 @@ def describe(study: Study) -> list[str]:
     return [f"perplexity {study.original:.2f}; with {what}: {ends}"]
 
 
-def _task(checkpoint: Checkpoint, name: str, limit: int | None, progress: bool) -> Score:
+def _task(checkpoint: Checkpoint, name: str, limit: int | None) -> Score:
     """The scores of a checkpoint's model, as it is when asked, by metric."""
     tokenizer = checkpoint.tokenizer_for(f"task {name}")
-    tasks, step = load_tasks([name], progress=progress), ModelStep(checkpoint.model)
+    tasks, step = load_tasks([name]), ModelStep(checkpoint.model)
 
     def score() -> dict[str, float]:
         length = checkpoint.config.max_position_embeddings
         stop = checkpoint.eos_token_ids
-        found = put(tasks, step, tokenizer, max_length=length, stop=stop, limit=limit, progress=False)
+        found = put(tasks, step, tokenizer, max_length=length, stop=stop, limit=limit)
         return {score.metric if score.task == name else f"{score.task} {score.metric}": score.value for score in found}
 
     return score

@@ -114,7 +114,7 @@ def with_parameters(form: Form, wanted: int, hidden: int, inner: int) -> Recover
     return Recovery(form, max(1, round(wanted / each)) if wanted else 0)
 
 
-def build(variant: Variant, model: PreTrainedModel, means: Means, *, progress: bool = True) -> Kept:
+def build(variant: Variant, model: PreTrainedModel, means: Means) -> Kept:
     """Make a variant of an original model, in place; returns what it keeps.
 
     Raises:
@@ -125,13 +125,13 @@ def build(variant: Variant, model: PreTrainedModel, means: Means, *, progress: b
         raise SharpError("fine-tuning was given no tokens; use --finetune-tokens")
     plan = SharePlan.parse(variant.plan, model.config.num_hidden_layers)
     originals = _mlps(variant, model) if variant.finetune and means.finetune.distillation else {}
-    kept = _compress(variant, model, plan, means, progress)
+    kept = _compress(variant, model, plan, means)
     if variant.finetune:
         if variant.method != "share":
             kept = _with_adapters(variant, model, plan, kept)
         run = means.runs / hashlib.sha256(variant.key.encode()).hexdigest()[:12]
         rows = rows_of_windows(_evenly(means.training, variant.finetune))
-        finetune(model, originals, rows, means.finetune, run, progress=progress)
+        finetune(model, originals, rows, means.finetune, run)
         shutil.rmtree(run, ignore_errors=True)
     return kept
 
@@ -143,7 +143,7 @@ def _mlps(variant: Variant, model: PreTrainedModel) -> dict[int, nn.Module]:
     return {index: copy.deepcopy(layer.mlp) if changed else layer.mlp for index, layer in enumerate(layers)}
 
 
-def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: Means, progress: bool) -> Kept:
+def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: Means) -> Kept:
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     recovery = variant.recoveries(plan, hidden, inner)
     # Adapters that come later are a part of s.
@@ -157,18 +157,16 @@ def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: 
         case "prune_channels":
             return prune_channels(model, means.calibration, s)
         case "share_bases":
-            return share_bases(model, means.calibration, s, matrices=MLP, progress=progress)
+            return share_bases(model, means.calibration, s, matrices=MLP)
         case "share":
-            return _share(variant, model, plan, recovery, means, progress)
+            return _share(variant, model, plan, recovery, means)
 
 
-def _share(
-    variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, means: Means, progress: bool
-) -> Kept:
+def _share(variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, means: Means) -> Kept:
     original = count_parameters(model)
     torch.manual_seed(means.finetune.seed)  # what is not warmed up starts random
     if variant.warmup:
-        warm_up(model, plan, recovery, means.calibration, settings=means.warmup, progress=progress)
+        warm_up(model, plan, recovery, means.calibration, settings=means.warmup)
     else:
         share_layers(model, plan, recovery)
     return Kept(count_parameters(model), original)

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segment_walk import Given, first_given, head_of, in_float, linears_of, segments_of, step
@@ -91,7 +91,7 @@ def choose(candidates: list[Candidate], group: int, share: float) -> list[Candid
     return chosen
 
 
-def sensitivities(decoder: Decoder, windows: torch.Tensor, *, progress: bool = False) -> dict[nn.Linear, torch.Tensor]:
+def sensitivities(decoder: Decoder, windows: torch.Tensor) -> dict[nn.Linear, torch.Tensor]:
     """Of each linear that is to be rounded, Σ (g_o ‖x‖)² of its rows o, float32 [out], over all tokens and users.
 
     Each window goes forwards through all segments, then backwards, each segment computed anew: what is held is one
@@ -103,7 +103,7 @@ def sensitivities(decoder: Decoder, windows: torch.Tensor, *, progress: bool = F
     segments = segments_of(decoder)
     found = {linear: torch.zeros(linear.out_features) for segment in segments for linear in linears_of(segment)}
     generator = torch.Generator().manual_seed(0)
-    for window in tqdm(windows, desc="sensitivity", unit="window", disable=None if progress else True):
+    for window in progress_bar(windows, desc="sensitivity", unit="window"):
         given = [first_given(decoder, window)]
         with torch.no_grad():
             for number, segment in enumerate(segments):

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segment_walk import first_given, in_float, linears_of, segments_of, step
@@ -41,7 +41,7 @@ _SENSITIVITY_WINDOWS = 2
 
 
 @torch.no_grad()
-def round_to_text(decoder: Decoder, windows: torch.Tensor, options: QuantizeOptions, *, progress: bool = False) -> None:
+def round_to_text(decoder: Decoder, windows: torch.Tensor, options: QuantizeOptions) -> None:
     """Round the 4-bit linears of a float `Decoder` by calibration text, in place; all others stay for `quantize`.
 
     Recovery parameters and the LM head are left, too.
@@ -52,9 +52,9 @@ def round_to_text(decoder: Decoder, windows: torch.Tensor, options: QuantizeOpti
     if options.linear != 4:
         return
     few = windows[:: -(-len(windows) // _SENSITIVITY_WINDOWS)]
-    found = sensitivities(decoder, few, progress=progress) if options.fragile else {}
+    found = sensitivities(decoder, few) if options.fragile else {}
     segments, candidates = segments_of(decoder), []
-    for linear, hessian in _hessians(decoder, windows, progress):
+    for linear, hessian in _hessians(decoder, windows):
         codes, scales, errors = round_weight(linear.weight, hessian, options.group_size)
         rounded = QuantizedLinear(codes, scales, 4, None if linear.bias is None else linear.bias.detach().float())
         _replace(segments, linear, rounded)
@@ -64,13 +64,13 @@ def round_to_text(decoder: Decoder, windows: torch.Tensor, options: QuantizeOpti
         _replace(segments, fragile.rounded, quantize_linear(fragile.linear, 8, 0))
 
 
-def _hessians(decoder: Decoder, windows: torch.Tensor, progress: bool) -> Iterator[tuple[nn.Linear, torch.Tensor]]:
+def _hessians(decoder: Decoder, windows: torch.Tensor) -> Iterator[tuple[nn.Linear, torch.Tensor]]:
     """Each linear that is to be rounded, with its H [in, in], as soon as its last user has seen the text."""
     segments = segments_of(decoder)
     last_user = {linear: number for number, segment in enumerate(segments) for linear in linears_of(segment)}
     hessians: dict[nn.Linear, torch.Tensor] = {}
     inputs = [first_given(decoder, window) for window in windows]
-    bar = tqdm(segments, desc="round", unit="segment", disable=None if progress else True)
+    bar = progress_bar(segments, desc="round", unit="segment")
     for number, segment in enumerate(bar):
         with in_float(segment), _collected(linears_of(segment), hessians):
             inputs = [step(decoder, number, segment, given) for given in inputs]

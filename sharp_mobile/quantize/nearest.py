@@ -16,8 +16,8 @@ from torchao.quantization.quant_primitives import (
     _choose_qparams_and_quantize_scale_only_hqq,
     choose_qparams_affine,
 )
-from tqdm import tqdm
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, code_range
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.settings import Bits, QuantizeSection, embedding_bits
@@ -128,7 +128,7 @@ class QuantizeOptions(NamedTuple):
 
 
 @torch.no_grad()
-def quantize(decoder: nn.Module, options: QuantizeOptions, *, progress: bool = False) -> None:
+def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
     """Replace the float linears and the embedding of a `Decoder` by integer ones, in place.
 
     A linear that several layers call is quantized once and stays one object.
@@ -146,7 +146,7 @@ def quantize(decoder: nn.Module, options: QuantizeOptions, *, progress: bool = F
         done = {id(head): both, id(table): QuantizedEmbedding(both.codes, both.scales.reshape(-1), 8)}
     wanted = [module for module in modules.values() if isinstance(module, nn.Linear | nn.Embedding)]
     total = sum(module.weight.numel() for module in wanted if id(module) not in done)
-    bar = tqdm(total=total, desc="quantize", unit="weight", unit_scale=True, disable=None if progress else True)
+    bar = progress_bar(total=total, desc="quantize", unit="weight", unit_scale=True)
     for name, module in modules.items():
         for child_name, child in list(module.named_children()):
             if not isinstance(child, nn.Linear | nn.Embedding):

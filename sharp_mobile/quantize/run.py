@@ -3,11 +3,10 @@
 model ─► decoder, compared with Hugging Face ─► GPTQ by the calibration text, if the recipe rounds to text ─► integers
 """
 
-from collections.abc import Callable
-
 import torch
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
+from sharp_mobile.console import say
 from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.decoder.translation import check_translation
 from sharp_mobile.errors import prefixed
@@ -18,7 +17,6 @@ from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.text.windows import source_windows
 
-Say = Callable[[str], None]
 # Of the warm-up's text, for GPTQ: 24 give SmolLM2-135M what 12 do.
 _ROUNDING_WINDOWS = 12
 
@@ -43,11 +41,10 @@ def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
     return source_windows(tokenizer, recipe.warmup.text, window, _ROUNDING_WINDOWS)
 
 
-def make_decoder(recipe: Recipe, checkpoint: Checkpoint, stages: Stages, *, progress: bool, say: Say) -> Decoder:
+def make_decoder(recipe: Recipe, checkpoint: Checkpoint, stages: Stages) -> Decoder:
     """The quantized decoder of a shared model, in eager mode; before that, checked to be the model in float.
 
     Args:
-        say: is told how long rounding takes, before it begins.
 
     Raises:
         SharpError: as `check_translation`, or no text to round by.
@@ -62,7 +59,7 @@ def make_decoder(recipe: Recipe, checkpoint: Checkpoint, stages: Stages, *, prog
         seconds = rounding_seconds(checkpoint.config, windows.numel())
         say(f"rounding by {windows.numel():,} tokens of text: {spoken(seconds)} on this machine")
         with stages.stage("round"):
-            round_to_text(decoder, windows, options, progress=progress)
+            round_to_text(decoder, windows, options)
     with stages.stage("quantize"):
-        quantize(decoder, options, progress=progress)
+        quantize(decoder, options)
     return decoder

@@ -7,20 +7,26 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from sharp_mobile.errors import SharpError, joined
-from sharp_mobile.files.packaged import PACKAGED_MODELS
 from sharp_mobile.files.yaml_file import read_yaml
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription
-from sharp_mobile.recipe.source import HUB_ID, RANDOM, checkpoint_name
+from sharp_mobile.recipe.source import Source
 from sharp_mobile.shipped import shipped
 
-# The section of every setting; the names are different in all sections, so an option of the command needs no section.
 _SECTIONS = {
-    setting: section
+    section: field.annotation
     for section, field in Recipe.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    for setting in field.annotation.model_fields
 }
+
+
+def setting_sections() -> dict[str, list[str]]:
+    """The sections that have a setting of each name; a name that one section alone has can be given without it."""
+    found: dict[str, list[str]] = {}
+    for section, model in _SECTIONS.items():
+        for name in model.model_fields:
+            found.setdefault(name, []).append(section)
+    return found
 
 
 def load_recipe(argument: str, **overrides: Any) -> Recipe:
@@ -30,23 +36,22 @@ def load_recipe(argument: str, **overrides: Any) -> Recipe:
         argument: a recipe's name (`smollm2-135m`, looked for in ./export and among those of sharp-mobile), a .yaml
             file, or a model (packaged name, directory, .gguf file, hub id), which gets the default settings; nothing
             is shared then, unless the model is a SHARP checkpoint.
-        overrides: settings by their own names, without the section (`rank=32`, `max_length=512`; the bits of recovery
-            parameters are `recovery`); None leaves the recipe's.
+        overrides: settings by path (`**{"quantize.recovery": 4}`), or by their own names where one section alone has
+            the name (`rank=32`, `max_length=512`); None leaves the recipe's.
 
     Raises:
-        SharpError: the argument is nothing of these, the file is no YAML, or a field does not exist or has a wrong
-            value.
-        TypeError: an override is no setting.
+        SharpError: the argument is nothing of these, the file is no YAML, or a field or an override does not exist or
+            has a wrong value.
     """
     path = recipe_file(argument)
     if path is not None:
         return _validated(_read_yaml(path), overrides, str(path))
-    if not _looks_like_model(argument):
+    if Source(argument).kind == "nothing":
         raise SharpError(
             f"{argument}: no recipe, file or directory of that name; recipes are {', '.join(recipe_files())}; or give "
             "a .yaml file, a Hugging Face directory, a .gguf file or a hub id (org/name)"
         )
-    return _validated({"model": argument, **_settings_of(_expanded(argument))}, overrides, argument)
+    return _validated({"model": argument, **_settings_of(Source(argument).path)}, overrides, argument)
 
 
 def _settings_of(path: Path) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def _settings_of(path: Path) -> dict[str, Any]:
 
 def recipe_name(argument: str) -> str:
     """A short name for what `load_recipe` takes: the recipe's, or the last part of a path or hub id."""
-    return re.sub(r"\.ya?ml$", "", checkpoint_name(argument))
+    return re.sub(r"\.ya?ml$", "", Source(argument).name)
 
 
 def recipe_files() -> dict[str, Path]:
@@ -80,31 +85,8 @@ def recipe_files() -> dict[str, Path]:
 def recipe_file(argument: str) -> Path | None:
     """The file of the recipe that the command's MODEL argument names; None if it names a model."""
     if Path(argument).suffix in (".yaml", ".yml"):
-        return _expanded(argument)
+        return Source(argument).path
     return recipe_files().get(argument)
-
-
-def _expanded(argument: str) -> Path:
-    try:
-        return Path(argument).expanduser()
-    except RuntimeError:  # ~ of a user who does not exist
-        return Path(argument)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long
-        return False
-
-
-def _looks_like_model(argument: str) -> bool:
-    return (
-        argument in PACKAGED_MODELS
-        or argument.startswith(RANDOM)
-        or _exists(_expanded(argument))
-        or HUB_ID.fullmatch(argument) is not None
-    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -119,19 +101,35 @@ def _example() -> str:
 
 
 def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) -> Recipe:
-    for name, value in overrides.items():
-        if name in _SECTIONS:
-            section = content.setdefault(_SECTIONS[name], {}) if value is not None else {}
-            if isinstance(section, dict):  # else its own validation speaks
-                section[name] = value
-        elif name not in ("model", "plan"):
-            raise TypeError(f"{name} is no setting of a recipe; choose from {', '.join(_SECTIONS)}")
-        elif value is not None:
+    for path, value in overrides.items():
+        section, name = _setting(path)
+        if value is None:
+            continue
+        if section is None:
             content[name] = value
+        elif isinstance(own := content.setdefault(section, {}), dict):  # else its own validation speaks
+            own[name] = value
     try:
         return Recipe(**content)
     except (ValidationError, TypeError) as error:
         raise SharpError(f"{source}: {_explain(error)}") from error
+
+
+def _setting(path: str) -> tuple[str | None, str]:
+    """Section and name of a setting, which is given by its path or by its name alone."""
+    if path in ("model", "plan"):
+        return None, path
+    section, dot, name = path.rpartition(".")
+    known = setting_sections()
+    if not dot and len(known.get(name, [])) == 1:
+        return known[name][0], name
+    if not dot and name in known:
+        raise SharpError(
+            f"{name} is a setting of several sections; write {' or '.join(f'{s}.{name}' for s in known[name])}"
+        )
+    if section not in known.get(name, []):
+        raise SharpError(f"{path} is no setting of a recipe; choose from {', '.join(known)}")
+    return section, name
 
 
 def _explain(error: ValidationError | TypeError) -> str:

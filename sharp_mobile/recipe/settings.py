@@ -15,13 +15,16 @@ against the model's configuration, before the long work.
 
 import re
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, PlainSerializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.plan import SharePlan, parse_layers
 from sharp_mobile.recipe.recovery import DEPLOYABLE, Form, Recovery, recoveries
+from sharp_mobile.recipe.source import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -264,6 +267,17 @@ class LowerSection(_Section):
     prefill_chunk: int | None = Field(default=None, ge=2)
 
 
+def _source(value: object) -> Source:
+    if not isinstance(value, Source | str):
+        raise PydanticCustomError("string_type", "Input should be a valid string")
+    if not str(value):
+        raise ValueError("is empty; name a model")
+    return Source.of(value)
+
+
+Model = Annotated[InstanceOf[Source], BeforeValidator(_source), PlainSerializer(str, return_type=str)]
+
+
 class Recipe(_Section):
     """A validated recipe.
 
@@ -271,7 +285,7 @@ class Recipe(_Section):
         pydantic.ValidationError: a field does not exist or has a wrong value; `load_recipe` makes it one line.
     """
 
-    model: str = Field(min_length=1)
+    model: Model
     plan: str = Field(default="none", min_length=1)
     recovery: RecoverySection = RecoverySection()
     auto: AutoSection = AutoSection()
@@ -295,6 +309,10 @@ class Recipe(_Section):
                     "quantize.recovery: 8"
                 )
         return self
+
+    def allowing_pickle(self) -> "Recipe":
+        """The recipe with leave to read its model from a pickle, which can run any code."""
+        return self.model_copy(update={"model": replace(self.model, allow_pickle=True)})
 
     def rounds_to_text(self, tokenizer: bool) -> bool:
         """Whether 4-bit linears are rounded by text, given that there is a tokenizer or not."""

@@ -1,6 +1,6 @@
 """sharp.json: what makes a directory a SHARP checkpoint, and how recovery parameters are written down by layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sharp_mobile import __version__
+from sharp_mobile.console import warn
 from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.files.digests import remembered_sha256
 from sharp_mobile.files.json_file import read_json
@@ -75,20 +76,16 @@ def damaged_files(directory: Path) -> list[str]:
     return damaged
 
 
-def is_whole(directory: Path, say: Callable[[str], None] | None = None) -> bool:
-    """Whether a SHARP checkpoint is there as it was written.
-
-    Args:
-        say: is told of damage, in a line.
-    """
+def is_whole(directory: Path) -> bool:
+    """Whether a SHARP checkpoint is there as it was written; damage is reported as a warning."""
     if not (directory / SHARP_JSON).is_file():
         return False
     try:
         damaged = damaged_files(directory)
     except SharpError:
         damaged = [SHARP_JSON]
-    if damaged and say is not None:
-        say(f"warning: {directory / damaged[0]} is damaged (another SHA-256); recovering again")
+    if damaged:
+        warn(f"{directory / damaged[0]} is damaged (another SHA-256); recovering again")
     return not damaged
 
 

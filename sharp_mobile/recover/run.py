@@ -6,7 +6,7 @@ checkpoint ─► plan (chosen, if it is auto) ─► warm-up ─► fine-tuning
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.checkpoint.random_weights import share_random
 from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
+from sharp_mobile.console import say, silence, warn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import check_writable, copy_directory, replace_directory
 from sharp_mobile.model.duration import spoken, warmup_seconds
@@ -25,7 +26,6 @@ from sharp_mobile.recipe.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import FinetuneSection, Recipe, WarmupSection
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
-from sharp_mobile.recipe.source import RANDOM
 from sharp_mobile.recover.finetune.stage import fine_tune, processes, settings_of
 from sharp_mobile.recover.plan_search.stage import is_auto, resolve
 from sharp_mobile.recover.sole_maker import sole_maker
@@ -34,8 +34,6 @@ from sharp_mobile.recover.warmup.fit import WarmupSettings
 from sharp_mobile.recover.warmup.run import warm_up
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.text.windows import check_length, source_windows
-
-Say = Callable[[str], None]
 
 RECOVERED = Path("build/recovered")
 
@@ -78,14 +76,7 @@ class Opened:
         return self.plan.compression_ratio(*widths, sum(own.parameters(*widths) for own in self.recovery.values()))
 
 
-def open_recipe(
-    recipe: Recipe,
-    *,
-    allow_pickle: bool = False,
-    mapped: bool = False,
-    work: Path = RECOVERED,
-    progress: bool = True,
-) -> Opened:
+def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED) -> Opened:
     """Open a recipe's checkpoint and parse its plan for it, or choose one if it is auto.
 
     Args:
@@ -96,12 +87,12 @@ def open_recipe(
         SharpError: the checkpoint is broken, the plan does not fit it, or it is shared already by another plan.
     """
     dtype = None if mapped else torch.float32
-    checkpoint = open_checkpoint(recipe.model, allow_pickle=allow_pickle, dtype=dtype, progress=progress)
+    checkpoint = open_checkpoint(recipe.model, dtype=dtype)
     recipe = recipe.fitted_to(checkpoint.config)
     explanation: list[str] = []
     if is_auto(recipe.plan):
         checkpoint.model.float()
-        recipe, explanation = resolve(recipe, checkpoint, work, progress=progress)
+        recipe, explanation = resolve(recipe, checkpoint, work)
     opened = planned(recipe, checkpoint, tuple(explanation))
     if opened.recovery and checkpoint.plan is None and not checkpoint.random:
         checkpoint.model.float()
@@ -137,7 +128,7 @@ class Shared:
     kept: Path
 
 
-def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stages) -> Shared:
+def share(opened: Opened, *, work: Path, stages: Stages) -> Shared:
     """Share a model by its plan and recover what sharing lost.
 
     A recovered model is kept under `work` as a SHARP checkpoint, and taken from there the next time that the same
@@ -148,7 +139,7 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     """
     checkpoint = opened.checkpoint
     for warning in checkpoint.warnings:
-        say(f"warning: {warning}")
+        warn(warning)
     say(opened.describe())
     if checkpoint.random and opened.recovery:
         share_random(checkpoint.model, opened.plan, opened.recovery)
@@ -156,17 +147,17 @@ def share(opened: Opened, *, work: Path, progress: bool, say: Say, stages: Stage
     if not opened.recovery or checkpoint.plan is not None:
         return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
-    with sole_maker(kept, say) as missing:
+    with sole_maker(kept) as missing:
         if missing:
             with stages.stage("recover"):
-                recovered = _recover(opened, kept, progress, say)
+                recovered = _recover(opened, kept)
     if not missing:
         say(f"recovered before, taken from {kept}")
         with stages.stage("open recovered"):
-            recovered = open_checkpoint(kept, dtype=None, progress=progress)
+            recovered = open_checkpoint(kept, dtype=None)
     warnings = SharpDescription.read(kept / SHARP_JSON).warnings
     for warning in warnings:
-        say(f"warning: {warning}")
+        warn(warning)
     named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
     return Shared(opened, named, (*checkpoint.warnings, *warnings), kept)
 
@@ -183,19 +174,19 @@ def _recovery_key(opened: Opened, section: FinetuneSection) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _recover(opened: Opened, kept: Path, progress: bool, say: Say) -> Checkpoint:
+def _recover(opened: Opened, kept: Path) -> Checkpoint:
     """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
     checkpoint, section = opened.checkpoint, opened.recipe.finetune
     settings = settings_of(section)
     if settings is None:
-        _warm_up(opened, kept, progress, say)
+        _warm_up(opened, kept)
         return checkpoint
     warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSection())}")
 
     def warm_up_once() -> None:
-        with sole_maker(warm, say) as missing:
+        with sole_maker(warm) as missing:
             if missing:
-                _warm_up(opened, warm, progress, say)
+                _warm_up(opened, warm)
 
     return fine_tune(
         checkpoint,
@@ -207,12 +198,10 @@ def _recover(opened: Opened, kept: Path, progress: bool, say: Say) -> Checkpoint
         section,
         settings,
         quantized=quantization_of(opened.recipe),
-        progress=progress,
-        say=say,
     )
 
 
-def _warm_up(opened: Opened, kept: Path, progress: bool, say: Say) -> None:
+def _warm_up(opened: Opened, kept: Path) -> None:
     """Warm the model up in place, and keep the result as a SHARP checkpoint; all processes together."""
     checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
     tokenizer = checkpoint.tokenizer_for("recovery")
@@ -229,7 +218,6 @@ def _warm_up(opened: Opened, kept: Path, progress: bool, say: Say) -> None:
         windows,
         settings=_warmup_settings(warmup),
         quantized=quantization_of(opened.recipe),
-        progress=progress,
         checkpoint_dir=fits,
     )
     if group.is_main_process:
@@ -259,37 +247,25 @@ def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:
     return WarmupSettings(warmup.method, warmup.inputs, warmup.weighted, adam, warmup.workers)
 
 
-def recover(
-    recipe: Recipe,
-    out: Path | None,
-    *,
-    allow_pickle: bool = False,
-    work: Path = RECOVERED,
-    progress: bool = True,
-    say: Say = print,
-) -> Path:
+def recover(recipe: Recipe, out: Path | None, *, work: Path = RECOVERED) -> Path:
     """Share and recover a recipe's model; returns the SHARP checkpoint's directory, `out` or one under `work`.
 
     Raises:
         SharpError: as `open_recipe` and `share`, or the plan shares nothing.
     """
-    out = None if out is None else check_writable(out, sources=[recipe.model.removeprefix(RANDOM)])
+    out = None if out is None else check_writable(out, sources=[recipe.model.path])
     group = processes()
     first = group.is_main_process
-    say, progress = say if first else _nothing, progress and first
-    with group.main_process_first():  # who chooses a plan, keeps it for the others
-        opened = open_recipe(recipe, allow_pickle=allow_pickle, work=work, progress=progress)
-    if out is not None:
-        check_writable(out, sources=[opened.checkpoint.path])
-    if not opened.recovery:
-        raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
-    kept = share(opened, work=work, progress=progress, say=say, stages=Stages()).kept
-    if out is not None and first and out != kept.resolve():
-        with replace_directory(out, sources=[kept]) as partial:
-            copy_directory(kept, partial)
-    say(f"SHARP checkpoint: {out or kept}")
+    with nullcontext() if first else silence():
+        with group.main_process_first():  # who chooses a plan, keeps it for the others
+            opened = open_recipe(recipe, work=work)
+        if out is not None:
+            check_writable(out, sources=[opened.checkpoint.path])
+        if not opened.recovery:
+            raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
+        kept = share(opened, work=work, stages=Stages()).kept
+        if out is not None and first and out != kept.resolve():
+            with replace_directory(out, sources=[kept]) as partial:
+                copy_directory(kept, partial)
+        say(f"SHARP checkpoint: {out or kept}")
     return out or kept
-
-
-def _nothing(line: str) -> None:
-    """What processes other than the first say."""

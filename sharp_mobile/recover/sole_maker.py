@@ -6,7 +6,7 @@ The processes of one run under `torchrun` are one maker: the first one locks for
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -15,11 +15,9 @@ from sharp_mobile.files.outputs import check_writable
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, is_whole
 from sharp_mobile.recover.finetune.stage import processes
 
-Say = Callable[[str], None]
-
 
 @contextmanager
-def sole_maker(kept: Path, say: Say) -> Iterator[bool]:
+def sole_maker(kept: Path) -> Iterator[bool]:
     """Keep other runs from making a recovered model; wait, and say for whom, while one does.
 
     Args:
@@ -32,8 +30,8 @@ def sole_maker(kept: Path, say: Say) -> Iterator[bool]:
         SharpError: the directory or its lock cannot be written.
     """
     group = processes()
-    alone = group.is_main_process and not is_whole(kept, say)
-    with only_user(kept, say) if alone else nullcontext():
+    alone = group.is_main_process and not is_whole(kept)
+    with only_user(kept) if alone else nullcontext():
         if alone and not is_whole(kept):
             if (kept / SHARP_JSON).is_file():
                 shutil.rmtree(kept)  # damaged, and maybe not recognizable as ours any more

@@ -1,19 +1,15 @@
 """A prompt as tokens: a user's turn in the model's chat template."""
 
-from collections.abc import Callable
-
 from transformers import PreTrainedTokenizerBase
 
+from sharp_mobile.console import warn
 from sharp_mobile.text.chat_template import ChatTemplate, ChatTemplateError, template_text
 
-Warn = Callable[[str], None]
 
-
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, *, raw: bool = False, warn: Warn) -> list[int]:
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, *, raw: bool = False) -> list[int]:
     """A prompt's token ids: as a user's turn in the model's chat template, if it has one and `raw` is not asked for.
 
     Args:
-        warn: receives a line if the template cannot be rendered; the prompt is used as it is then.
     """
     if not raw:
         try:

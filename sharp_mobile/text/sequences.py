@@ -29,10 +29,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from sharp_mobile import __version__
+from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import create_directory
 from sharp_mobile.text.chat_template import ChatTemplate
@@ -71,7 +71,6 @@ def prepare_data(
     held_out: float = HELD_OUT,
     seed: int = 0,
     work: Path = DATA,
-    progress: bool = True,
 ) -> TrainingData:
     """Training and validation sequences of `length` tokens from a source (see `text.sources`).
 
@@ -89,7 +88,7 @@ def prepare_data(
     directory = work / _key(tokenizer, source, length, held_out, seed)
     if not directory.is_dir():
         with create_directory(directory) as partial, tempfile.TemporaryDirectory(dir=partial) as scratch:
-            documents = _write(Path(scratch, "documents.arrow"), _encode(tokenizer, source, progress))
+            documents = _write(Path(scratch, "documents.arrow"), _encode(tokenizer, source))
             train, validation = _split(documents, length, held_out, seed, Path(scratch), str(source))
             _write(partial / "train.arrow", _rows(train))
             _write(partial / "validation.arrow", _rows(validation))
@@ -105,7 +104,7 @@ def packed_windows(
         SharpError: as `prepare_data`, or fewer than `count` windows.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        documents = _write(Path(scratch, "documents.arrow"), _encode(tokenizer, source, progress=False))
+        documents = _write(Path(scratch, "documents.arrow"), _encode(tokenizer, source))
         sequences = _write(Path(scratch, "sequences.arrow"), _pack(_rows(documents), length))
         return _windows(sequences, count, tokens=sum(len(tokens) for tokens, _ in _rows(documents)), length=length)
 
@@ -115,13 +114,12 @@ def _windows(sequences: Dataset, count: int | None, tokens: int = 0, length: int
     return torch.tensor(sequences.select(chosen.tolist())["input_ids"][:])  # type: ignore[return-value]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, source: str | Path, progress: bool) -> Iterator[Row]:
+def _encode(tokenizer: PreTrainedTokenizerBase, source: str | Path) -> Iterator[Row]:
     """Tokens and labels of each document."""
-    documents = tqdm(
-        read_documents(source, progress=progress),
+    documents = progress_bar(
+        read_documents(source),
         desc=f"tokenize {source}",
         unit="document",
-        disable=None if progress else True,
     )
     tokens = unknown = 0
     with ChatTemplate(tokenizer) as template:

@@ -12,13 +12,13 @@ keeps its caches (HF_HOME); its split is `train` unless named, its configuration
 """
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sharp_mobile.console import shows_bars
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.json_file import parse_json
 from sharp_mobile.text.speeches import SPEECHES, speech_files
@@ -74,7 +74,7 @@ def source_files(source: str | Path) -> list[Path]:
     return []
 
 
-def read_documents(source: str | Path, *, progress: bool = True) -> Iterator[Document]:
+def read_documents(source: str | Path) -> Iterator[Document]:
     """The documents of a source (see the module) in its own order; a text without a character is left out.
 
     Raises:
@@ -88,7 +88,7 @@ def read_documents(source: str | Path, *, progress: bool = True) -> Iterator[Doc
         else:
             yield from _documents(_json_lines(path) if path.suffix == ".jsonl" else _parquet_rows(path))
     if not files:
-        yield from _documents(_hub_rows(str(source), progress))
+        yield from _documents(_hub_rows(str(source)))
 
 
 def _directory_files(directory: Path) -> list[Path]:
@@ -155,13 +155,13 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise SharpError(f"{path}: is no whole parquet file ({_one_line(error)}); copy or write it again") from error
 
 
-def _hub_rows(source: str, progress: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _hub_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import datasets
 
     match = _HUB_NAME.fullmatch(source)
     assert match is not None, "source_files has looked at it"
     try:
-        with dataset_bars(progress):
+        with dataset_bars():
             rows = datasets.load_dataset(match["name"], match["config"], split=match["split"] or "train")
     except ConnectionError as error:
         raise SharpError(
@@ -177,11 +177,11 @@ def _hub_rows(source: str, progress: bool) -> Iterator[tuple[str, Mapping[str, A
 
 
 @contextmanager
-def dataset_bars(progress: bool) -> Iterator[None]:
+def dataset_bars() -> Iterator[None]:
     """With the progress bars of `datasets`, if asked for and on a terminal, or else without them."""
     import datasets
 
-    hide = not (progress and sys.stderr.isatty()) and not datasets.are_progress_bars_disabled()
+    hide = not shows_bars() and not datasets.are_progress_bars_disabled()
     if hide:
         datasets.disable_progress_bars()
     try:

@@ -16,6 +16,7 @@ import pytest
 from damage import ODD, assert_text, contents, damaged_budgets, damaged_json, one_line_or_fine, outcome, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reported import recorded
 from tiny_exports import HOST, Place, write_export
 from tiny_phones import PATIENCE
 
@@ -237,13 +238,13 @@ class MemoryPhone(AttachedPhone):
 
 def on_phone(found: Place, phone: MemoryPhone) -> tuple[str, list[str]]:
     """Benchmark on the phone: what is refused, and what is said."""
-    said: list[str] = []
 
     def bench() -> None:
         patience = replace(PATIENCE, silent=0.0)
-        bench_phone("android", [found.export], {}, patience=patience, find=lambda *_: phone, say=said.append)
+        bench_phone("android", [found.export], {}, patience=patience, find=lambda *_: phone)
 
-    return refusal(bench), said
+    with recorded() as report:
+        return refusal(bench), report.lines
 
 
 DONE = b'{"state": "done"}'

@@ -36,7 +36,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 def test_exports_are_launched_in_alternation(shared: Export, unshared: Export, seen: Seen, tmp_path: Path) -> None:
     lines: list[str] = []
     plan = Plan(repetitions=2, forwards=3, prefill=20)
-    found = run([shared, unshared], plan, lines.append, tmp_path)
+    found = run([shared, unshared], plan, tmp_path)
     names = [shared.directory.name, unshared.directory.name]
     repetition = [
         (name, kind) for name in names for kind in ("load", "whole with packed weights", "load with packed weights")
@@ -64,7 +64,7 @@ def test_exports_are_launched_in_alternation(shared: Export, unshared: Export, s
 
 @pytest.mark.slow
 def test_without_the_weight_cache_every_launch_is_a_first_one(shared: Export, seen: Seen, tmp_path: Path) -> None:
-    (results,) = run([shared], Plan(repetitions=1, weight_cache=False), print, tmp_path / "packed")
+    (results,) = run([shared], Plan(repetitions=1, weight_cache=False), tmp_path / "packed")
     name = shared.directory.name
     assert seen == [(name, "generate"), (name, "load"), (name, "whole")]
     assert (results.load.later, results.load.cold) == (None, None)
@@ -77,13 +77,13 @@ def test_within_a_limit_launches_are_cold_or_killed(
     limits_allowed: None, shared: Export, seen: Seen, tmp_path: Path
 ) -> None:
     plan = Plan(repetitions=1, memory_limit=60 << 20)
-    (results,) = run([shared], plan, print, tmp_path)
+    (results,) = run([shared], plan, tmp_path)
     assert results.load.later is None
     assert results.load.cold is not None
     assert results.settings.memory_limit == 60 << 20
     assert results.tokens == shared.tokens
     with pytest.raises(SharpError, match=r"does not run within 3,145,728 bytes of memory: the kernel killed it"):
-        run([shared], replace(plan, memory_limit=3 << 20), print, tmp_path)
+        run([shared], replace(plan, memory_limit=3 << 20), tmp_path)
 
 
 def stand_in(tokens: tuple[int, ...], directory: Path = Path("an-export")) -> Export:
@@ -110,7 +110,7 @@ def test_a_first_token_that_differs_is_told_with_how_near_it_is() -> None:
 
 def test_an_export_named_twice_is_told(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="one, other: are the same export; name it once"):
-        run([stand_in((5,), Path("one")), stand_in((5,), Path("other"))], Plan(), print, tmp_path)
+        run([stand_in((5,), Path("one")), stand_in((5,), Path("other"))], Plan(), tmp_path)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ def test_a_sweep_has_a_point_for_every_limit_and_export(
     lines: list[str] = []
     limits = (60 << 20, 3 << 20, 30 << 20)
     plan = Plan(repetitions=2, forwards=2)
-    measured = sweep([shared, unshared], limits, plan, lines.append, tmp_path / "packed")
+    measured = sweep([shared, unshared], limits, plan, tmp_path / "packed")
     assert [curve.export for curve in measured.curves] == [shared.identity, unshared.identity]
     for curve in measured.curves:
         assert [point.memory_limit for point in curve.points] == sorted(limits)

@@ -145,7 +145,7 @@ def test_any_value_of_any_field_is_taken_or_told(
     edited(directory, "config.json", **{name: value})
     told = ""
     try:
-        open_checkpoint(directory, progress=False)
+        open_checkpoint(directory)
     except SharpError as error:
         told = str(error)
     assert "\n" not in told

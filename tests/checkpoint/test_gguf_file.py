@@ -52,7 +52,7 @@ def test_llama_3_rope_scaling_is_found_again_from_its_divisors(factor: float, tm
     plain = 500000.0 ** -(torch.arange(8) / 8)
     divisors = plain / model.model.rotary_emb.inv_freq
     path = write_gguf(model, tmp_path / "llama3.gguf", extra={"rope_freqs.weight": divisors})
-    read = open_checkpoint(path, progress=False).model
+    read = open_checkpoint(path).model
     assert read.config.rope_parameters == pytest.approx(scaled)
     tokens = tiny_tokens()
     torch.testing.assert_close(read(tokens).logits, model(tokens).logits)

@@ -111,22 +111,20 @@ def test_the_directory_is_read_by_transformers_alone(tmp_path: Path, tied: bool)
     model = randomized(Recovery("lora", 4), tie_word_embeddings=tied)
     model.config.dtype = torch.bfloat16  # what the original was stored in; readers must not round to it
     model.generation_config.max_length = 77
-    sharp = save_sharp_checkpoint(
-        model, PLAN, tmp_path / "sharp", tokenizer_source=open_checkpoint(original, progress=False)
-    )
+    sharp = save_sharp_checkpoint(model, PLAN, tmp_path / "sharp", tokenizer_source=open_checkpoint(original))
     expected = logits(model)
-    directory = merge(sharp, tmp_path / "merged", progress=False)
+    directory = merge(sharp, tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(directory).eval()
     torch.testing.assert_close(logits(plain), expected, rtol=1e-4, atol=1e-4)
     assert plain.generation_config.max_length == 77
     assert AutoTokenizer.from_pretrained(directory)("abc")["input_ids"] == tiny_tokenizer()("abc")["input_ids"]
-    merge(sharp, directory, progress=False)  # what we wrote, we may replace
+    merge(sharp, directory)  # what we wrote, we may replace
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "original", "sharp"]
 
 
 def test_what_shares_nothing_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="shares nothing"):
-        merge(tiny_checkpoint, tmp_path / "merged", progress=False)
+        merge(tiny_checkpoint, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
@@ -136,5 +134,5 @@ def test_a_merged_model_never_replaces_its_source(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     for out in (source, source.parent, source / "merged", tmp_path / "link", tmp_path / "link" / "merged"):
         with pytest.raises(SharpError, match="source"):
-            merge(source, out, progress=False)
+            merge(source, out)
     assert sorted(tmp_path.rglob("*")) == before

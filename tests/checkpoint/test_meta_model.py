@@ -25,7 +25,7 @@ def test_of_a_repository_no_weights_are_downloaded(tiny_checkpoint: Path, monkey
         wanted.extend([repository, *allow_patterns])
         return str(tiny_checkpoint)
 
-    monkeypatch.setattr("sharp_mobile.checkpoint.open.snapshot_download", download)
+    monkeypatch.setattr("sharp_mobile.checkpoint.locate.snapshot_download", download)
     (tiny_checkpoint / "model.safetensors").unlink()
     assert open_blueprint("org/name").config.hidden_size == 64
     assert not any(pattern.endswith((".safetensors", ".bin")) or "*" in pattern for pattern in wanted)

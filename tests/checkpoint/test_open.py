@@ -20,7 +20,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recipe.source import checkpoint_name
+from sharp_mobile.recipe.source import Source
 from sharp_mobile.system.memory import page_out
 
 PLAN = SharePlan.parse("2:3, 4:5", 6)
@@ -40,10 +40,10 @@ def edit_weights(directory: Path, **changes: torch.Tensor | None) -> None:
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
 
 
-def told(source: Path, **options: Any) -> str:
+def told(source: Path, allow_pickle: bool = False) -> str:
     """The one line that opening a broken checkpoint gives."""
     with pytest.raises(SharpError) as error:
-        open_checkpoint(source, **options)
+        open_checkpoint(Source(str(source), allow_pickle))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -276,7 +276,7 @@ def test_pickles_are_taken_only_when_allowed(tiny_checkpoint: Path) -> None:
     (tiny_checkpoint / "model.safetensors").unlink()
     torch.save(model.state_dict(), tiny_checkpoint / "pytorch_model.bin")
     assert "pytorch_model.bin: a pickle can run any program" in told(tiny_checkpoint)
-    checkpoint = open_checkpoint(tiny_checkpoint, allow_pickle=True)
+    checkpoint = open_checkpoint(Source(str(tiny_checkpoint), allow_pickle=True))
     assert torch.equal(checkpoint.model(tiny_tokens()).logits, model(tiny_tokens()).logits)
 
 
@@ -316,9 +316,9 @@ def test_without_a_network_a_hub_id_is_told_or_taken_from_the_cache(
 
 def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert checkpoint_name("a/b.Q4_0.gguf") == "b.Q4_0"
-    assert checkpoint_name("out/") == "out"
-    assert checkpoint_name(".") == tmp_path.name
+    assert Source("a/b.Q4_0.gguf").name == "b.Q4_0"
+    assert Source("out/").name == "out"
+    assert Source(".").name == tmp_path.name
 
 
 # SHARP checkpoints

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reported import recorded
 from tiny_models import tiny_config
 
 from sharp_mobile.checkpoint.open import open_checkpoint
@@ -44,8 +45,8 @@ def test_its_lm_head_is_tied_as_its_configuration_says(tied: bool, tmp_path: Pat
 def test_it_is_exported_with_what_is_shared_stored_once(config: Path, tmp_path: Path) -> None:
     argument = f"random:{config}"
     recipe = load_recipe(argument, plan="2:3", rank=32, max_length=96)
-    said: list[str] = []
-    found = export(recipe, argument, tmp_path / "out", work=tmp_path, progress=False, say=said.append)
+    with recorded() as report:
+        found = export(recipe, argument, tmp_path / "out", work=tmp_path)
     mlp = 3 * 128 * 256 * (4 + 16 / 32) / 8
     assert found.manifest.sizes.shared == mlp
     # A and B of gate, up and down; 8 bits a weight and a float32 scale a row of the rank or of the output.
@@ -53,7 +54,7 @@ def test_it_is_exported_with_what_is_shared_stored_once(config: Path, tmp_path: 
     assert found.manifest.sizes.recovery == pytest.approx(weights + 4 * rows, rel=0.1)
     assert found.manifest.name == recipe_name(argument) == "shape"
     assert not (tmp_path / "out" / "tokenizer.json").exists()
-    assert any("the weights are random" in line for line in said)
+    assert any("the weights are random" in line for line in report.warnings)
 
 
 GROWTH = """

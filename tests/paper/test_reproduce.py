@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from reported import recorded
 from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile.cli import main
+from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.files.locks import only_user
@@ -18,6 +20,7 @@ from sharp_mobile.paper import reproduce as run
 from sharp_mobile.paper.reproduce import Budget, Measurements, reproduce
 from sharp_mobile.paper.tables import ORIGINAL, Row, Table
 from sharp_mobile.paper.variants import Variant
+from sharp_mobile.recipe.source import Source
 from sharp_mobile.text.windows import read_text, token_windows
 
 TABLE = Table(
@@ -47,9 +50,9 @@ def budget(tiny_text: Path) -> Budget:
 
 def make(checkpoint: Path, out: Path, budget: Budget, table: Table = TABLE) -> tuple[str, list[str]]:
     """The table as written, and the lines said."""
-    said: list[str] = []
-    path = reproduce(table, str(checkpoint), out, budget, progress=False, say=said.append)
-    return path.read_text(), said
+    with recorded() as report:
+        path = reproduce(table, Source(str(checkpoint)), out, budget)
+    return path.read_text(), report.lines
 
 
 def test_each_row_is_measured_or_says_why_not(tiny_checkpoint: Path, tmp_path: Path, budget: Budget) -> None:
@@ -64,7 +67,7 @@ def test_each_row_is_measured_or_says_why_not(tiny_checkpoint: Path, tmp_path: P
     ]
     windows = token_windows(tiny_tokenizer(), read_text(budget.text), 24, 3)
     model = tiny_model()
-    value = perplexity(lambda tokens: model(tokens).logits, windows, progress=False).value
+    value = perplexity(lambda tokens: model(tokens).logits, windows).value
     assert rows[1] == f"| Original |  |  | 100% | **{value:.1f}** | 100% | 3.0 |"
     assert "| 2,171 |" in rows[2]
     assert rows[3].endswith("| – |")
@@ -105,11 +108,12 @@ def test_a_second_run_waits_until_the_first_has_measured(tiny_checkpoint: Path, 
         waits.set()
 
     def second() -> Path:
-        return reproduce(table, str(tiny_checkpoint), tmp_path, budget, progress=False, say=say)
+        with reporting(Console(say=say)):  # a thread of its own starts silent
+            return reproduce(table, Source(str(tiny_checkpoint)), tmp_path, budget)
 
     table = Table(4, "a test", TABLE.datasets, TABLE.rows[:1])
     with ThreadPoolExecutor(1) as pool:
-        with only_user(tmp_path / "variants.json", pytest.fail):
+        with only_user(tmp_path / "variants.json"):
             written = pool.submit(second)
             assert waits.wait(30)
             assert not written.done()

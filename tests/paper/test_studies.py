@@ -38,7 +38,7 @@ LAYERS = 6
 
 
 def measured(model: PreTrainedModel) -> float:
-    return perplexity(lambda tokens: model(tokens).logits, WINDOWS, progress=False).value
+    return perplexity(lambda tokens: model(tokens).logits, WINDOWS).value
 
 
 def directly_shared(model_type: str, reference: int, target: int) -> float:
@@ -60,12 +60,12 @@ def test_running_the_rest_of_the_model_is_running_all_of_it(model_type: str) -> 
 
 def test_figure_2_has_each_pair_once(tmp_path: Path) -> None:
     path = tmp_path / "fig2.json"
-    adjacent = replacement_study(tiny_model(), WINDOWS, SETTING, path, progress=False)
+    adjacent = replacement_study(tiny_model(), WINDOWS, SETTING, path)
     assert [(p.reference, p.target) for p in adjacent.pairs] == [(1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
     assert adjacent.original == pytest.approx(measured(tiny_model()))
     for pair in adjacent.pairs:
         assert pair.perplexity == pytest.approx(directly_shared("llama", pair.reference, pair.target), rel=1e-5)
-    both = replacement_study(tiny_model(), WINDOWS, SETTING, path, pairs="all", progress=False)
+    both = replacement_study(tiny_model(), WINDOWS, SETTING, path, pairs="all")
     assert both.pairs[:5] == adjacent.pairs
     assert len({(p.reference, p.target) for p in both.pairs}) == len(both.pairs) == LAYERS * (LAYERS - 1) // 2
     assert all(pair.reference < pair.target for pair in both.pairs)
@@ -73,7 +73,7 @@ def test_figure_2_has_each_pair_once(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = replacement_study(tiny_model(), WINDOWS, SETTING, tmp_path / "whole.json", pairs="all", progress=False)
+    whole = replacement_study(tiny_model(), WINDOWS, SETTING, tmp_path / "whole.json", pairs="all")
     path, calls = tmp_path / "cut.json", 0
 
     def interrupted(*args: object, **options: object) -> object:
@@ -85,25 +85,25 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(studies, "perplexity", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        replacement_study(tiny_model(), WINDOWS, SETTING, path, pairs="all", progress=False)
+        replacement_study(tiny_model(), WINDOWS, SETTING, path, pairs="all")
     assert len(json.loads(path.read_text())["pairs"]) == 6  # the first call measures the original
-    resumed = replacement_study(tiny_model(), WINDOWS, SETTING, path, pairs="all", progress=False)
+    resumed = replacement_study(tiny_model(), WINDOWS, SETTING, path, pairs="all")
     assert resumed.pairs == whole.pairs
     assert calls == 8 + 9
 
 
 def test_a_file_of_another_study_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.json"
-    zeroing_study(tiny_model(), WINDOWS, SETTING, path, progress=False)
+    zeroing_study(tiny_model(), WINDOWS, SETTING, path)
     with pytest.raises(SharpError, match="is no fig2 study"):
-        replacement_study(tiny_model(), WINDOWS, SETTING, path, progress=False)
+        replacement_study(tiny_model(), WINDOWS, SETTING, path)
     other = SETTING.model_copy(update={"text": "another", "windows": 3})
     with pytest.raises(SharpError, match="made with another text, windows"):
-        zeroing_study(tiny_model(), WINDOWS, other, path, progress=False)
+        zeroing_study(tiny_model(), WINDOWS, other, path)
     shared = tiny_model()
     share_layers(shared, SharePlan.parse("2:3", LAYERS), Recovery("lora", 2))
     with pytest.raises(SharpError, match="share already"):
-        zeroing_study(shared, WINDOWS, SETTING, tmp_path / "new.json", progress=False)
+        zeroing_study(shared, WINDOWS, SETTING, tmp_path / "new.json")
 
 
 @pytest.mark.parametrize(
@@ -119,16 +119,16 @@ def test_a_file_of_another_study_is_refused(tmp_path: Path) -> None:
 )
 def test_a_study_with_values_that_cannot_be_is_refused(change: Any, tmp_path: Path) -> None:
     path = tmp_path / "fig2.json"
-    replacement_study(tiny_model(), WINDOWS, SETTING, path, progress=False)
+    replacement_study(tiny_model(), WINDOWS, SETTING, path)
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(SharpError, match=r"fig2\.json: is no fig2 study; move it away"):
-        replacement_study(tiny_model(), WINDOWS, SETTING, path, progress=False)
+        replacement_study(tiny_model(), WINDOWS, SETTING, path)
 
 
 def test_a_directory_in_the_place_of_a_study_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "fig4.json").mkdir()
     with pytest.raises(SharpError, match=r"fig4\.json: is no fig4 study; move it away"):
-        zeroing_study(tiny_model(), WINDOWS, SETTING, tmp_path / "fig4.json", progress=False)
+        zeroing_study(tiny_model(), WINDOWS, SETTING, tmp_path / "fig4.json")
 
 
 def test_a_model_of_one_layer_has_nothing_to_compare(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_figure_3_is_the_relative_frobenius_distance(tmp_path: Path) -> None:
 
 
 def test_figure_4_zeroes_each_layer(tmp_path: Path) -> None:
-    study = zeroing_study(tiny_model(), WINDOWS, SETTING, tmp_path / "fig4.json", progress=False)
+    study = zeroing_study(tiny_model(), WINDOWS, SETTING, tmp_path / "fig4.json")
     assert [zeroed.layer for zeroed in study.zeroed] == [1, 2, 3, 4, 5, 6]
     model = tiny_model()
     for parameter in model.model.layers[3].mlp.parameters():
@@ -164,7 +164,7 @@ def test_figure_4_puts_a_task_to_each_zeroed_model(tmp_path: Path) -> None:
         return {"acc": float(sum(not list(layer.mlp.parameters()) for layer in model.model.layers))}
 
     setting = SETTING.model_copy(update={"task": "counting"})
-    study = zeroing_study(model, WINDOWS, setting, tmp_path / "fig4.json", score=score, progress=False)
+    study = zeroing_study(model, WINDOWS, setting, tmp_path / "fig4.json", score=score)
     assert study.original_scores == {"acc": 0}
     assert [zeroed.scores["acc"] for zeroed in study.zeroed] == [1] * LAYERS  # one at a time
     draw(study, tmp_path / "fig4.png")

@@ -47,7 +47,7 @@ def test_a_control_without_sharing_has_as_many_parameters() -> None:
 
 def test_full_lora_adapts_every_layer() -> None:
     adapted = model()
-    kept = build(Variant(plan="3:4-5", rank=400, full_lora=True), adapted, MEANS, progress=False)
+    kept = build(Variant(plan="3:4-5", rank=400, full_lora=True), adapted, MEANS)
     assert list(shared_layers(adapted)) == list(range(LAYERS))
     lora = Variant(rank=400).recovery(64, 96).parameters(64, 96) + 3
     assert kept.parameters.mlp == (LAYERS - 2) * 3 * 64 * 96 + LAYERS * lora
@@ -56,21 +56,21 @@ def test_full_lora_adapts_every_layer() -> None:
 @pytest.mark.parametrize("method", ["prune_channels", "share_bases"])
 def test_baselines_keep_as_much_as_sharing(method: str) -> None:
     variant = Variant(plan="t_next", rank=400, warmup=True)
-    shared = build(variant, model(), MEANS, progress=False)
-    other = build(replace(variant, method=method, warmup=False), model(), MEANS, progress=False)
+    shared = build(variant, model(), MEANS)
+    other = build(replace(variant, method=method, warmup=False), model(), MEANS)
     assert other.mlp == pytest.approx(shared.mlp, abs=0.015)
 
 
 def test_a_variant_is_what_its_row_says() -> None:
     recovered = model()
-    build(Variant(plan="3:4-5", rank=400, warmup=True), recovered, MEANS, progress=False)
+    build(Variant(plan="3:4-5", rank=400, warmup=True), recovered, MEANS)
     assert list(shared_layers(recovered)) == [3, 4]
     assert any(p.abs().max() > 0 for p in (shared_layers(recovered)[3].gate.B,))
     direct = model()
-    kept = build(Variant(plan="3:4-5"), direct, MEANS, progress=False)
+    kept = build(Variant(plan="3:4-5"), direct, MEANS)
     assert kept.mlp == pytest.approx(1 - 2 / LAYERS)
     dropped = model()
-    assert build(Variant("drop", "3:4-5"), dropped, MEANS, progress=False) == kept
+    assert build(Variant("drop", "3:4-5"), dropped, MEANS) == kept
     assert not list(dropped.model.layers[3].mlp.parameters())
 
 
@@ -81,8 +81,8 @@ def test_fine_tuning_trains_as_many_parameters_whatever_the_method(method: str, 
     means = replace(MEANS, training=MEANS.calibration, finetune=settings, runs=tmp_path)
     plain, tuned = model(), model()
     variant = Variant(method, plan="3:4-6", rank=1600, warmup=method == "share")
-    build(variant, plain, means, progress=False)
-    kept = build(replace(variant, finetune=1.0), tuned, means, progress=False)
+    build(variant, plain, means)
+    kept = build(replace(variant, finetune=1.0), tuned, means)
     with torch.no_grad():
         losses = [m(MEANS.calibration, labels=MEANS.calibration).loss for m in (plain, tuned)]
     assert losses[1] < losses[0]
@@ -97,7 +97,7 @@ def test_fine_tuning_trains_as_many_parameters_whatever_the_method(method: str, 
 def test_the_control_without_sharing_is_warmed_up() -> None:
     variant = Variant(plan="3:4-5", rank=400, reference=False, warmup=True)
     control = model()
-    build(variant, control, MEANS, progress=False)
+    build(variant, control, MEANS)
     assert all(not mlp.recovery.reference for mlp in shared_layers(control).values())
 
 
@@ -110,4 +110,4 @@ def test_the_control_without_sharing_is_warmed_up() -> None:
 )
 def test_what_cannot_be_made_says_why(variant: Variant, reason: str) -> None:
     with pytest.raises(SharpError, match=reason):
-        build(variant, model(), MEANS, progress=False)
+        build(variant, model(), MEANS)

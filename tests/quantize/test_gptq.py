@@ -11,9 +11,9 @@ from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers
-from sharp_mobile.pipeline import check_lowerable
 from sharp_mobile.quantize.gptq import clipped_scales, round_to_text, round_weight
 from sharp_mobile.quantize.nearest import QuantizeOptions, quantize, quantize_weight
+from sharp_mobile.quantize.run import check_lowerable
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import QuantizeSection, Recipe
@@ -133,9 +133,8 @@ def test_it_needs_a_text_and_no_quantization_aware_recovery(tmp_path: Path) -> N
     tiny_model().save_pretrained(tmp_path / "model")
     recipe = Recipe(model=str(tmp_path / "model"), quantize={"rounding": "gptq"}, lower={"max_length": 64})
     with pytest.raises(SharpError, match=r"rounding: gptq reads text, and there is no tokenizer"):
-        check_lowerable(open_recipe(recipe, progress=False))
-    check_lowerable(
-        open_recipe(recipe.model_copy(update={"quantize": QuantizeSection(rounding="auto")}), progress=False)
-    )
+        check_lowerable(recipe, open_recipe(recipe).checkpoint)
+    other = recipe.model_copy(update={"quantize": QuantizeSection(rounding="auto")})
+    check_lowerable(other, open_recipe(other).checkpoint)
     with pytest.raises(ValueError, match="exclude each other"):
         Recipe(model="a", quantize={"rounding": "gptq"}, recovery={"quantization_aware": True})

@@ -1,6 +1,7 @@
 """Recipes: the shipped ones load, and whatever is wrong in one is told in a line that names it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import tiny_config
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.recipe.load import load_recipe, recipe_files, recipe_name
+from sharp_mobile.recipe.load import load_recipe, recipe_files, recipe_name, setting_sections
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recover.plan_search.stage import Budget, is_auto
@@ -95,20 +96,39 @@ def test_a_recipe_in_the_working_directory_is_found_by_name(tmp_path: Path, monk
     (tmp_path / "export").mkdir()
     write(tmp_path / "export", "model: a/b\n")
     monkeypatch.chdir(tmp_path)
-    assert load_recipe("mine").model == "a/b"
+    assert str(load_recipe("mine").model) == "a/b"
     assert "smollm2-135m" in recipe_files()
 
 
 def test_overrides_win_over_the_file_and_none_leaves_it(tmp_path: Path) -> None:
     path = write(tmp_path, "model: a/b\nplan: t_next\nrecovery: {rank: 32}\nlower: {max_length: 512}\n")
-    recipe = load_recipe(path, plan="t_max", rank=96, recovery="4", max_length=None, attention="portable")
+    recipe = load_recipe(
+        path, plan="t_max", rank=96, max_length=None, attention="portable", **{"quantize.recovery": "4"}
+    )
     assert (recipe.plan, recipe.recovery.rank, recipe.quantize.recovery) == ("t_max", 96, 4)
     assert (recipe.lower.max_length, recipe.lower.attention) == (512, "portable")
 
 
-def test_an_override_that_is_no_setting_is_a_programming_error() -> None:
-    with pytest.raises(TypeError, match="ranks is no setting"):
-        load_recipe("smollm2-135m", ranks=3)
+def test_every_setting_has_a_path_and_a_short_name_while_one_section_alone_has_it() -> None:
+    for name, sections in setting_sections().items():
+        values = [f"{section}.{name}" for section in sections]
+        for path in values:
+            with suppress(SharpError):  # a value of another type is another test's
+                load_recipe("a/b", **{path: "4"})
+        if len(sections) > 1:
+            with pytest.raises(
+                SharpError, match=f"{name} is a setting of several sections; write {' or '.join(values)}"
+            ):
+                load_recipe("a/b", **{name: 4})
+        else:
+            assert load_recipe("a/b", **{name: None}) == load_recipe("a/b")
+    assert {name for name, sections in setting_sections().items() if len(sections) > 1} == set()
+
+
+@pytest.mark.parametrize("name", ["ranks", "quantize.rank", "nothing.rank", "quantize.", ".rank", "a.b.c", ""])
+def test_an_override_that_is_no_setting_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(SharpError, match=f"{name} is no setting of a recipe; choose from form, rank, neurons"):
+        load_recipe("smollm2-135m", **{name: 3})
 
 
 @pytest.mark.parametrize(

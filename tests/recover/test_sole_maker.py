@@ -12,6 +12,7 @@ import pytest
 import yaml
 from project import PROJECT
 
+from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import replace_directory
 from sharp_mobile.recipe.settings import Recipe
@@ -19,10 +20,6 @@ from sharp_mobile.recover.run import recover
 from sharp_mobile.recover.sole_maker import sole_maker
 
 PREPARED = ("sharp.json", "model.safetensors")
-
-
-def quietly(line: str) -> None:
-    """Say nothing."""
 
 
 def recipe(checkpoint: Path, text: Path) -> Recipe:
@@ -45,10 +42,10 @@ def test_the_second_run_waits_says_for_whom_and_takes_what_the_first_made(tmp_pa
         waits.set()
 
     def second() -> None:
-        with sole_maker(kept, say) as missing:
+        with reporting(Console(say=say)), sole_maker(kept) as missing:  # a thread of its own starts silent
             order.append(("second", missing))
 
-    with sole_maker(kept, quietly) as missing:
+    with sole_maker(kept) as missing:
         other = threading.Thread(target=second)
         other.start()
         assert waits.wait(10)
@@ -64,19 +61,19 @@ def test_the_second_run_waits_says_for_whom_and_takes_what_the_first_made(tmp_pa
 
 def test_after_a_run_that_failed_the_next_one_makes_it(tmp_path: Path) -> None:
     def fail() -> None:
-        with sole_maker(tmp_path / "m", quietly):
+        with sole_maker(tmp_path / "m"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert list(tmp_path.iterdir()) == []
-    with sole_maker(tmp_path / "m", pytest.fail) as missing:
+    with sole_maker(tmp_path / "m") as missing:
         assert missing
 
 
 def test_the_lock_of_a_killed_run_and_other_names_keep_nobody_waiting(tmp_path: Path) -> None:
     (tmp_path / "m.lock").write_text('{"pid": 1, "host": "here", "since": "long ago"}')
-    with sole_maker(tmp_path / "m", pytest.fail) as missing, sole_maker(tmp_path / "n", pytest.fail) as other:
+    with sole_maker(tmp_path / "m") as missing, sole_maker(tmp_path / "n") as other:
         assert (missing, other) == (True, True)
     assert list(tmp_path.iterdir()) == []
 
@@ -86,11 +83,11 @@ def test_what_stands_where_the_model_goes_is_told_before_it_is_made(tmp_path: Pa
     (tmp_path / "m" / "notes.txt").write_text("mine")
     with (
         pytest.raises(SharpError, match="is not empty and was not written by sharp-mobile"),
-        sole_maker(tmp_path / "m", quietly),
+        sole_maker(tmp_path / "m"),
     ):
         pytest.fail("the long work began")
     (tmp_path / "file").write_text("")
-    with pytest.raises(SharpError, match=r"m\.lock: cannot be written"), sole_maker(tmp_path / "file" / "m", quietly):
+    with pytest.raises(SharpError, match=r"m\.lock: cannot be written"), sole_maker(tmp_path / "file" / "m"):
         pytest.fail("the long work began")
 
 
@@ -98,15 +95,15 @@ def test_a_full_disk_while_the_model_is_copied_is_one_line(
     tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
     mine, out = recipe(tiny_checkpoint, tiny_text), tmp_path / "out"
-    kept = recover(mine, None, work=tmp_path / "work", progress=False, say=quietly)
-    recover(mine, out, work=tmp_path / "work", progress=False, say=quietly)
+    kept = recover(mine, None, work=tmp_path / "work")
+    recover(mine, out, work=tmp_path / "work")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, ((kept / "model.safetensors").stat().st_size // 2, hard))
         with pytest.raises(SharpError, match=r"out: disk full after [\d,]+ bytes") as error:
-            recover(mine, out, work=tmp_path / "work", progress=False, say=quietly)
+            recover(mine, out, work=tmp_path / "work")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -116,9 +113,9 @@ def test_a_full_disk_while_the_model_is_copied_is_one_line(
 
 def test_the_kept_model_may_itself_be_the_output(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
     mine = recipe(tiny_checkpoint, tiny_text)
-    kept = recover(mine, None, work=tmp_path / "work", progress=False, say=quietly)
+    kept = recover(mine, None, work=tmp_path / "work")
     before = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
-    assert recover(mine, kept, work=tmp_path / "work", progress=False, say=quietly) == kept
+    assert recover(mine, kept, work=tmp_path / "work") == kept
     assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == before
 
 

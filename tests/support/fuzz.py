@@ -35,9 +35,9 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 
 import click
 
-from sharp_mobile.cli import _silence_libraries
+from sharp_mobile.cli.main import silence_libraries
 
-_silence_libraries()  # before they are imported
+silence_libraries()  # before they are imported
 
 import torch
 from damage import drawn

@@ -64,10 +64,10 @@ def make_whole(directory: Path) -> Whole:
         "quantize": {"rounding": "nearest"},
         "lower": {"max_length": 64},
     }
-    quiet: dict[str, Any] = {"work": directory / "work", "progress": False, "say": lambda line: None}
-    export(Recipe(plan="none", **settings), "tiny", directory / "unshared", **quiet)
+    work = directory / "work"
+    export(Recipe(plan="none", **settings), "tiny", directory / "unshared", work=work)
     settings["lower"]["attention"] = "portable"
-    export(Recipe(plan=PLAN, recovery={"rank": 32}, **settings), "tiny", directory / "shared", **quiet)
+    export(Recipe(plan=PLAN, recovery={"rank": 32}, **settings), "tiny", directory / "shared", work=work)
     (sharp,) = (path.parent for path in (directory / "work").rglob("sharp.json"))
     shutil.copytree(sharp, directory / "sharp")
     return read_whole(directory)

@@ -68,7 +68,7 @@ def tiny_finetune(
     model, originals = shared_model(adapters=adapters)
     held_out = tiny_rows(5, seed=2) if validation else None
     chosen = FinetuneSettings(**{**SETTINGS, **settings})
-    return model, finetune(model, originals, tiny_rows(), chosen, run, validation=held_out, progress=False)
+    return model, finetune(model, originals, tiny_rows(), chosen, run, validation=held_out)
 
 
 if __name__ == "__main__":

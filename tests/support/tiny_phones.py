@@ -24,7 +24,3 @@ def an_export(directory: Path, seed: int = 0, size: int = PTE_BYTES, executorch:
 def small_files(export: Export) -> int:
     """Bytes of such an export beside its `.pte`."""
     return sum((export.directory / name).stat().st_size for name in ("tokenizer.json", "manifest.json"))
-
-
-def ignore(line: str) -> None:
-    """Nobody listens."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reported import recorded
 from tiny_models import CHATML, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -41,6 +42,9 @@ def templates() -> Iterator[ChatTemplate]:
         yield template
 
 
+pytestmark = pytest.mark.usefixtures("no_warnings")
+
+
 @pytest.mark.parametrize("template", [CHATML, EVERYTHING, {"tool_use": "{{ x }}", "default": CHATML}])
 @pytest.mark.parametrize("prompt", [True, False])
 def test_a_working_template_gives_what_transformers_gives(
@@ -51,7 +55,7 @@ def test_a_working_template_gives_what_transformers_gives(
     assert templates.render(MESSAGES, add_generation_prompt=prompt).text == expected
     user = [{"role": "user", "content": "2 + 2?"}]
     ids = templates.tokenizer.apply_chat_template(user, add_generation_prompt=True)["input_ids"]
-    assert prompt_tokens(templates.tokenizer, "2 + 2?", warn=pytest.fail) == ids
+    assert prompt_tokens(templates.tokenizer, "2 + 2?") == ids
 
 
 BROKEN = [
@@ -86,9 +90,9 @@ ENDLESS = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{
 def test_an_endless_template_is_stopped_and_the_prompt_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template, "RENDER_SECONDS", 0.3)
     tokenizer = tokenizer_with(ENDLESS)
-    warnings: list[str] = []
-    assert prompt_tokens(tokenizer, "Hello", warn=warnings.append) == tokenizer("Hello")["input_ids"]
-    (warning,) = warnings
+    with recorded() as report:
+        assert prompt_tokens(tokenizer, "Hello") == tokenizer("Hello")["input_ids"]
+    (warning,) = report.warnings
     assert warning == (
         "the model's chat template cannot be rendered: gave no answer in 1 s; the prompt is used without it"
     )
@@ -107,11 +111,13 @@ def test_after_a_stopped_template_another_one_renders(templates: ChatTemplate, m
 @pytest.mark.parametrize("template", ["", "{{ raise_exception('a system message is needed') }}", {"rag": "x"}])
 def test_a_template_that_gives_nothing_is_a_warning_and_raw_asks_no_template(template: object) -> None:
     tokenizer = tokenizer_with(template)
-    plain, warnings = tokenizer("Hello")["input_ids"], list[str]()
-    assert prompt_tokens(tokenizer, "Hello", raw=True, warn=pytest.fail) == plain
-    assert prompt_tokens(tokenizer, "Hello", warn=warnings.append) == plain
-    assert warnings[0].startswith("the model's chat template ")
-    assert len(warnings) == 1
+    plain = tokenizer("Hello")["input_ids"]
+    with recorded() as report:
+        assert prompt_tokens(tokenizer, "Hello", raw=True) == plain
+        assert report.warnings == []
+        assert prompt_tokens(tokenizer, "Hello") == plain
+    (warning,) = report.warnings
+    assert warning.startswith("the model's chat template ")
 
 
 PIECES = [

@@ -41,7 +41,7 @@ def texts(tmp_path: Path) -> Path:
 
 
 def prepare(tokenizer: PreTrainedTokenizerFast, source: Path, work: Path, **options: Any) -> TrainingData:
-    return prepare_data(tokenizer, source, LENGTH, work=work, progress=False, **options)
+    return prepare_data(tokenizer, source, LENGTH, work=work, **options)
 
 
 def everything(data: TrainingData, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from sharp_mobile.bench.compare.tables import DESCRIPTION, Table, compare, known
 from sharp_mobile.bench.results import Results, Samples, Sweep
 from sharp_mobile.files.printable import html_text
 
-STYLE = files("sharp_mobile.bench").joinpath("report.css")
+STYLE = files("sharp_mobile.bench.compare").joinpath("report.css")
 
 
 def page(columns: Sequence[Column], sweeps: Sequence[Sweep] = ()) -> str:

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from adbutils import AdbClient, AdbConnection, AdbError
 
-from sharp_mobile.bench.devices.device import APP, AttachedPhone, Disconnected, Patience, Say, choose
+from sharp_mobile.bench.devices.device import APP, AttachedPhone, Disconnected, Patience, choose
 from sharp_mobile.bench.devices.push import BLOCK, push_file, sending
 from sharp_mobile.bench.results import Device
 from sharp_mobile.errors import SharpError
@@ -62,9 +62,9 @@ class AndroidPhone(AttachedPhone):
     exports: ClassVar[str] = f"{_FILES}/exports"
     results: ClassVar[str] = f"{_FILES}/results"
 
-    def __init__(self, client: AdbClient, serial: str, patience: Patience, say: Say) -> None:
+    def __init__(self, client: AdbClient, serial: str, patience: Patience) -> None:
         self.name = serial
-        self._client, self._serial, self._patience, self._say = client, serial, patience, say
+        self._client, self._serial, self._patience = client, serial, patience
         self._adb = client.device(serial)
 
     def attached(self) -> bool:
@@ -159,7 +159,7 @@ class AndroidPhone(AttachedPhone):
         if not package.is_file():
             raise SharpError(f"{package}: is not there; build the app as android_bench/README.md says")
         self._shell(f"rm -f {_APK}")
-        push_file(self, sending(package, _APK), self._patience, self._say)
+        push_file(self, sending(package, _APK), self._patience)
         said = self._shell(f"pm install -r -t {_APK}", timeout=_INSTALL_TIMEOUT)
         self._shell(f"rm -f {_APK}")
         if said.status or "Success" not in said.output:
@@ -203,7 +203,7 @@ class AndroidPhone(AttachedPhone):
             raise Disconnected(f"{self.name}: the connection broke ({error})") from error
 
 
-def find_android(serial: str | None, patience: Patience, say: Say, client: AdbClient | None = None) -> AndroidPhone:
+def find_android(serial: str | None, patience: Patience, client: AdbClient | None = None) -> AndroidPhone:
     """The attached phone, or the one with this serial number.
 
     Raises:
@@ -214,7 +214,7 @@ def find_android(serial: str | None, patience: Patience, say: Say, client: AdbCl
     chosen = choose(found, serial, "--serial", _NONE)
     if (state := found[chosen]) != "device":
         raise SharpError(f"{chosen}: {_STATES.get(state, f'is in state {state}; start it as usual')}")
-    return AndroidPhone(client, chosen, patience, say)
+    return AndroidPhone(client, chosen, patience)
 
 
 def _attached(client: AdbClient) -> dict[str, str]:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from sharp_mobile.bench.results import Device
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 
 APP = "dev.sharpmobile.bench"
 
 # As the systems call the states in which they slow the processor down.
 _THROTTLED = ("moderate", "severe", "critical", "emergency", "shutdown", "serious")
-Say = Callable[[str], None]
 Answer = TypeVar("Answer")
 
 
@@ -133,7 +133,7 @@ def throttled(thermal: str | None) -> bool:
     return thermal in _THROTTLED
 
 
-def patiently(phone: AttachedPhone, work: Callable[[], Answer], patience: Patience, say: Say) -> Answer:
+def patiently(phone: AttachedPhone, work: Callable[[], Answer], patience: Patience) -> Answer:
     """Do some work with a phone, from its beginning again whenever the connection breaks and has come back.
 
     Raises:

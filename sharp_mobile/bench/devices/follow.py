@@ -15,7 +15,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from sharp_mobile.bench.devices.device import AttachedPhone, Patience, Say, patiently
+from sharp_mobile.bench.devices.device import AttachedPhone, Patience, patiently
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.fields import Text
 
@@ -30,7 +31,7 @@ class Status(BaseModel):
     error: Text | None = None
 
 
-def follow(phone: AttachedPhone, patience: Patience, say: Say) -> str | None:
+def follow(phone: AttachedPhone, patience: Patience) -> str | None:
     """Wait for the end of a run that was started.
 
     Returns:
@@ -41,7 +42,7 @@ def follow(phone: AttachedPhone, patience: Patience, say: Say) -> str | None:
     """
     told, since = None, time.monotonic()
     while True:
-        status, lives = patiently(phone, partial(_look, phone), patience, say)
+        status, lives = patiently(phone, partial(_look, phone), patience)
         if status is not None and status.state == "failed":
             raise SharpError(f"{phone.name}: {status.error or 'the app failed and does not say why'}")
         if status is not None and status.state == "done":

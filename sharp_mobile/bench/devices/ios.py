@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from sharp_mobile.bench.devices.device import AttachedPhone, Disconnected, Patience, Say, choose
+from sharp_mobile.bench.devices.device import AttachedPhone, Disconnected, Patience, choose
 from sharp_mobile.bench.results import Device
 from sharp_mobile.errors import SharpError
 
@@ -201,7 +201,7 @@ class IosPhone(AttachedPhone):
             ) from error
 
 
-def find_ios(udid: str | None, patience: Patience, say: Say) -> IosPhone:
+def find_ios(udid: str | None, patience: Patience) -> IosPhone:
     """The attached iPhone, or the one with this UDID.
 
     Raises:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sharp_mobile.bench.devices.device import AttachedPhone, Patience, Say, patiently
+from sharp_mobile.bench.devices.device import AttachedPhone, Patience, patiently
 from sharp_mobile.bench.exports import Export, packed_files
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.digests import sha256_of
 from sharp_mobile.files.paths import inside, is_plain
@@ -48,7 +49,7 @@ def sending(source: Path, target: str) -> Sending:
     return Sending(source, target, source.stat().st_size, sha256_of(source))
 
 
-def push(phone: AttachedPhone, exports: Sequence[Export], patience: Patience, say: Say) -> None:
+def push(phone: AttachedPhone, exports: Sequence[Export], patience: Patience) -> None:
     """Bring exports to the phone, each into a folder of its directory's name.
 
     Raises:
@@ -57,21 +58,21 @@ def push(phone: AttachedPhone, exports: Sequence[Export], patience: Patience, sa
     wanted = {export.directory.resolve().name: _files(phone, export) for export in exports}
     files = [file for folder in wanted.values() for file in folder]
     for name, folder in wanted.items():
-        patiently(phone, partial(_make_folder, phone, f"{phone.exports}/{name}", folder), patience, say)
-    missing = patiently(phone, lambda: [file for file in files if not _is_there(phone, file)], patience, say)
-    patiently(phone, lambda: _check_room(phone, missing), patience, say)
+        patiently(phone, partial(_make_folder, phone, f"{phone.exports}/{name}", folder), patience)
+    missing = patiently(phone, lambda: [file for file in files if not _is_there(phone, file)], patience)
+    patiently(phone, lambda: _check_room(phone, missing), patience)
     for file in missing:
-        push_file(phone, file, patience, say)
+        push_file(phone, file, patience)
 
 
-def push_file(phone: AttachedPhone, file: Sending, patience: Patience, say: Say) -> None:
+def push_file(phone: AttachedPhone, file: Sending, patience: Patience) -> None:
     """Bring a file to the phone, from where an earlier push was cut.
 
     Raises:
         SharpError: as `push`; or what arrived is another file.
     """
-    progress = _Progress(file, say)
-    patiently(phone, lambda: _send(phone, file, progress), patience, say)
+    progress = _Progress(file)
+    patiently(phone, lambda: _send(phone, file, progress), patience)
 
 
 def _files(phone: AttachedPhone, export: Export) -> list[Sending]:
@@ -143,11 +144,11 @@ def _send(phone: AttachedPhone, file: Sending, progress: Callable[[int], None]) 
 class _Progress:
     """Says how far a file is, at every tenth of it."""
 
-    def __init__(self, file: Sending, say: Say) -> None:
-        self._file, self._say, self._told = file, say, 0
+    def __init__(self, file: Sending) -> None:
+        self._file, self._told = file, 0
 
     def __call__(self, sent: int) -> None:
         tenth = 10 * sent // self._file.bytes
         if tenth > self._told:
             self._told = tenth
-            self._say(f"{self._file.source}: {sent:,} of {self._file.bytes:,} bytes are on the phone")
+            say(f"{self._file.source}: {sent:,} of {self._file.bytes:,} bytes are on the phone")

@@ -15,18 +15,19 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from sharp_mobile.bench.devices.device import AttachedPhone, Patience, Say, patiently, throttled
+from sharp_mobile.bench.devices.device import AttachedPhone, Patience, patiently, throttled
 from sharp_mobile.bench.devices.follow import STATUS_JSON, follow
 from sharp_mobile.bench.devices.push import push
 from sharp_mobile.bench.exports import Export, read_export
 from sharp_mobile.bench.host import divergence_warnings, summary
 from sharp_mobile.bench.results import Device, Results, Settings, now, parse_results, write_results
 from sharp_mobile.bench.run import results_places
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.paths import file_part
 from sharp_mobile.verify.manifest import read_manifest
 
-Find = Callable[[str | None, Patience, Say], AttachedPhone]
+Find = Callable[[str | None, Patience], AttachedPhone]
 
 # The app is told the folders' names in a list with commas, through a shell.
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -42,7 +43,6 @@ def bench_phone(
     app: Path | None = None,
     allow_throttled: bool = False,
     out: Path | None = None,
-    say: Say = print,
     patience: Patience | None = None,
     find: Find | None = None,
 ) -> None:
@@ -61,17 +61,17 @@ def bench_phone(
     exports = [read_export(directory) for directory in directories]
     names = _names(exports)
     results_places(exports, "results.json", out)  # refused before the long work
-    with closing((find or _find(place))(identifier, patience, say)) as phone:
-        patiently(phone, partial(phone.prepare_app, app), patience, say)
-        device = patiently(phone, phone.device, patience, say)
+    with closing((find or _find(place))(identifier, patience)) as phone:
+        patiently(phone, partial(phone.prepare_app, app), patience)
+        device = patiently(phone, phone.device, patience)
         say(_described(device))
         if not allow_throttled:
             _check_cool(phone, device)
-        push(phone, exports, patience, say)
-        ended = _run(phone, names, settings, patience, say)
+        push(phone, exports, patience)
+        ended = _run(phone, names, settings, patience)
         found = []
         for name, export in zip(names, exports, strict=True):
-            text = patiently(phone, partial(phone.read, _results_path(phone, name)), patience, say)
+            text = patiently(phone, partial(phone.read, _results_path(phone, name)), patience)
             found.append(_results(phone, export, device, settings, text, ended))
         if not allow_throttled:
             _check_stayed_cool(phone, found)
@@ -128,13 +128,11 @@ def _check_stayed_cool(phone: AttachedPhone, found: Sequence[Results]) -> None:
             )
 
 
-def _run(
-    phone: AttachedPhone, names: Sequence[str], settings: Mapping[str, int], patience: Patience, say: Say
-) -> str | None:
+def _run(phone: AttachedPhone, names: Sequence[str], settings: Mapping[str, int], patience: Patience) -> str | None:
     """Have the app measure; what is to be said if it was ended by the system."""
-    patiently(phone, partial(_start, phone, names, settings), patience, say)
+    patiently(phone, partial(_start, phone, names, settings), patience)
     try:
-        return follow(phone, patience, say)
+        return follow(phone, patience)
     except KeyboardInterrupt:
         with suppress(SharpError):
             phone.stop()

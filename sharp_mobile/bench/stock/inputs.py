@@ -140,7 +140,7 @@ def check_plain_llama(checkpoint: Checkpoint) -> None:
 def main(model: str, directory: Path, max_length: int, group_size: int, attention: str, output: str) -> None:
     """Write what `export_llm --config config.yaml` needs to export MODEL into DIRECTORY."""
     try:
-        checkpoint = open_checkpoint(model, progress=False)
+        checkpoint = open_checkpoint(model)
         check_plain_llama(checkpoint)
     except SharpError as error:
         raise click.ClickException(str(error)) from error

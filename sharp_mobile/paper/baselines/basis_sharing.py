@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.families import decoder_layers, mlp_weights
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
@@ -49,7 +49,6 @@ def share_bases(
     *,
     group: int = 2,
     matrices: tuple[str, ...] = (*ATTENTION, *MLP),
-    progress: bool = True,
 ) -> Kept:
     """Factor the weights of a model with shared bases, in place; biases stay.
 
@@ -72,7 +71,7 @@ def share_bases(
     if kept == 1:
         return Kept(original, original)
     saved = dict.fromkeys(matrices, 0)
-    for layers, grams in _groups(model, windows, group, matrices, progress):
+    for layers, grams in _groups(model, windows, group, matrices):
         for kind in matrices:
             sharing = [[layer] for layer in layers] if kind in _ALONE else [layers]
             for together in sharing:
@@ -146,7 +145,7 @@ def _matrices(model: PreTrainedModel, layer: int) -> dict[str, _Matrix]:
 
 
 def _groups(
-    model: PreTrainedModel, windows: torch.Tensor, size: int, matrices: tuple[str, ...], progress: bool
+    model: PreTrainedModel, windows: torch.Tensor, size: int, matrices: tuple[str, ...]
 ) -> Iterator[tuple[list[int], dict[int, dict[nn.Module, torch.Tensor]]]]:
     """Groups of consecutive layers with the XᵀX of what each layer's `matrices` read in the original model.
 
@@ -158,7 +157,7 @@ def _groups(
         for part in parts:
             hidden[part] = decoder.embed(windows[part])
         starts = range(0, len(decoder), size)
-        for start in tqdm(starts, desc="basis sharing", unit="group", disable=None if progress else True):
+        for start in progress_bar(starts, desc="basis sharing", unit="group"):
             layers = list(range(start, min(start + size, len(decoder))))
             grams = {}
             for layer in layers:

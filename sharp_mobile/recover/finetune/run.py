@@ -167,7 +167,6 @@ def finetune(
     *,
     validation: Rows | None = None,
     float_view: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    progress: bool = True,
 ) -> FinetuneReport:
     """Train the recovery parameters of `model` in place; resume the run in the directory `run`, if there is one.
 
@@ -209,7 +208,7 @@ def finetune(
         if settings.shard:
             shard_frozen_weights(loss_model, references, arguments.device)
         trainer = RecoveryTrainer(
-            loss_model, arguments, ordered, held_out, names, directory, keep_best=settings.keep_best, progress=progress
+            loss_model, arguments, ordered, held_out, names, directory, keep_best=settings.keep_best
         )
         if arguments.should_save:
             directory.discard_after(checkpoint)

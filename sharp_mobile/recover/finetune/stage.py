@@ -22,6 +22,7 @@ from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
 from sharp_mobile.checkpoint.weight_files import WEIGHTS
+from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.duration import finetune_seconds, spoken
 from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
@@ -68,8 +69,6 @@ def fine_tune(
     settings: FinetuneSettings,
     *,
     quantized: QuantizeOptions | None,
-    progress: bool,
-    say: Callable[[str], None],
 ) -> Checkpoint:
     """Fine-tune a model that is warmed up, or is now; keep the result as a SHARP checkpoint.
 
@@ -80,7 +79,6 @@ def fine_tune(
         warm: the SHARP checkpoint of the warmed-up model.
         kept: the SHARP checkpoint to be written.
         quantized: tune the model as it will be exported with these options, not the float one.
-        say: is told how long it takes, before it begins.
 
     Returns:
         The fine-tuned model.
@@ -106,21 +104,14 @@ def fine_tune(
         if quantized:
             float_view = stack.enter_context(simulated(checkpoint.model, quantized)).suspended
         report = finetune(
-            checkpoint.model,
-            originals,
-            data,
-            settings,
-            run,
-            validation=validation,
-            float_view=float_view,
-            progress=progress,
+            checkpoint.model, originals, data, settings, run, validation=validation, float_view=float_view
         )
     _check_progress(report, settings, run)
     if group.is_main_process:
         _keep(checkpoint, plan, warm, kept, section, settings, report)
         shutil.rmtree(run, ignore_errors=True)
     group.wait_for_everyone()
-    return open_checkpoint(kept, progress=progress) if settings.shard else checkpoint
+    return open_checkpoint(kept) if settings.shard else checkpoint
 
 
 def _check_progress(report: FinetuneReport, settings: FinetuneSettings, run: Path) -> None:
@@ -142,7 +133,7 @@ def _data(checkpoint: Checkpoint, section: FinetuneSection, work: Path) -> tuple
     check_length(section.length, checkpoint.config)
     tokenizer = checkpoint.tokenizer_for("fine-tuning")
     with processes().main_process_first():
-        data = prepare_data(tokenizer, section.train_text, section.length, work=work, progress=False)
+        data = prepare_data(tokenizer, section.train_text, section.length, work=work)
     if section.validation_text is None:
         return data.train, data.validation
     held_out = source_windows(tokenizer, section.validation_text, section.length, section.validation_windows)
@@ -168,7 +159,7 @@ def _keep(
 ) -> None:
     model = checkpoint.model
     if settings.shard:  # this process has a part of the frozen weights only
-        whole = open_checkpoint(warm, progress=False).model
+        whole = open_checkpoint(warm).model
         tuned = {name: parameter.detach().cpu() for name, parameter in recovery_parameters(model)}
         whole.load_state_dict(tuned, strict=False)
         model = whole

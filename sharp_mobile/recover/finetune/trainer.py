@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import replace_file
 from sharp_mobile.recover.finetune.batches import OrderedSequences, Sequences, collate
@@ -51,7 +52,6 @@ class RecoveryTrainer(Trainer):
         run: RunDirectory,
         *,
         keep_best: bool,
-        progress: bool,
     ) -> None:
         # Trainer asks for evaluation data where it is to evaluate; how that is done is said below.
         self.loss_model, self.data = model, data
@@ -59,7 +59,7 @@ class RecoveryTrainer(Trainer):
         self.names, self.run, self.validation, self.keep_best = names, run, validation, keep_best
         self.remove_callback(PrinterCallback)
         self.add_callback(_Log(run.path / LOG))
-        self.add_callback(_Progress(progress))
+        self.add_callback(_Progress())
         self.add_callback(_Runaway(run))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -203,21 +203,14 @@ class _Log(TrainerCallback):
 class _Progress(TrainerCallback):
     """One bar over the steps, on terminals only."""
 
-    def __init__(self, progress: bool) -> None:
-        self._shown = progress
-        self._bar: tqdm | None = None
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            self._bar = tqdm(
-                desc="fine-tune",
-                unit="step",
-                total=state.max_steps,
-                initial=state.global_step,
-                disable=None if self._shown else True,
-            )
+            self._bar = progress_bar(desc="fine-tune", unit="step", total=state.max_steps, initial=state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._bar is not None:

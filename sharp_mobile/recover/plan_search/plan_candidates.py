@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.model.families import decoder_layers
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
@@ -58,9 +58,7 @@ class LayerTrials:
 
 
 @torch.no_grad()
-def measure_trials(
-    model: Any, recoveries: Sequence[Recovery], windows: torch.Tensor, reach: int, *, progress: bool = True
-) -> list[LayerTrials]:
+def measure_trials(model: Any, recoveries: Sequence[Recovery], windows: torch.Tensor, reach: int) -> list[LayerTrials]:
     """Carry the original model's stream through the layers, and try every option of every layer on the way.
 
     Args:
@@ -78,7 +76,7 @@ def measure_trials(
     hidden = torch.cat([decoder.embed(windows[part]) for part in parts])
     step = max(1, len(windows) // _TRIAL_WINDOWS)
     stand_in, found = _StandIn(model, decoder, windows[::step][:_TRIAL_WINDOWS]), []
-    for index in tqdm(range(len(layers) - 1), unit="layer", desc="options", disable=None if progress else True):
+    for index in progress_bar(range(len(layers) - 1), unit="layer", desc="options"):
         x, after = _step(decoder, index, layers[index].mlp, hidden, parts)
         if index > 0 and index not in sinks:
             sensitivity = stand_in.sensitivity(index, hidden[::step][:_TRIAL_WINDOWS], x)

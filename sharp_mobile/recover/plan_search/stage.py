@@ -82,7 +82,7 @@ def usual_choices(hidden: int, inner: int) -> tuple[Recovery, ...]:
     )
 
 
-def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path, *, progress: bool) -> tuple[Recipe, list[str]]:
+def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path) -> tuple[Recipe, list[str]]:
     """The recipe with its plan written out, and the explanation, a line each.
 
     Raises:
@@ -97,7 +97,7 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path, *, progress: boo
     recoveries = auto.recoveries() or usual_choices(config.hidden_size, config.intermediate_size)
     if budget.kind == "tau":
         recoveries = (recipe.recovery.usual,)
-    measured = _measured(checkpoint, recipe, recoveries, work, progress)
+    measured = _measured(checkpoint, recipe, recoveries, work)
     cost, allowed = _cost(budget, recipe, config)
     choice = choose_plan(measured, config.num_hidden_layers, allowed, cost, reach=auto.reach)
     layers = {name: LayerRecovery(**own) for name, own in describe_recoveries(choice.recovery).items()}
@@ -108,9 +108,7 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path, *, progress: boo
 _TRIALS = TypeAdapter(list[LayerTrials])
 
 
-def _measured(
-    checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recovery], work: Path, progress: bool
-) -> list[LayerTrials]:
+def _measured(checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recovery], work: Path) -> list[LayerTrials]:
     """The options of all layers, measured now or before."""
     warmup, auto = recipe.warmup, recipe.auto
     settings: list[Any] = [checkpoint.fingerprint, [asdict(own) for own in recoveries], __version__]
@@ -120,7 +118,7 @@ def _measured(
     if not os.path.lexists(kept):
         tokenizer = checkpoint.tokenizer_for("plan auto")
         windows = source_windows(tokenizer, warmup.text, warmup.window, auto.auto_windows)
-        measured = measure_trials(checkpoint.model, recoveries, windows, auto.reach, progress=progress)
+        measured = measure_trials(checkpoint.model, recoveries, windows, auto.reach)
         replace_text(kept, _TRIALS.dump_json(measured, indent=1).decode() + "\n")
     remedy = "delete it to measure again"
     try:

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from sharp_mobile.console import progress_bar
 from sharp_mobile.model.families import Family, NoMLP, decoder_layers, mlp_weights
 from sharp_mobile.quantize.fake_quantize import Simulation
 from sharp_mobile.recover.warmup.fit import Target, WarmupSettings, fit_target, measure, named
@@ -31,8 +31,8 @@ from sharp_mobile.recover.warmup.saved_fits import SavedFits, TargetFit, read_fi
 class _Bar:
     """A progress bar that counts the tokens of every pass."""
 
-    def __init__(self, tokens: int, progress: bool) -> None:
-        self._bar = tqdm(total=tokens, unit="token", unit_scale=True, disable=None if progress else True)
+    def __init__(self, tokens: int) -> None:
+        self._bar = progress_bar(total=tokens, unit="token", unit_scale=True)
         self.layer = 0
 
     def say(self, what: str) -> None:
@@ -69,7 +69,6 @@ class Streams(ABC):
         saved: SavedFits,
         directory: Path,
         simulation: Simulation | None,
-        progress: bool,
     ) -> None:
         self.simulation = simulation
         self.family, self.targets, self.originals = family, targets, originals
@@ -81,7 +80,7 @@ class Streams(ABC):
         self.rows = [slice(part.start * length, part.stop * length) for part in self.parts]
         self.hidden = mlp_weights(next(iter(originals.values()))).gate.shape[1]
         self.last = max(targets, default=-1)  # nothing is learnt after it
-        self.bar = _Bar(windows.numel() * (self.last + 1 + settings.passes * len(targets)), progress)
+        self.bar = _Bar(windows.numel() * (self.last + 1 + settings.passes * len(targets)))
 
     @abstractmethod
     def fits(self) -> Iterator[TargetFit]:

@@ -75,7 +75,6 @@ def warm_up(
     *,
     settings: WarmupSettings | None = None,
     quantized: QuantizeOptions | None = None,
-    progress: bool = True,
     workdir: Path | None = None,
     checkpoint_dir: Path | None = None,
 ) -> WarmupReport:
@@ -127,7 +126,7 @@ def warm_up(
         if fitted:
             try:
                 simulation = stack.enter_context(simulated(model, quantized)) if quantized else None
-                fits = _fit(model, owns, windows, settings, saved, directory, simulation, progress)
+                fits = _fit(model, owns, windows, settings, saved, directory, simulation)
             except BaseException:
                 for layer, mlp in originals.items():
                     decoder_layers(model)[layer].mlp = mlp
@@ -155,7 +154,6 @@ def _fit(
     saved: SavedFits,
     directory: Path,
     simulation: Simulation | None,
-    progress: bool,
 ) -> tuple[TargetFit, ...]:
     family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
     way = SequentialStreams if settings.inputs == "sequential" else OriginalStream
@@ -163,7 +161,7 @@ def _fit(
         owners = _owners(list(owns), settings, those)
         targets = {layer: _target(layer, own, _mlp(model, layer)) for layer, own in owns.items()}
         mine = {layer: target for layer, target in targets.items() if owners[layer] == those.rank}
-        streams = way(model, family, mine, owns, windows, settings, saved, directory, simulation, progress)
+        streams = way(model, family, mine, owns, windows, settings, saved, directory, simulation)
         try:
             fits, error = list(streams.fits()), None
         except SharpError as failure:

@@ -49,7 +49,7 @@ def test_a_real_export_is_red_when_it_grows_and_when_its_sharing_is_lost(
 
     def altered(name: str, **settings: object) -> Path:
         recipe, out, work = tiny_recipe.model_copy(update=settings), tmp_path / name, tiny_export.directory.parent
-        export(recipe, "tiny", out, work=work / "recovered", progress=False, say=lambda line: None)
+        export(recipe, "tiny", out, work=work / "recovered")
         return out
 
     unshared = altered("unshared", plan="none")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from adbutils import AdbClient
 from fake_adb import FakeAdb, FakePhone
-from tiny_phones import PATIENCE, an_export, ignore
+from tiny_phones import PATIENCE, an_export
 
 from sharp_mobile.bench.devices.android import AndroidPhone, find_android
 from sharp_mobile.bench.exports import Export
@@ -28,7 +28,7 @@ def on_phone(adb: FakeAdb) -> FakePhone:
 @pytest.fixture
 def phone(adb: FakeAdb) -> AndroidPhone:
     """The fake phone as the driver sees it."""
-    return find_android(None, PATIENCE, ignore, AdbClient("127.0.0.1", adb.port))
+    return find_android(None, PATIENCE, AdbClient("127.0.0.1", adb.port))
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from fake_afc import FakeAfc, FakeServices
-from tiny_phones import PATIENCE, PTE_BYTES, ignore, small_files
+from reported import recorded
+from tiny_phones import PATIENCE, PTE_BYTES, small_files
 
 from sharp_mobile.bench.devices.ios import IosPhone
 from sharp_mobile.bench.devices.ios_services import describe_battery
@@ -38,15 +39,14 @@ def bench(
     services: FakeServices, *exports: Export, settings: dict[str, int] | None = None, **options: Any
 ) -> list[str]:
     """Benchmark on the fake iPhone; what the user is told."""
-    told: list[str] = []
     options = {
         "patience": PATIENCE,
-        "find": lambda udid, patience, say: IosPhone(services),
-        "say": told.append,
+        "find": lambda udid, patience: IosPhone(services),
         **options,
     }
-    bench_phone("ios", [export.directory for export in exports], settings or {}, **options)
-    return told
+    with recorded() as report:
+        bench_phone("ios", [export.directory for export in exports], settings or {}, **options)
+    return report.lines
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -55,7 +55,7 @@ def test_a_push_that_is_cut_goes_on_where_it_was_cut(
 ) -> None:
     server = services.server
     server.cut_at = random.Random(seed).randrange(PTE_BYTES)
-    push(iphone, [export], PATIENCE, ignore)
+    push(iphone, [export], PATIENCE)
     assert server.cuts == 1
     folder = server.root / "Documents/exports/shared"
     assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", "model.pte", "tokenizer.json"]
@@ -86,7 +86,7 @@ def test_a_stale_export_is_replaced(services: FakeServices, iphone: IosPhone, an
     (folder / "packed").mkdir(parents=True)
     (folder / "packed/old.cache").touch()
     (folder / "model.pte").write_bytes(b"another")
-    push(iphone, [another], PATIENCE, ignore)
+    push(iphone, [another], PATIENCE)
     assert sha256_of(folder / "model.pte") == another.identity.sha256
     assert not (folder / "packed/old.cache").exists()
 
@@ -94,10 +94,10 @@ def test_a_stale_export_is_replaced(services: FakeServices, iphone: IosPhone, an
 def test_too_little_room_is_told(services: FakeServices, iphone: IosPhone, another: Export) -> None:
     services.server.free = 1000
     with pytest.raises(SharpError, match="bytes are to be sent and 1,000 are free on it; delete something there"):
-        push(iphone, [another], PATIENCE, ignore)
+        push(iphone, [another], PATIENCE)
     services.server.free, services.server.full = 1 << 40, True
     with pytest.raises(SharpError, match="its storage is full, delete something there"):
-        push(iphone, [another], PATIENCE, ignore)
+        push(iphone, [another], PATIENCE)
 
 
 def test_without_the_app_it_is_said_how_to_install_it(services: FakeServices, another: Export) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from fake_adb import FakeAdb, FakePhone
+from reported import recorded
 from tiny_exports import write_export
-from tiny_phones import PATIENCE, PTE_BYTES, ignore, small_files
+from tiny_phones import PATIENCE, PTE_BYTES, small_files
 
 from sharp_mobile.bench.devices.android import AndroidPhone
 from sharp_mobile.bench.devices.device import Patience
 from sharp_mobile.bench.devices.push import BLOCK, CHUNK, push
 from sharp_mobile.bench.exports import Export, read_export
+from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.digests import sha256_of
 
@@ -29,10 +31,10 @@ def assert_there(on_phone: FakePhone, export: Export) -> None:
 def test_an_export_arrives_and_is_not_sent_again(
     adb: FakeAdb, phone: AndroidPhone, on_phone: FakePhone, export: Export
 ) -> None:
-    push(phone, [export], PATIENCE, ignore)
+    push(phone, [export], PATIENCE)
     assert_there(on_phone, export)
     assert adb.received == PTE_BYTES + small_files(export)
-    push(phone, [export], PATIENCE, ignore)
+    push(phone, [export], PATIENCE)
     assert adb.received == PTE_BYTES + small_files(export)
 
 
@@ -42,10 +44,10 @@ def test_a_push_that_is_cut_goes_on_where_it_was_cut(
     seed: int, adb: FakeAdb, phone: AndroidPhone, on_phone: FakePhone, export: Export
 ) -> None:
     adb.cut_at = random.Random(seed).randrange(PTE_BYTES)
-    told: list[str] = []
-    push(phone, [export], PATIENCE, told.append)
+    with recorded() as report:
+        push(phone, [export], PATIENCE)
     assert adb.cuts == 1
-    assert sum("waiting for it" in line for line in told) >= 1
+    assert sum("waiting for it" in line for line in report.lines) >= 1
     assert_there(on_phone, export)
     once = PTE_BYTES + small_files(export)
     assert once <= adb.received <= once + CHUNK
@@ -61,7 +63,8 @@ def test_a_push_that_is_cut_twenty_times_arrives(
         if "waiting for it" in line and adb.cut_at is None and places:
             adb.cut_at = max(places.pop(0), adb.received + 1)
 
-    push(phone, [export], PATIENCE, cut_again)
+    with reporting(Console(say=cut_again)):
+        push(phone, [export], PATIENCE)
     assert adb.cuts == 20
     assert_there(on_phone, export)
     assert adb.received <= PTE_BYTES + small_files(export) + 20 * CHUNK
@@ -72,10 +75,10 @@ def test_a_push_that_was_given_up_goes_on_when_started_again(
 ) -> None:
     adb.cut_at, adb.away = PTE_BYTES // 2, 0.3
     with pytest.raises(SharpError, match=r"A1B2: did not come back within 0 s; plug it in and start again"):
-        push(phone, [export], Patience(poll=0.02, away=0.1), ignore)
+        push(phone, [export], Patience(poll=0.02, away=0.1))
     folder = on_phone.files / "exports" / export.directory.name
     assert not (folder / "manifest.json").exists()
-    push(phone, [export], PATIENCE, ignore)
+    push(phone, [export], PATIENCE)
     assert_there(on_phone, export)
     assert adb.received <= PTE_BYTES + small_files(export) + CHUNK
 
@@ -87,16 +90,16 @@ def test_bytes_that_changed_on_the_phone_are_not_taken_for_the_file(
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(4 * BLOCK))
     with pytest.raises(SharpError, match="another file arrived on A1B2, and was deleted there; start again"):
-        push(phone, [export], PATIENCE, ignore)
+        push(phone, [export], PATIENCE)
     assert not part.exists()
-    push(phone, [export], PATIENCE, ignore)
+    push(phone, [export], PATIENCE)
     assert_there(on_phone, export)
 
 
 def test_another_export_of_the_same_name_is_replaced(
     phone: AndroidPhone, on_phone: FakePhone, export: Export, another: Export
 ) -> None:
-    push(phone, [another], PATIENCE, ignore)
+    push(phone, [another], PATIENCE)
     folder = on_phone.files / "exports" / another.directory.name
     (folder / "packed").mkdir()
     (folder / "packed" / "old.cache").touch()
@@ -104,7 +107,7 @@ def test_another_export_of_the_same_name_is_replaced(
     renamed = export.directory.rename(another.directory.with_name("new"))
     another.directory.rename(another.directory.with_name("old"))
     renamed.rename(another.directory)
-    push(phone, [another], PATIENCE, ignore)
+    push(phone, [another], PATIENCE)
     assert sha256_of(folder / "model.pte") == export.identity.sha256
     assert not (folder / "packed" / "old.cache").exists()
     assert not list(folder.glob("*.part"))
@@ -119,7 +122,7 @@ def test_packed_weights_are_brought_too(phone: AndroidPhone, on_phone: FakePhone
     key = {"profile": "pixel-6", "cpu_class": "", "runtime": "1.5.1", "pte_sha256": content["sha256"]}
     content["packed"] = [{"file": "packed/pixel-6.cache", "sha256": "", "bytes": 6, **key}]
     (directory / "manifest.json").write_text(json.dumps(content))
-    push(phone, [read_export(directory)], PATIENCE, ignore)
+    push(phone, [read_export(directory)], PATIENCE)
     assert (on_phone.files / "exports/packed-export/packed/pixel-6.cache").read_bytes() == b"packed"
 
 
@@ -128,14 +131,14 @@ def test_too_little_room_is_told_before_anything_is_sent(
 ) -> None:
     (on_phone.root / "free").write_text("1000")
     with pytest.raises(SharpError, match=r"A1B2: 8,4\d\d,\d\d\d bytes are to be sent and 1,024,000 are free on it"):
-        push(phone, [export], PATIENCE, ignore)
+        push(phone, [export], PATIENCE)
     assert adb.received == 0
 
 
 def test_a_disk_that_fills_up_is_told(phone: AndroidPhone, on_phone: FakePhone, export: Export) -> None:
     (on_phone.root / "full").touch()
     with pytest.raises(SharpError, match=r"A1B2: dd fails: .*No space left on device"):
-        push(phone, [export], PATIENCE, ignore)
+        push(phone, [export], PATIENCE)
 
 
 def test_a_cable_that_breaks_at_once_every_time_is_given_up(adb: FakeAdb, phone: AndroidPhone, export: Export) -> None:
@@ -145,8 +148,11 @@ def test_a_cable_that_breaks_at_once_every_time_is_given_up(adb: FakeAdb, phone:
         adb.cut_at = adb.received
 
     adb.cut_at = 0
-    with pytest.raises(SharpError, match="the connection broke 5 times; try another cable or port"):
-        push(phone, [export], replace(PATIENCE, cuts=5), cut_again)
+    with (
+        reporting(Console(say=cut_again)),
+        pytest.raises(SharpError, match="the connection broke 5 times; try another cable or port"),
+    ):
+        push(phone, [export], replace(PATIENCE, cuts=5))
 
 
 @pytest.mark.parametrize("answer", ["", "²", "9" * 5000, "-1", "nproc: not found", "8\n8"])
@@ -161,10 +167,10 @@ def test_a_name_on_the_phone_that_leads_out_of_the_folder_is_not_deleted(
     phone: AndroidPhone, on_phone: FakePhone, export: Export
 ) -> None:
     """`ls` shows a name with a line feed as two, of which one may be `..`."""
-    push(phone, [export], PATIENCE, ignore)
+    push(phone, [export], PATIENCE)
     folder = on_phone.files / "exports" / "shared"
     (folder / "old\n..").write_text("x")
     (folder / "older").write_text("x")
-    push(phone, [export], PATIENCE, ignore)
+    push(phone, [export], PATIENCE)
     assert (folder / "manifest.json").is_file()
     assert not (folder / "older").exists()

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from adbutils import AdbClient
 from fake_adb import FakeAdb, FakePhone
-from tiny_phones import PATIENCE, an_export, ignore
+from tiny_phones import PATIENCE, an_export
 
 from sharp_mobile.bench.devices.android import find_android
 from sharp_mobile.bench.devices.device import Patience
 from sharp_mobile.bench.devices.run import bench_phone
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.results import Results, read_results
+from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
 
 RESULTS = "results-android-pixel-8-pro.json"
@@ -24,16 +25,17 @@ def bench(adb: FakeAdb, *exports: Export, settings: dict[str, int] | None = None
     told: list[str] = []
     client = AdbClient("127.0.0.1", adb.port)
 
-    def find(serial: str | None, patience: Patience, say: Any) -> Any:
-        return find_android(serial, patience, say, client)
+    def find(serial: str | None, patience: Patience) -> Any:
+        return find_android(serial, patience, client)
 
     def tell(line: str) -> None:
         told.append(line)
         also(line)
 
-    also = options.pop("also", ignore)
-    options = {"patience": PATIENCE, "find": find, "say": tell, **options}
-    bench_phone("android", [export.directory for export in exports], settings or {}, **options)
+    also = options.pop("also", list[str]().append)
+    options = {"patience": PATIENCE, "find": find, **options}
+    with reporting(Console(say=tell)):
+        bench_phone("android", [export.directory for export in exports], settings or {}, **options)
     return told
 
 

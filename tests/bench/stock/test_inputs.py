@@ -90,10 +90,10 @@ def test_what_is_not_a_plain_llama_is_refused(
     tmp_path: Path, model_type: str, options: dict[str, object], named: str
 ) -> None:
     tiny_model(model_type, num_hidden_layers=2, **options).save_pretrained(tmp_path / "model")
-    checkpoint = open_checkpoint(tmp_path / "model", progress=False)
+    checkpoint = open_checkpoint(tmp_path / "model")
     with pytest.raises(SharpError, match=f"{named}.*give a plain Llama"):
         check_plain_llama(checkpoint)
 
 
 def test_a_plain_llama_is_taken(tiny_checkpoint: Path) -> None:
-    check_plain_llama(open_checkpoint(tiny_checkpoint, progress=False))
+    check_plain_llama(open_checkpoint(tiny_checkpoint))

@@ -14,7 +14,7 @@ WINDOWS = tiny_tokens(32, batch=8)
 
 
 def measured(model: PreTrainedModel) -> float:
-    return perplexity(lambda tokens: model(tokens).logits, WINDOWS, progress=False).value
+    return perplexity(lambda tokens: model(tokens).logits, WINDOWS).value
 
 
 def test_all_basis_vectors_give_the_weights_back() -> None:
@@ -44,7 +44,7 @@ def test_weights_of_low_rank_are_kept_exactly() -> None:
 
 def test_keeping_everything_is_the_identity() -> None:
     model = tiny_model()
-    kept = share_bases(model, WINDOWS, 1.0, progress=False)
+    kept = share_bases(model, WINDOWS, 1.0)
     assert measured(model) == measured(tiny_model())
     assert kept.mlp == kept.total == 1
 
@@ -52,7 +52,7 @@ def test_keeping_everything_is_the_identity() -> None:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_every_family_is_factored_and_counted(model_type: str) -> None:
     model, original = tiny_model(model_type), tiny_model(model_type)
-    kept = share_bases(model, WINDOWS, 0.5, progress=False)
+    kept = share_bases(model, WINDOWS, 0.5)
     assert kept.mlp == pytest.approx(0.5, abs=0.02)
     assert kept.mlp < kept.total < 1  # the embedding stays
     for first in (0, 2, 4):
@@ -67,19 +67,19 @@ def test_every_family_is_factored_and_counted(model_type: str) -> None:
 
 def test_only_the_named_matrices_change() -> None:
     model, original = tiny_model(), tiny_model()
-    kept = share_bases(model, WINDOWS, 0.6, matrices=MLP, progress=False)
+    kept = share_bases(model, WINDOWS, 0.6, matrices=MLP)
     for changed, before in zip(model.model.layers, original.model.layers, strict=True):
         assert torch.equal(changed.self_attn.q_proj.weight, before.self_attn.q_proj.weight)
         assert not torch.equal(changed.mlp.up_proj.weight, before.mlp.up_proj.weight)
     assert kept.mlp == pytest.approx(0.6, abs=0.02)
-    attention = share_bases(tiny_model(), WINDOWS, 0.6, matrices=ATTENTION, progress=False)
+    attention = share_bases(tiny_model(), WINDOWS, 0.6, matrices=ATTENTION)
     assert attention.mlp == 1
 
 
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(SharpError, match="more than 0"):
-        share_bases(tiny_model(), WINDOWS, 0.0, progress=False)
+        share_bases(tiny_model(), WINDOWS, 0.0)
     with pytest.raises(SharpError, match="no matrix 'norm'"):
-        share_bases(tiny_model(), WINDOWS, 0.5, matrices=("norm",), progress=False)
+        share_bases(tiny_model(), WINDOWS, 0.5, matrices=("norm",))
     with pytest.raises(SharpError, match="not finite or all alike"):
         shared_basis([torch.randn(4, 4)], torch.full((4, 4), torch.nan, dtype=torch.float64), 2)

@@ -42,7 +42,7 @@ def test_only_recovery_parameters_move(tmp_path: Path, model_type: str, adapters
     kept = [parameter.clone() for mlp in originals.values() for parameter in mlp.parameters()]
     # The first step warms the rate up from 0, and while B is 0, A does not move.
     settings = FinetuneSettings(**{**SETTINGS, "max_steps": 3, "batch_size": 2})
-    finetune(model, originals, tiny_rows(), settings, tmp_path / "run", progress=False)
+    finetune(model, originals, tiny_rows(), settings, tmp_path / "run")
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name, _ in recovery_parameters(model)}
     assert before.keys() == model.state_dict().keys()
@@ -104,7 +104,7 @@ def test_sequences_of_unequal_length_are_as_good_alone_as_padded(tmp_path: Path)
     for micro_batch in (1, 4):
         model, originals = shared_model()
         settings = FinetuneSettings(**{**SETTINGS, "max_steps": 3, "micro_batch": micro_batch})
-        finetune(model, originals, rows, settings, tmp_path / str(micro_batch), progress=False)
+        finetune(model, originals, rows, settings, tmp_path / str(micro_batch))
         ends.append(trained(model))
     assert_close(*ends)
 
@@ -194,7 +194,7 @@ def test_another_plan_or_rank_is_not_resumed(tmp_path: Path, change: dict[str, A
     model, originals = shared_model(**change)
     settings = FinetuneSettings(**{**SETTINGS, "max_steps": 2})
     with pytest.raises(SharpError, match=named):
-        finetune(model, originals, tiny_rows(), settings, tmp_path / "run", progress=False)
+        finetune(model, originals, tiny_rows(), settings, tmp_path / "run")
 
 
 # What goes wrong
@@ -205,7 +205,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path) -> None:
     with torch.no_grad():
         next(parameter for _, parameter in recovery_parameters(model)).fill_(math.nan)
     with pytest.raises(SharpError, match=r"step 1: the loss or gradient is not finite.*no checkpoint.*learning_rate"):
-        finetune(model, originals, tiny_rows(), FinetuneSettings(**SETTINGS), tmp_path / "run", progress=False)
+        finetune(model, originals, tiny_rows(), FinetuneSettings(**SETTINGS), tmp_path / "run")
 
 
 def test_a_loss_that_runs_away_ends_the_run_and_leaves_a_good_checkpoint(
@@ -239,7 +239,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 ) -> None:
     def refused(model: Any, originals: Any, rows: Any, complaint: str) -> None:
         with pytest.raises(SharpError, match=complaint):
-            finetune(model, originals, rows, FinetuneSettings(**SETTINGS), tmp_path / "run", progress=False)
+            finetune(model, originals, rows, FinetuneSettings(**SETTINGS), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     model, originals = shared_model()

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from project import PROJECT
+from reported import recorded
 from safetensors.torch import load_file
 from tiny_models import tiny_model, tiny_tokens
 
@@ -42,7 +43,7 @@ def recipe(checkpoint: Path, text: Path, *, plan: str = "2:3", adapters: int = 0
 
 
 def recovered(recipe: Recipe, tmp_path: Path) -> Path:
-    return recover(recipe, None, work=tmp_path / "work", progress=False, say=lambda line: None)
+    return recover(recipe, None, work=tmp_path / "work")
 
 
 def test_the_recipe_section_has_the_settings_and_their_defaults() -> None:
@@ -211,13 +212,13 @@ def test_a_kept_checkpoint_that_is_damaged_is_recovered_again(
         damaged = bytearray(whole[name])
         damaged[len(damaged) // 2] ^= 0x80
         (kept / name).write_bytes(damaged)
-        said: list[str] = []
-        assert recover(settings, None, work=tmp_path / "work", progress=False, say=said.append) == kept
-        assert f"warning: {kept / name} is damaged (another SHA-256); recovering again" in said
+        with recorded() as report:
+            assert recover(settings, None, work=tmp_path / "work") == kept
+        assert f"{kept / name} is damaged (another SHA-256); recovering again" in report.warnings
         assert (kept / "model.safetensors").read_bytes() == whole["model.safetensors"]
-        said.clear()
-        recover(settings, None, work=tmp_path / "work", progress=False, say=said.append)
-        assert f"recovered before, taken from {kept}" in said
+        with recorded() as report:
+            recover(settings, None, work=tmp_path / "work")
+        assert f"recovered before, taken from {kept}" in report.lines
 
 
 def test_what_a_damaged_checkpoint_gave_is_not_taken_for_the_repaired_one(

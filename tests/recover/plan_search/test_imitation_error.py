@@ -46,7 +46,7 @@ def test_it_is_what_the_warm_up_measures(bias: bool) -> None:
     direct = damages.pop(0)
     for recovery, damage in zip(RECOVERIES[1:], damages, strict=True):
         warmed, plan, settings = copy.deepcopy(model), SharePlan.parse("2:4", 6), WarmupSettings(inputs="original")
-        (fit,) = warm_up(warmed, plan, recovery, WINDOWS, settings=settings, progress=False).targets
+        (fit,) = warm_up(warmed, plan, recovery, WINDOWS, settings=settings).targets
         # The ridge counts as damage, and with so few tokens it is seen.
         assert damage == pytest.approx(fit.error_after, rel=0.05), str(recovery)
         assert direct == pytest.approx(fit.error_before, rel=0.02)

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reported import recorded
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.recovery import Recovery
@@ -30,7 +31,7 @@ def test_budgets() -> None:
 @pytest.mark.parametrize("text", ["auto", "auto 0.62", "auto s=1.5", "auto s=-1", "auto 12 parsecs"])
 def test_a_plan_without_a_budget_is_refused(text: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
     with pytest.raises(SharpError, match=r"name a budget, such as 'auto s=0.62'"):
-        open_recipe(recipe(tiny_checkpoint, tiny_text, text), work=tmp_path, progress=False)
+        open_recipe(recipe(tiny_checkpoint, tiny_text, text), work=tmp_path)
 
 
 def test_the_usual_choices_suit_four_bits_and_grow_with_the_model() -> None:
@@ -47,7 +48,7 @@ def test_a_chosen_plan_keeps_its_budget_and_is_taken_again(
     budget: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
     wanted = recipe(tiny_checkpoint, tiny_text, f"auto {budget}")
-    opened = open_recipe(wanted, work=tmp_path, progress=False)
+    opened = open_recipe(wanted, work=tmp_path)
     assert opened.describe().startswith("auto: ")
     assert len(opened.describe().splitlines()) == 1 + opened.plan.layers + 1
     match budget:
@@ -61,30 +62,30 @@ def test_a_chosen_plan_keeps_its_budget_and_is_taken_again(
             assert opened.plan.is_none  # enough for everything
     (kept,) = tmp_path.glob("trials-*.json")
     stamp, whole = kept.stat().st_mtime_ns, kept.read_text()
-    again = open_recipe(wanted, work=tmp_path, progress=False)
+    again = open_recipe(wanted, work=tmp_path)
     assert (again.plan, again.recovery) == (opened.plan, opened.recovery)
     assert kept.stat().st_mtime_ns == stamp
     kept.write_text(text := kept.read_text()[:-40])
     with pytest.raises(SharpError, match=r"trials-.*\.json: is not valid JSON .*; delete it to measure again"):
-        open_recipe(wanted, work=tmp_path, progress=False)
+        open_recipe(wanted, work=tmp_path)
     assert kept.read_text() == text
     kept.write_text('[{"layer": 3}]')
     with pytest.raises(SharpError, match=r"trials-.*\.json: 0\..*; delete it to measure again"):
-        open_recipe(wanted, work=tmp_path, progress=False)
+        open_recipe(wanted, work=tmp_path)
     kept.write_text(whole)
     if not budget.startswith("tau"):  # there the recovery parameters are the recipe's own
-        open_recipe(wanted.model_copy(update={"plan": "auto s=0.9"}), work=tmp_path, progress=False)
+        open_recipe(wanted.model_copy(update={"plan": "auto s=0.9"}), work=tmp_path)
         assert list(tmp_path.glob("trials-*.json")) == [kept]
 
 
 def test_a_chosen_plan_is_recovered(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
-    said: list[str] = []
     wanted = recipe(tiny_checkpoint, tiny_text, "auto s=0.8")
-    kept = recover(wanted, None, work=tmp_path / "work", progress=False, say=said.append)
+    with recorded() as report:
+        kept = recover(wanted, None, work=tmp_path / "work")
     assert (kept / "sharp.json").is_file()
-    assert "auto: " in said[0]
+    assert "auto: " in report.lines[0]
 
 
 def test_a_budget_below_the_least_is_refused(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="plan auto: the budget is below the"):
-        open_recipe(recipe(tiny_checkpoint, tiny_text, "auto s=0.1"), work=tmp_path, progress=False)
+        open_recipe(recipe(tiny_checkpoint, tiny_text, "auto s=0.1"), work=tmp_path)

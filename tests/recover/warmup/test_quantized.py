@@ -44,16 +44,7 @@ def stream_error(model: Any, original: Any, layer: int) -> float:
 def fitted(plan: str, recovery: Any, quantized: QuantizeOptions | None, **options: Any) -> Any:
     model = tiny_model(tie_word_embeddings=True)
     settings = options.pop("settings", None)
-    warm_up(
-        model,
-        SharePlan.parse(plan, 6),
-        recovery,
-        WINDOWS,
-        quantized=quantized,
-        settings=settings,
-        progress=False,
-        **options,
-    )
+    warm_up(model, SharePlan.parse(plan, 6), recovery, WINDOWS, quantized=quantized, settings=settings, **options)
     return model
 
 

@@ -75,8 +75,8 @@ def divergence(model: PreTrainedModel, original: PreTrainedModel, tokens: torch.
 def test_full_rank_brings_the_model_back(config: type[PretrainedConfig], options: dict[str, bool]) -> None:
     model = tiny(config, **options)
     original, direct = copy.deepcopy(model), copy.deepcopy(model)
-    report = warm_up(model, PLAN, Recovery("lora", 32), windows(), progress=False)
-    warm_up(direct, SharePlan.parse(f"direct:{PLAN}", 7), Recovery("lora", 32), windows(), progress=False)
+    report = warm_up(model, PLAN, Recovery("lora", 32), windows())
+    warm_up(direct, SharePlan.parse(f"direct:{PLAN}", 7), Recovery("lora", 32), windows())
     assert [(fit.layer, fit.reference) for fit in report.targets] == [(2, 1), (4, 3)]
     # A norm behind the MLP forgets its scale, so there the second target cannot undo the first one's error exactly.
     after_norm = family_of(original.config.model_type).post_mlp_norm is not None
@@ -93,7 +93,7 @@ def test_a_multiple_of_the_reference_needs_no_rank() -> None:
             own, reference = getattr(layers[2].mlp, name).weight, getattr(layers[1].mlp, name).weight
             own.copy_(factor * reference)
     original = copy.deepcopy(model)
-    warm_up(model, SharePlan.parse("2:3", 7), Recovery("lora", 1), windows(), progress=False)
+    warm_up(model, SharePlan.parse("2:3", 7), Recovery("lora", 1), windows())
     mlp = shared_layers(model)[2]
     assert [p.alpha.item() for p in (mlp.gate, mlp.up, mlp.down)] == pytest.approx([0.5, -2.0, 1.5], rel=1e-4)
     assert divergence(model, original, windows(4)) < 1e-4
@@ -102,7 +102,7 @@ def test_a_multiple_of_the_reference_needs_no_rank() -> None:
 def test_more_rank_errs_less() -> None:
     errors = []
     for rank in (2, 8, 16):
-        report = warm_up(tiny(), SharePlan.parse("2:3", 7), Recovery("lora", rank), windows(), progress=False)
+        report = warm_up(tiny(), SharePlan.parse("2:3", 7), Recovery("lora", rank), windows())
         errors.append(report.targets[0].error_after)
     assert errors == sorted(errors, reverse=True)
 
@@ -111,18 +111,18 @@ def test_later_targets_make_up_for_earlier_ones() -> None:
     """Fitted in sequence, two targets bring the stream nearer to the original than each fitted alone."""
     plan, recovery = SharePlan.parse("2:3,4", 7), Recovery("lora", 4)
     original, together = tiny(), tiny()
-    warm_up(together, plan, recovery, windows(), progress=False)
+    warm_up(together, plan, recovery, windows())
     apart = tiny()
     for target in (3, 4):
         alone = tiny()
-        warm_up(alone, SharePlan.parse(f"2:{target}", 7), recovery, windows(), progress=False)
+        warm_up(alone, SharePlan.parse(f"2:{target}", 7), recovery, windows())
         decoder_layers(apart)[target - 1].mlp = decoder_layers(alone)[target - 1].mlp
     assert divergence(together, original, windows()) < divergence(apart, original, windows())
 
 
 def test_a_direct_plan_only_shares() -> None:
     model = tiny()
-    report = warm_up(model, SharePlan.parse("direct:2:3", 7), Recovery("lora", 8), windows(), progress=False)
+    report = warm_up(model, SharePlan.parse("direct:2:3", 7), Recovery("lora", 8), windows())
     assert report.targets == ()
     assert list(shared_layers(model)) == [2]
     assert not list(recovery_parameters(model))
@@ -130,7 +130,7 @@ def test_a_direct_plan_only_shares() -> None:
 
 def test_the_result_is_trainable() -> None:
     model = tiny()
-    warm_up(model, PLAN, Recovery("lora", 4), windows(), progress=False)
+    warm_up(model, PLAN, Recovery("lora", 4), windows())
     model(windows(2), labels=windows(2)).loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert gradients.keys() == dict(recovery_parameters(model)).keys()
@@ -142,7 +142,7 @@ def test_a_broken_layer_is_named_and_the_model_left_whole(tmp_path: Path) -> Non
     with torch.no_grad():
         decoder_layers(model)[4].mlp.up_proj.weight[3, 3] = float("inf")
     with pytest.raises(SharpError, match="layer 5 has activations that are not finite"):
-        warm_up(model, PLAN, Recovery("lora", 4), windows(), progress=False, workdir=tmp_path)
+        warm_up(model, PLAN, Recovery("lora", 4), windows(), workdir=tmp_path)
     assert shared_layers(model) == {}
     assert list(tmp_path.iterdir()) == []
 
@@ -163,7 +163,7 @@ def test_an_attention_sink_as_target_is_warned_of() -> None:
         mlp.down_proj.weight[:, 0] = 1
     tokens = windows()
     tokens[:, 0] = 7
-    report = warm_up(model, PLAN, Recovery("lora", 4), tokens, progress=False)
+    report = warm_up(model, PLAN, Recovery("lora", 4), tokens)
     assert report.sink_layers == (2,)
     assert len(report.warnings) == 1
     assert "layer 3 is a target, but its MLP writes the attention sink" in report.warnings[0]
@@ -174,29 +174,29 @@ def test_an_attention_sink_as_target_is_warned_of() -> None:
 def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
     recovery = Recovery("lora", 4)
     first, second = tiny(), tiny()
-    warm_up(first, PLAN, recovery, windows(), progress=False, checkpoint_dir=tmp_path)
+    warm_up(first, PLAN, recovery, windows(), checkpoint_dir=tmp_path)
     (saved,) = tmp_path.iterdir()
     assert sorted(path.name for path in saved.iterdir()) == ["layer-3.safetensors", "layer-5.safetensors"]
     (saved / "layer-5.safetensors").unlink()  # as if interrupted there
     kept = (saved / "layer-3.safetensors").stat().st_mtime_ns
-    warm_up(second, PLAN, recovery, windows(), progress=False, checkpoint_dir=tmp_path)
+    warm_up(second, PLAN, recovery, windows(), checkpoint_dir=tmp_path)
     assert (saved / "layer-3.safetensors").stat().st_mtime_ns == kept  # taken, not fitted again
     assert (saved / "layer-5.safetensors").is_file()
     for (name, ours), (_, theirs) in zip(*map(recovery_parameters, (first, second)), strict=True):
         assert torch.equal(ours, theirs), name
-    warm_up(tiny(), PLAN, Recovery("lora", 5), windows(), progress=False, checkpoint_dir=tmp_path)
+    warm_up(tiny(), PLAN, Recovery("lora", 5), windows(), checkpoint_dir=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2  # another rank is another run
 
 
 @pytest.mark.parametrize("place", [20, 0.5, -1])
 def test_a_saved_fit_with_a_flipped_bit_is_fitted_again(place: float, tmp_path: Path) -> None:
     recovery, runs = Recovery("lora", 4), [tiny(), tiny()]
-    warm_up(runs[0], PLAN, recovery, windows(), progress=False, checkpoint_dir=tmp_path)
+    warm_up(runs[0], PLAN, recovery, windows(), checkpoint_dir=tmp_path)
     (saved,) = tmp_path.iterdir()
     content = bytearray((saved / "layer-3.safetensors").read_bytes())
     content[int(place * len(content)) if 0 < place < 1 else int(place)] ^= 0x40
     (saved / "layer-3.safetensors").write_bytes(content)
-    warm_up(runs[1], PLAN, recovery, windows(), progress=False, checkpoint_dir=tmp_path)
+    warm_up(runs[1], PLAN, recovery, windows(), checkpoint_dir=tmp_path)
     for (name, ours), (_, theirs) in zip(*map(recovery_parameters, runs), strict=True):
         assert torch.equal(ours, theirs), name
 
@@ -204,7 +204,7 @@ def test_a_saved_fit_with_a_flipped_bit_is_fitted_again(place: float, tmp_path: 
 def test_the_same_run_gives_the_same_parameters(tmp_path: Path) -> None:
     recovery, runs = Recovery("lora", 4), [tiny(), tiny()]
     for model in runs:
-        warm_up(model, PLAN, recovery, windows(), progress=False, checkpoint_dir=tmp_path)
+        warm_up(model, PLAN, recovery, windows(), checkpoint_dir=tmp_path)
     for (name, ours), (_, theirs) in zip(*map(recovery_parameters, runs), strict=True):
         assert torch.equal(ours, theirs), name
 
@@ -219,14 +219,14 @@ def test_the_same_run_gives_the_same_parameters(tmp_path: Path) -> None:
 def test_wrong_inputs_are_refused_before_anything_changes(recovery: Recovery, dtype: torch.dtype, says: str) -> None:
     model = tiny().to(dtype)
     with pytest.raises(SharpError, match=says):
-        warm_up(model, PLAN, recovery, windows(), progress=False)
+        warm_up(model, PLAN, recovery, windows())
     assert shared_layers(model) == {}
 
 
 def test_a_missing_workdir_is_refused(tmp_path: Path) -> None:
     model = tiny()
     with pytest.raises(SharpError, match="nowhere: not a directory"):
-        warm_up(model, PLAN, Recovery("lora", 4), windows(), progress=False, workdir=tmp_path / "nowhere")
+        warm_up(model, PLAN, Recovery("lora", 4), windows(), workdir=tmp_path / "nowhere")
     assert shared_layers(model) == {}
 
 

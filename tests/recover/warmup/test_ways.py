@@ -31,12 +31,12 @@ RECOVERY = Recovery("lora", 4)
 
 def warmed(settings: WarmupSettings, recovery: Recovery = RECOVERY, **options: Path) -> PreTrainedModel:
     model = tiny_model()
-    warm_up(model, PLAN, recovery, WINDOWS, settings=settings, progress=False, **options)
+    warm_up(model, PLAN, recovery, WINDOWS, settings=settings, **options)
     return model
 
 
 def report(settings: WarmupSettings, recovery: Recovery = RECOVERY, **options: Path) -> WarmupReport:
-    return warm_up(tiny_model(), PLAN, recovery, WINDOWS, settings=settings, progress=False, **options)
+    return warm_up(tiny_model(), PLAN, recovery, WINDOWS, settings=settings, **options)
 
 
 def assert_same_parameters(ours: PreTrainedModel, theirs: PreTrainedModel) -> None:
@@ -86,7 +86,7 @@ def test_more_parts_err_less() -> None:
 def test_layers_may_differ() -> None:
     chosen = {2: Recovery("lora", 4), 4: Recovery(neurons=6, bypass=4, reference=False), 1: Recovery("lora", 2)}
     model = tiny_model()
-    fits = warm_up(model, PLAN, chosen, WINDOWS, progress=False).targets
+    fits = warm_up(model, PLAN, chosen, WINDOWS).targets
     assert [fit.layer for fit in fits] == [2, 4]
     assert all(fit.error_after < 1 for fit in fits)
     assert {layer: mlp.recovery for layer, mlp in shared_layers(model).items()} == chosen
@@ -96,7 +96,7 @@ def test_layers_may_differ() -> None:
 def test_a_direct_target_beside_others_is_passed() -> None:
     model = tiny_model()
     chosen = {2: Recovery(), 4: Recovery("lora", 4)}
-    fits = warm_up(model, PLAN, chosen, WINDOWS, progress=False).targets
+    fits = warm_up(model, PLAN, chosen, WINDOWS).targets
     assert fits[0].error_after == pytest.approx(fits[0].error_before)
     assert fits[1].error_after < fits[1].error_before
 
@@ -104,7 +104,7 @@ def test_a_direct_target_beside_others_is_passed() -> None:
 def test_original_inputs_make_targets_independent() -> None:
     alone = tiny_model()
     settings = WarmupSettings(inputs="original")
-    warm_up(alone, SharePlan.parse("4:5", 6), RECOVERY, WINDOWS, settings=settings, progress=False)
+    warm_up(alone, SharePlan.parse("4:5", 6), RECOVERY, WINDOWS, settings=settings)
     together = warmed(settings)
     assert_same_parameters(
         *(torch.nn.ModuleDict({"mlp": shared_layers(model)[4]}) for model in (alone, together))  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_a_worker_that_fails_names_its_layer(tmp_path: Path) -> None:
     model = broken_model()
     settings = WarmupSettings("adam", "original", adam=ADAM, workers=2)
     with pytest.raises(SharpError, match="layer 5 "):
-        warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings, progress=False, workdir=tmp_path)
+        warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings, workdir=tmp_path)
     assert shared_layers(model) == {}
     assert list(tmp_path.iterdir()) == []
 
@@ -186,7 +186,7 @@ def broken_model() -> PreTrainedModel:
 def test_a_target_that_fails_keeps_those_before_it(tmp_path: Path) -> None:
     settings = WarmupSettings("adam", "original", adam=ADAM)
     with pytest.raises(SharpError, match="layer 5 has activations that are not finite"):
-        warm_up(broken_model(), PLAN, RECOVERY, WINDOWS, settings=settings, progress=False, checkpoint_dir=tmp_path)
+        warm_up(broken_model(), PLAN, RECOVERY, WINDOWS, settings=settings, checkpoint_dir=tmp_path)
     (saved,) = tmp_path.iterdir()
     assert [path.name for path in saved.iterdir()] == ["layer-3.safetensors"]
 
@@ -239,7 +239,7 @@ def test_two_ranks_end_with_the_model_of_one(inputs: str, tmp_path: Path) -> Non
         + textwrap.dedent(f"""
             model = tiny_model()
             settings = WarmupSettings("closed_form_adam", "{inputs}", adam=ADAM)
-            found = warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings, progress=False)
+            found = warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings)
             state = {{name: p.detach() for name, p in recovery_parameters(model)}}
             torch.save((state, found.targets), Path(sys.argv[1]) / f"rank-{{os.environ['RANK']}}.pt")
         """)
@@ -248,7 +248,7 @@ def test_two_ranks_end_with_the_model_of_one(inputs: str, tmp_path: Path) -> Non
     subprocess.run([*command, program, tmp_path], env=environment(), check=True, capture_output=True, timeout=300)
     model = tiny_model()
     settings = WarmupSettings("closed_form_adam", inputs, adam=ADAM)
-    alone = warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings, progress=False)
+    alone = warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings)
     for rank in range(2):
         state, targets = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=False)
         assert targets == alone.targets
@@ -265,7 +265,7 @@ def test_a_failing_rank_ends_all(tmp_path: Path) -> None:
             model = broken_model()
             settings = WarmupSettings("adam", "original", adam=ADAM)
             try:
-                warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings, progress=False)
+                warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings)
             except SharpError as error:
                 Path(sys.argv[1], f"rank-{os.environ['RANK']}.txt").write_text(str(error))
         """)
@@ -307,7 +307,7 @@ def test_memory_does_not_grow_with_the_text(inputs: str, tmp_path: Path) -> None
         settings = WarmupSettings("closed_form_adam", "{inputs}", adam=AdamSettings(epochs=1, batch=512))
         def run(count):
             model = tiny_model(hidden_size=64)
-            warm_up(model, PLAN, RECOVERY, tiny_tokens(64, batch=count), settings=settings, progress=False,
+            warm_up(model, PLAN, RECOVERY, tiny_tokens(64, batch=count), settings=settings,
                     workdir=Path(sys.argv[1]))
         run(40)
         status = Path("/proc/self/status").read_text()

@@ -1,0 +1,80 @@
+"""The command's group: how it reports, and how it ends on an error or an interrupt."""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from sharp_mobile import __version__
+from sharp_mobile.cli import exports, measurements, models, paper
+from sharp_mobile.console import Console, reporting
+from sharp_mobile.errors import SharpError
+from sharp_mobile.files.printable import one_printable_line, printable
+
+
+class _Group(click.Group):
+    """Shows a `SharpError` as one line, and ends on Ctrl-C and SIGTERM with everything cleaned up."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        received: list[int] = []
+
+        def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+            received.append(signum)
+            raise KeyboardInterrupt
+
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, interrupt)
+        silence_libraries()
+        try:
+            with reporting(Console(say=_say, warn=_warn, bars=True)):
+                return super().invoke(ctx)
+        except BaseException as error:
+            # Asked first: a library that the interrupt met may have made another exception of it.
+            if received:
+                click.echo("error: interrupted; existing files are unchanged", err=True)
+                # `python -m` ends as if killed by SIGINT, whatever comes after, where an interrupt met code in a string
+                # (dataclasses are made from such); running another string makes it forget that.
+                exec("pass")
+                sys.exit(128 + received[0])
+            if isinstance(error, SharpError):
+                click.echo(f"error: {one_printable_line(str(error))}", err=True)
+                sys.exit(1)
+            raise
+
+
+def _say(text: str) -> None:
+    # Names in it come from files and phones.
+    click.echo(printable(text, lines=True))
+
+
+def _warn(line: str) -> None:
+    click.echo(f"warning: {one_printable_line(line)}", err=True)
+
+
+def silence_libraries() -> None:
+    """Hide remarks of PyTorch, torchao and ExecuTorch that a user can do nothing about.
+
+    Deprecations of their own interfaces, GPU libraries that are not there, that the KV cache starts empty, and each
+    retry of a download.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Mutation on a buffer in the model is detected")
+    for logger in ("torchao", "torch.utils._pytree", "huggingface_hub"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@click.group(cls=_Group, context_settings={"max_content_width": 110})
+@click.version_option(__version__)
+def main() -> None:
+    """Share MLP layers of a language model, recover the loss, export it for phones, and measure it."""
+
+
+for command in (*models.COMMANDS, *exports.COMMANDS, *measurements.COMMANDS, *paper.COMMANDS):
+    main.add_command(command)

@@ -1,0 +1,155 @@
+"""Commands that measure exports and compare the results: bench, prepack, compare, check."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharp_mobile.cli.options import show
+from sharp_mobile.console import say
+
+
+def _given(context: click.Context) -> list[str]:
+    """The options that the user wrote."""
+    written = click.core.ParameterSource.COMMANDLINE
+    options = [option for option in context.command.params if isinstance(option, click.Option)]
+    return [option.opts[0] for option in options if context.get_parameter_source(option.name or "") is written]
+
+
+@click.command()
+@click.argument("exports", type=Path, nargs=-1, required=True)
+@click.option(
+    "--on",
+    "place",
+    type=click.Choice(["host", "arm64", "android", "ios"]),
+    default="host",
+    show_default=True,
+    help="Where to measure.",
+)
+@click.option("--profile", default="pixel-6", show_default=True, help="With --on arm64: which phone; list lists them.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Launches of each kind.")
+@click.option("--prefill", type=click.IntRange(min=1), help="Tokens at once; 128, or as many as the export takes.")
+@click.option("--decode", type=click.IntRange(min=1), help="Tokens one by one; 64, or as many as the export takes.")
+@click.option("--memory-limit", metavar="SIZE", help="Memory limit of each process, such as 330M; see the README.")
+@click.option("--sweep", "limits", metavar="FROM:TO:STEP", help="Forward latency by memory limit: 100M:400M:50M.")
+@click.option("--no-weight-cache", is_flag=True, help="Pack a shared weight again for every layer that uses it.")
+@click.option("--etdump", is_flag=True, help="Show the time of a forward pass by operator.")
+@click.option("--serial", help="With --on android: which of several phones, by its serial number.")
+@click.option("--udid", help="With --on ios: which of several phones.")
+@click.option("--app", type=Path, help="On a phone: install the benchmark app from this .apk or .ipa first.")
+@click.option("--allow-throttled", is_flag=True, help="On a phone: measure even if it is too warm for full speed.")
+@click.option("--out", type=Path, help="File of the results; with several EXPORTS a directory of one file each.")
+@click.pass_context
+def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile: str, **options: Any) -> None:
+    """Measure EXPORTS in alternation: load, forward, prefill, decode and memory.
+
+    \b
+    sharp-mobile bench build/exports/smollm2-135m build/exports/smollm2-135m-unshared
+    sharp-mobile bench build/exports/a build/exports/b --sweep 60M:200M:10M
+    sharp-mobile bench build/exports/a --on arm64 --profile pixel-6
+    sharp-mobile bench build/exports/a build/exports/b --on android
+
+    The host's runner is a plain C++ program, which has no custom_sdpa: export with --set attention=portable. The
+    results go to results-host.json next to each .pte unless --out says otherwise.
+
+    On arm64, an emulated phone, instructions are counted instead: of --prefill tokens, on one thread. The results go to
+    results-arm64-<profile>.json. Needs QEMU, an ARM64 compiler and the runtime's ARM64 libraries; if one is missing,
+    the error says how to get it.
+
+    On android and ios, an attached phone with the benchmark app, the exports are pushed and the app measures; the
+    results go to results-android-<model>.json. For iPhones: pip install 'sharp-mobile[ios]'.
+    """
+    from sharp_mobile.bench.host import Plan
+    from sharp_mobile.bench.run import bench_arm64, bench_host, check_options
+
+    given = _given(context)
+    check_options(place, given)
+    if place == "arm64":
+        bench_arm64(exports, profile, options["prefill"], options["out"])
+        return
+    names = ("threads", "repetitions", "prefill", "decode")
+    if place in ("android", "ios"):
+        from sharp_mobile.bench.devices.run import bench_phone
+
+        settings = {name: options[name] for name in names if f"--{name}" in given}
+        identifier = options["serial"] or options["udid"]
+        more = {name: options[name] for name in ("app", "allow_throttled", "out")}
+        bench_phone(place, exports, settings, identifier=identifier, **more)
+        return
+    plan = Plan(**{name: options[name] for name in names}, weight_cache=not options["no_weight_cache"])
+    more = {name: options[name] for name in ("memory_limit", "limits", "etdump", "out")}
+    bench_host(exports, plan, **more)
+
+
+@click.command()
+@click.argument("export_directory", type=Path)
+@click.option("--profile", default="pixel-6", show_default=True, help="Which phone; list lists them.")
+def prepack(export_directory: Path, profile: str) -> None:
+    """Pack an export's weights on an emulated phone, so that the first launch on such a phone is as fast as later ones.
+
+    Writes the packed weights into the export, under packed/, and describes them in its manifest. Needs what `bench --on
+    arm64` needs, and an export with attention=portable.
+    """
+    from sharp_mobile.bench.arm64.emulation import find_emulator
+    from sharp_mobile.bench.arm64.prepack import prepack as run
+    from sharp_mobile.bench.arm64.profiles import read_profile
+    from sharp_mobile.bench.exports import read_export
+
+    packed = run(read_export(export_directory), read_profile(profile), find_emulator())
+    say(f"{export_directory / packed.file}: {packed.bytes:,} bytes, for {packed.cpu_class}")
+
+
+@click.command()
+@click.argument("exports", nargs=-1, required=True, type=Path)
+@click.option("--sweep", "sweeps", multiple=True, type=Path, help="JSON of a memory sweep, for the HTML page.")
+@click.option("--markdown", type=Path, help="Also write the table as Markdown.")
+@click.option("--html", type=Path, help="Also write it as a self-contained page with pictures.")
+def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path | None, html: Path | None) -> None:
+    """Show EXPORTS side by side with ratios to the first one: size, load, forward pass, memory, instructions.
+
+    Each is the directory of an export, with any results*.json in it, or a results file from any device. Measurements
+    from different devices get no ratio.
+
+    \b
+    sharp-mobile compare build/exports/smollm2-135m-unshared build/exports/smollm2-135m --html build/compare.html
+    """
+    from sharp_mobile.bench.compare.measurements import read_columns
+    from sharp_mobile.bench.compare.tables import as_markdown, as_text
+    from sharp_mobile.bench.compare.tables import compare as run
+    from sharp_mobile.bench.results import read_sweep
+    from sharp_mobile.files.outputs import check_file, replace_text
+
+    for path in (markdown, html):
+        if path is not None:
+            check_file(path, sources=[*exports, *sweeps])
+    columns = read_columns(exports)
+    swept = [read_sweep(path) for path in sweeps]
+    table = run(columns)
+    if markdown is not None:
+        replace_text(markdown, as_markdown(table))
+    if html is not None:
+        from sharp_mobile.bench.compare.report import page  # draws, so it needs matplotlib
+
+        replace_text(html, page(columns, swept))
+    say(as_text(table))
+
+
+@click.command()
+@click.argument("export_directory", type=Path)
+@click.argument("results", nargs=-1, type=Path)
+@click.option(
+    "--budgets", type=Path, help="File of the budgets; ./export/budgets.toml by default, then the shipped one."
+)
+@click.option("--update", is_flag=True, help="Write the present values as budgets; comments and tolerances stay.")
+def check(export_directory: Path, results: tuple[Path, ...], budgets: Path | None, update: bool) -> None:
+    """Compare an export, the results*.json in it and other RESULTS of it with the budgets of its recipe.
+
+    Fails with the budget that is exceeded: the file grew, sharing was lost, it needs more memory or instructions.
+    """
+    from sharp_mobile.bench.budgets.check import run
+
+    show(run(export_directory, results, budgets, update=update))
+
+
+COMMANDS = (bench, prepack, compare, check)

@@ -1,0 +1,115 @@
+"""Options that several commands have, and how a command shows its results."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharp_mobile.console import without_bars
+from sharp_mobile.errors import SharpError
+from sharp_mobile.files.printable import printable
+from sharp_mobile.recipe.load import load_recipe
+from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recipe.source import RANDOM
+
+Command = Callable[..., None]
+
+PLAN = "none, a preset (t_next, t_back, …), or '3:4, 16:17-22' (reference:targets)."
+
+
+@dataclass(frozen=True)
+class Model:
+    """MODEL and the options that override its recipe.
+
+    Attributes:
+        argument: as the user gave it.
+        plan: --plan, if it was given.
+        random: whether --random-weights was given.
+    """
+
+    argument: str
+    plan: str | None
+    rank: int | None
+    settings: tuple[str, ...]
+    allow_pickle: bool
+    random: bool
+
+    def recipe(self, plan: str | None = None) -> Recipe:
+        """The recipe that is meant, with another plan if one is given.
+
+        Raises:
+            SharpError: there is no such model or recipe, or a setting is wrong.
+        """
+        overrides: dict[str, object] = {"plan": plan or self.plan or None, "rank": self.rank}
+        for setting in self.settings:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                raise SharpError(f"--set {setting}: write NAME=VALUE, such as quantize.group_size=64")
+            overrides[name] = int(value) if re.fullmatch(r"[0-9]{1,18}", value) else value
+        recipe = load_recipe(self.argument, **overrides)
+        return recipe.allowing_pickle() if self.allow_pickle else recipe
+
+
+def model_options(command: Command) -> Command:
+    """MODEL, --rank and --set, as one `Model`, which also holds --plan, --allow-pickle and --random-weights."""
+
+    @click.argument("model", default="smollm2-135m", required=False)
+    @click.option("--rank", type=int, help="Rank of the recovery parameters; 0 for none.")
+    @click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any other setting of the recipe, such as quantize.group_size=64, warmup.text=notes.txt, or a name that "
+        "only one section has: lm_head=4, max_length=512.",
+    )
+    @wraps(command)
+    def with_model(
+        model: str,
+        rank: int | None,
+        settings: tuple[str, ...],
+        plan: str | None = None,
+        allow_pickle: bool = False,
+        random_weights: Path | None = None,
+        **options: Any,
+    ) -> None:
+        argument = model if random_weights is None else f"{RANDOM}{random_weights}"
+        command(model=Model(argument, plan, rank, settings, allow_pickle, random_weights is not None), **options)
+
+    return with_model
+
+
+plan_option = click.option("--plan", help=PLAN)
+pickle_option = click.option("--allow-pickle", is_flag=True, help="Load .bin checkpoints. A pickle can run any code.")
+random_weights_option = click.option(
+    "--random-weights",
+    type=Path,
+    metavar="CONFIG",
+    help="An architecture without weights, by its config.json, as MODEL; or the name of one that is shipped.",
+)
+
+
+def _without_bars(context: click.Context, parameter: click.Parameter, quiet: bool) -> None:
+    if quiet:
+        context.with_resource(without_bars())
+
+
+quiet_option = click.option(
+    "--quiet", is_flag=True, expose_value=False, callback=_without_bars, help="No progress bars."
+)
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines; a name in one of them begins no other line."""
+    for line in lines:
+        click.echo(printable(line))
+
+
+def show_json(data: object) -> None:
+    """Print JSON in ASCII: JSON has its own escapes, which what reads it undoes."""
+    click.echo(json.dumps(data, indent=1).replace("\x7f", "\\u007f"))

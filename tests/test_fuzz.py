@@ -40,7 +40,7 @@ def test_how_a_command_ended(status: int | None, stderr: str, outcome: str) -> N
 
 def test_an_answer_about_a_damaged_file_that_its_manifest_describes_is_a_failure() -> None:
     assert judged(WHOLE, 0, 0, "", "") == "answered as whole"
-    assert judged(WHOLE, 1, 0, "", "error: is not the file of its manifest\n") == REFUSED
+    assert judged(WHOLE, 1, 0, "", "error: does not match its manifest\n") == REFUSED
 
 
 def test_too_much_memory_is_a_failure() -> None:

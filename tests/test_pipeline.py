@@ -126,7 +126,7 @@ def test_what_was_recovered_once_is_taken_again(tiny_export: ExportResult, tiny_
     opened = open_recipe(tiny_recipe)
     with recorded() as report:
         again = share(opened, work=work, stages=Stages())
-    assert any(line.startswith("recovered before, taken from") for line in report.lines)
+    assert any(line.startswith("using the recovered model in") for line in report.lines)
     assert again.kept.parent == work
     assert {path.name for path in work.iterdir()} == kept
     alpha = dict(recovery_parameters(again.checkpoint.model))["model.layers.2.mlp.gate.alpha"]
@@ -134,7 +134,7 @@ def test_what_was_recovered_once_is_taken_again(tiny_export: ExportResult, tiny_
     other = tiny_recipe.model_copy(update={"recovery": tiny_recipe.recovery.model_copy(update={"rank": 8})})
     with recorded() as report:
         share(open_recipe(other), work=work, stages=Stages())
-    assert not any("recovered before" in line for line in report.lines)
+    assert not any("using the recovered model" in line for line in report.lines)
 
 
 @pytest.mark.slow
@@ -403,7 +403,7 @@ def test_a_sharp_checkpoint_keeps_its_plan(tiny_checkpoint: Path, tmp_path: Path
     opened = open_recipe(load_recipe(str(tmp_path / "sharp")))
     assert (opened.plan, opened.recovery) == (plan, dict.fromkeys(plan.targets, recovery))
     other = load_recipe(str(tmp_path / "sharp"), plan="2:3")
-    with pytest.raises(SharpError, match="is shared already, by plan 2:3,4"):
+    with pytest.raises(SharpError, match="already shares layers, by plan 2:3,4"):
         open_recipe(other)
 
 

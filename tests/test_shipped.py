@@ -80,7 +80,7 @@ def test_one_command_brings_the_packages_that_the_default_recipe_needs(monkeypat
 
 
 def test_a_setting_that_does_not_exist_is_told_with_those_that_do() -> None:
-    with pytest.raises(SharpError, match="ranks is no setting of a recipe; choose from form, rank, neurons"):
+    with pytest.raises(SharpError, match="ranks is not a setting of a recipe; choose from form, rank, neurons"):
         recipes.load_recipe("smollm2-135m", ranks=3)
 
 

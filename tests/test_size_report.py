@@ -96,7 +96,7 @@ def test_a_shared_checkpoint_is_sized_as_it_is_beside_its_original(tmp_path: Pat
     told = sized(directory, max_length=64)
     assert [str(plan.opened.plan) for plan in told.plans] == ["none", "2:3,4"]
     assert told.plans[0].size.file.mlps == 6 * told.plans[1].size.file.mlps / 4
-    with pytest.raises(SharpError, match=r"is shared already, by plan 2:3,4"):
+    with pytest.raises(SharpError, match=r"already shares layers, by plan 2:3,4"):
         sized(directory, "t_next", max_length=64)
 
 

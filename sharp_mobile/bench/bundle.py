@@ -40,7 +40,7 @@ def bundle(directory: Path, models: Path = MODELS) -> Path:
         )
     name = export.directory.resolve().name
     if not name:
-        raise SharpError(f"{directory}: has no name that it could have in the app; copy the export into a directory")
+        raise SharpError(f"{directory}: has no directory name to use in the app; copy the export into a directory")
     files = {MODEL_PTE: export.pte, MANIFEST_JSON: export.directory / MANIFEST_JSON, **packed_files(export)}
     with replace_directory(models / name, sources=[export.directory]) as partial:
         for file, source in files.items():
@@ -52,7 +52,7 @@ def bundle(directory: Path, models: Path = MODELS) -> Path:
 def _given(arguments: Sequence[str]) -> tuple[Path, Path]:
     """The export and the app's directory of exports, by the command's arguments."""
     if len(arguments) not in (1, 2):
-        raise SharpError("name an export's directory, and after it the app's Models directory if it is elsewhere")
+        raise SharpError("give an export's directory, and then the app's Models directory if it is not the default")
     export, models = Path(arguments[0]), Path(arguments[1]) if len(arguments) == 2 else MODELS
     if not models.is_dir():
         raise SharpError(f"{models}: no such directory; run in a checkout of sharp_mobile, or name the app's Models")

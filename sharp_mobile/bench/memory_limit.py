@@ -47,7 +47,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15})([KMG]?B?)", text.strip().upper())
     amount = int(match[1]) * _UNITS.get(match[2], 0) if match else 0
     if not 0 < amount <= LARGEST:
-        raise SharpError(f"{text}: is no amount of memory; write one such as 330M (2²⁰ bytes) or 330MB (10⁶)")
+        raise SharpError(f"{text}: is not an amount of memory; write one such as 330M (2²⁰ bytes) or 330MB (10⁶)")
     return amount
 
 
@@ -61,7 +61,7 @@ def parse_sweep(text: str) -> tuple[int, ...]:
     if len(parts) == 1:
         return tuple(sorted({parse_bytes(part) for part in text.split(",")}))
     if len(parts) != 3:
-        raise SharpError(f"{text}: is no range of memory limits; write from:to:step, such as 100M:400M:50M")
+        raise SharpError(f"{text}: is not a range of memory limits; write from:to:step, such as 100M:400M:50M")
     start, stop, step = (parse_bytes(part) for part in parts)
     if stop < start:
         raise SharpError(f"{text}: ends before it begins; write the smaller limit first")

@@ -58,7 +58,7 @@ def bench_host(
         SharpError: a wrong option, not an export, or a launch that fails.
     """
     if memory_limit is not None and limits is not None:
-        raise SharpError("--memory-limit and --sweep: choose one limit or many")
+        raise SharpError("--memory-limit and --sweep: give one of the two")
     within = parse_sweep(limits) if limits is not None else ()
     if memory_limit is not None:
         plan = replace(plan, memory_limit=parse_bytes(memory_limit))
@@ -66,7 +66,7 @@ def bench_host(
     if within:
         path = out or SWEEP
         if path.suffix == ".png":
-            raise SharpError(f"{path}: is the name of a picture, which is drawn beside the sweep; name a .json file")
+            raise SharpError(f"{path}: is the name of the picture drawn next to the sweep; give a .json file")
         check_file(path, sources=[export.directory for export in exports], field=SCHEMA_FIELD)
         picture = write_sweep(path, sweep(exports, within, plan))
         say(f"{path}, {picture}")
@@ -86,7 +86,7 @@ def check_options(place: str, given: Sequence[str]) -> None:
         SharpError: there are some.
     """
     if wrong := [option for option in given if place not in _PLACES.get(option, (place,))]:
-        raise SharpError(f"{', '.join(wrong)}: of no use with --on {place}; leave out")
+        raise SharpError(f"{', '.join(wrong)}: has no effect with --on {place}; leave it out")
 
 
 def bench_arm64(directories: Sequence[Path], phone: str, prefill: int | None = None, out: Path | None = None) -> None:

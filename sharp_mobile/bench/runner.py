@@ -134,7 +134,7 @@ def executorch_package() -> tuple[Path, str]:
     except PackageNotFoundError:
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise SharpError("executorch is not installed; install sharp-mobile again with all that it requires")
+        raise SharpError("executorch is not installed; install sharp-mobile again with its dependencies")
     return Path(next(iter(spec.submodule_search_locations))), installed
 
 
@@ -248,4 +248,6 @@ def launch(runner: Path, pte: Path, task: Task, prefix: Sequence[str] = ()) -> L
     try:
         return Launch.model_validate_json(done.stdout)
     except ValidationError as error:
-        raise SharpError(f"{runner}: is not of this sharp-mobile: {error.errors()[0]['msg']}; delete it") from error
+        raise SharpError(
+            f"{runner}: belongs to another sharp-mobile version: {error.errors()[0]['msg']}; delete it"
+        ) from error

@@ -94,7 +94,7 @@ def token_ids(value: Any, vocabulary: int, field: str) -> list[int]:
     ids = value if isinstance(value, list | tuple) else [] if value is None else [value]
     for token in ids:
         if not (_is_count(token) and 0 <= token < vocabulary):
-            raise SharpError(f"{field}: {_shown(token)} is no token id; it must be from 0 to {vocabulary - 1}")
+            raise SharpError(f"{field}: {_shown(token)} is not a token id; it must be from 0 to {vocabulary - 1}")
     return list(ids)
 
 

@@ -94,7 +94,7 @@ def _options(header: GGUFHeader) -> dict[str, Any]:
     stored = len({match[1] for name in tensors if (match := _LAYER.match(name))})
     if layers != stored:
         raise SharpError(
-            f"{header.path}: {header.architecture}.block_count is {layers:,}, its tensors are of {stored:,} layers; "
+            f"{header.path}: {header.architecture}.block_count is {layers:,}, its tensors belong to {stored:,} layers; "
             "use another GGUF of the model"
         )
     if not 0 < layers <= _DEEPEST:
@@ -156,7 +156,7 @@ def _gemma_scale(header: GGUFHeader, options: dict[str, Any]) -> int:
     if header.get("attention.scale"):
         return round(_positive(header, "attention.scale") ** -2)
     if (header.architecture, options["num_hidden_layers"]) in (("gemma2", 46), ("gemma3", 62)):
-        raise SharpError(f"{header.path}: GGUF does not tell the attention scale of 27B; {_HUGGING_FACE}")
+        raise SharpError(f"{header.path}: GGUF does not give the attention scale of 27B; {_HUGGING_FACE}")
     return int(options["head_dim"])
 
 
@@ -181,7 +181,7 @@ def _rope(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
 
 def _scaled(header: GGUFHeader) -> SharpError:
     return SharpError(
-        f"{header.path}: its RoPE is scaled or partial, which GGUF does not tell enough about; {_HUGGING_FACE}"
+        f"{header.path}: its RoPE is scaled or partial, which GGUF does not describe fully; {_HUGGING_FACE}"
     )
 
 

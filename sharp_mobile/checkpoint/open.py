@@ -79,7 +79,7 @@ def _open_directory(source: Source, path: Path, dtype: torch.dtype | None) -> Ch
     warnings = check_tensors(stored, blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path)
     if is_regular_file(path / ADAPTER_CONFIG):
         warnings.append(
-            f"{path / ADAPTER_CONFIG}: the adapter in this directory is not applied; merge it first if it is wanted"
+            f"{path / ADAPTER_CONFIG}: the adapter in this directory is not applied; merge it first to use it"
         )
     state = mapped_tensors(files)
     for name, other in blueprint.all_tied_weights_keys.items():
@@ -124,7 +124,7 @@ def _open_gguf(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpo
 def _open_sharp(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     if damaged := [name for name in damaged_files(path) if name in (CONFIG_JSON, WEIGHTS)]:
         raise SharpError(
-            f"{path / damaged[0]}: is not the file that {SHARP_JSON} was written with (SHA-256); copy the checkpoint "
+            f"{path / damaged[0]}: does not match {SHARP_JSON} (SHA-256); copy the checkpoint "
             "again, or recover it again"
         )
     config = config_of(path)

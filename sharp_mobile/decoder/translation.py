@@ -72,8 +72,10 @@ def check_translation(decoder: Decoder, model: Any) -> float:
     difference = float((ours - theirs).norm() / spread.norm())
     if not difference <= TOLERANCE:
         raise SharpError(
-            f"this exporter misreads the model: over {tokens.shape[1]} tokens its logits differ from Hugging Face's by "
-            f"{difference:.2g} of their spread, more than the tolerated {TOLERANCE:g}; nothing was exported. Please "
+            f"the exported decoder differs from the model: over {tokens.shape[1]} tokens its logits differ from "
+            "Hugging Face's by "
+            f"{difference:.2g} of their standard deviation, more than the tolerance of {TOLERANCE:g}; nothing was "
+            "exported. Please "
             "report it with the model's config.json"
         )
     return difference

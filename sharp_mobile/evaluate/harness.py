@@ -102,8 +102,7 @@ class StepLM(TemplateLM):
         room = self.max_length + 1 - len(continuation)
         if room < 1:
             raise SharpError(
-                f"a continuation of {len(continuation)} tokens is beyond the {self.max_length} that the model takes; "
-                "raise max_length"
+                f"a continuation of {len(continuation)} tokens exceeds the model's {self.max_length}; raise max_length"
             )
         context = context[-room:]
         logits = self._after(context)

@@ -88,7 +88,7 @@ def _load(manager: "TaskManager", names: Sequence[str]) -> Any:
     for name in names:
         if name not in manager.all_tasks:
             raise SharpError(
-                f"task {name}: there is none of that name; use one of lm-eval's (`lm-eval ls tasks` lists them), "
+                f"task {name}: no such task; use one of lm-eval's (`lm-eval ls tasks` lists them), "
                 "'sotu_continuation', 'table6', or give its file's directory by --include-path"
             )
     try:
@@ -97,7 +97,7 @@ def _load(manager: "TaskManager", names: Sequence[str]) -> Any:
         raise
     except ConnectionError as error:
         raise SharpError(
-            f"task {', '.join(names)}: its data are not in the local cache, and the hub cannot be reached; connect to "
+            f"task {', '.join(names)}: its data is not in the local cache, and the hub cannot be reached; connect to "
             "the network, or take a task on local data (sotu_continuation, --include-path)"
         ) from error
     except Exception as error:  # a task file's own mistakes, and all that its data may be

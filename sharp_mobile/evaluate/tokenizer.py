@@ -19,7 +19,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     directory = find_pte(path).parent
     tokenizer = load_tokenizer(directory)
     if tokenizer is None:
-        raise SharpError(f"{directory}: has no tokenizer; put the model's tokenizer.json beside the .pte")
+        raise SharpError(f"{directory}: has no tokenizer; put the model's tokenizer.json next to the .pte")
     return tokenizer
 
 

@@ -54,7 +54,7 @@ def check_writable(path: str | Path, *, needed: int = 0, sources: Iterable[str |
             (probe / "probe").write_bytes(b"?")
         free = shutil.disk_usage(target.parent).free
     except RuntimeError as error:  # a loop of symbolic links, or no home directory
-        raise SharpError(f"{path}: is no path ({error}); choose another output directory") from error
+        raise SharpError(f"{path}: is not a path ({error}); choose another output directory") from error
     except OSError as error:
         if is_disk_full(error):
             raise _disk_full(target.parent) from error
@@ -116,7 +116,7 @@ def _check_regular(path: Path, target: Path) -> None:
     if target.is_dir():
         raise SharpError(f"{path}: is a directory; name a file")
     if target.exists() and not target.is_file():
-        raise SharpError(f"{path}: is a device or the like, and would be replaced; name a file")
+        raise SharpError(f"{path}: is not a regular file, and would be replaced; name a file")
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -89,5 +89,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise SharpError(f"{path}: cannot be read: {error.strerror}") from error
     if len(content) > _LARGEST:
-        raise SharpError(f"{path}: is larger than {_LARGEST:,} bytes, so it is no recipe; name a recipe's .yaml file")
+        raise SharpError(
+            f"{path}: is larger than {_LARGEST:,} bytes, so it is not a recipe; name a recipe's .yaml file"
+        )
     return content.decode()

@@ -273,7 +273,9 @@ def serialize(program: ExportedProgram) -> tuple[bytes, NamedDataStore, dict[str
             continue
         operator = node.target.__name__
         if operator not in visitors or _misread(node):
-            raise SharpError(f"operator {operator} cannot be lowered to XNNPACK, and nothing heavy may be left outside")
+            raise SharpError(
+                f"operator {operator} cannot be lowered to XNNPACK, and no matrix product may run outside it"
+            )
         visitors[operator].define_node(node, graph, ids, node.meta.get("debug_handle", DEFAULT_DEBUG_HANDLE))
         if operator == "aten.slice_copy.Tensor":
             sizes = node.meta["val"].shape

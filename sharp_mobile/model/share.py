@@ -242,7 +242,10 @@ def share_layers(model: nn.Module, plan: SharePlan, recovery: Recovery | Recover
     """
     layers = decoder_layers(model)
     if plan.layers != len(layers):
-        raise SharpError(f"share plan: it is for {plan.layers} layers and the model has {len(layers)}; parse it anew")
+        raise SharpError(
+            f"share plan: it is for {plan.layers} layers and the model has {len(layers)}; parse the plan again for "
+            "this model"
+        )
     shared = {
         layer: _shared_mlp(layers, layer, plan.reference_of.get(layer, layer), own)
         for layer, own in recoveries(plan, recovery).items()
@@ -280,7 +283,7 @@ def own_mlp(mlp: nn.Module) -> nn.Module:
     if not isinstance(mlp, SharedMLP):
         return mlp
     if mlp.base is None:
-        raise SharpError("a target stores no MLP of its own")
+        raise SharpError("a target stores no MLP weights")
     return mlp.base
 
 

@@ -175,7 +175,7 @@ class _Source:
         self._model, self._budget = model, budget
         checkpoint = self._open()
         if checkpoint.plan is not None:
-            raise SharpError(f"{model}: shares already; the tables start from the original model")
+            raise SharpError(f"{model}: already shares layers; the tables start from the original model")
         tokenizer = checkpoint.tokenizer_for("reproduce")
         self._name, self._fingerprint = checkpoint.name, checkpoint.fingerprint
         self._windows = _windows(tokenizer, budget.text, budget.window, budget.windows)

@@ -273,10 +273,10 @@ def _with_mlp(layer: Any, mlp: nn.Module, score: Score) -> dict[str, float]:
 def _unshared(model: PreTrainedModel) -> Any:
     """The decoder layers of a model in which nothing is shared, two at least."""
     if shared_layers(model):
-        raise SharpError("study: this model's layers share already; give the original model")
+        raise SharpError("study: this model's layers already share; give the original model")
     layers = decoder_layers(model)
     if len(layers) < 2:
-        raise SharpError("study: this model has one layer, and so nothing to compare; give a larger model")
+        raise SharpError("study: this model has only one layer, so there is nothing to compare; use a larger model")
     return layers
 
 
@@ -289,7 +289,7 @@ def _read(path: Path, kind: type[S], setting: Setting, layers: int) -> S:
         _check_whole(study, layers)
     except (SharpError, ValueError) as error:
         what = kind.model_fields["figure"].default
-        raise SharpError(f"{path}: is no {what} study; move it away, or name another --out") from error
+        raise SharpError(f"{path}: is not a {what} study; move it away, or name another --out") from error
     if study.setting != setting:
         names = [name for name, value in study.setting if value != getattr(setting, name)]
         raise SharpError(f"{path}: was made with another {', '.join(names)}; move it away, or name another --out")

@@ -128,7 +128,7 @@ def _setting(path: str) -> tuple[str | None, str]:
             f"{name} is a setting of several sections; write {' or '.join(f'{s}.{name}' for s in known[name])}"
         )
     if section not in known.get(name, []):
-        raise SharpError(f"{path} is no setting of a recipe; choose from {', '.join(known)}")
+        raise SharpError(f"{path} is not a setting of a recipe; choose from {', '.join(known)}")
     return section, name
 
 

@@ -97,10 +97,12 @@ def recoveries(plan: SharePlan, recovery: Recovery | Recoveries) -> dict[int, Re
         given.update(dict.fromkeys(plan.targets, Recovery()))
     for target in plan.targets:
         if target not in given:
-            raise SharpError(f"recovery: target {target + 1} has no entry; give it one")
+            raise SharpError(f"recovery: target {target + 1} has no entry; add one")
     for layer, own in given.items():
         if not 0 <= layer < plan.layers:
             raise SharpError(f"recovery: layer {layer + 1} does not exist, the model has layers 1 to {plan.layers}")
         if layer not in plan.reference_of and not own.reference:
-            raise SharpError(f"recovery: layer {layer + 1} is no target, so its own MLP stays; leave its reference on")
+            raise SharpError(
+                f"recovery: layer {layer + 1} is not a target, so it keeps its own MLP; remove reference: false"
+            )
     return {layer: own for layer, own in sorted(given.items()) if layer in plan.reference_of or not own.direct}

@@ -62,7 +62,7 @@ def _ranks(value: object) -> object:
     several = value.split("/") if isinstance(value, str) and "/" in value else value
     ranks = [_number(rank) for rank in (several if isinstance(several, list | tuple) else [several])]
     if len(ranks) not in (1, 3) or not all(type(rank) is int and rank >= 0 for rank in ranks):
-        raise ValueError(f"a rank is a whole number from 0, or three such for gate, up and down, not {value!r}")
+        raise ValueError(f"a rank is a whole number ≥ 0, or three of them for gate, up and down, not {value!r}")
     return tuple(ranks) if len(ranks) == 3 else ranks[0]
 
 

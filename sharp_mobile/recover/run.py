@@ -109,7 +109,8 @@ def planned(recipe: Recipe, checkpoint: Checkpoint, explanation: tuple[str, ...]
     recovery = recipe.recovery.recoveries(plan)
     if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
         raise SharpError(
-            f"{checkpoint.path}: is shared already, by plan {checkpoint.plan}; leave plan and recovery out, or start "
+            f"{checkpoint.path}: already shares layers, by plan {checkpoint.plan}; leave out plan and recovery, or "
+            "start "
             "from the original model"
         )
     return Opened(recipe, checkpoint, plan, recovery, explanation)
@@ -152,7 +153,7 @@ def share(opened: Opened, *, work: Path, stages: Stages) -> Shared:
             with stages.stage("recover"):
                 recovered = _recover(opened, kept)
     if not missing:
-        say(f"recovered before, taken from {kept}")
+        say(f"using the recovered model in {kept}")
         with stages.stage("open recovered"):
             recovered = open_checkpoint(kept, dtype=None)
     warnings = SharpDescription.read(kept / SHARP_JSON).warnings
@@ -262,7 +263,7 @@ def recover(recipe: Recipe, out: Path | None, *, work: Path = RECOVERED) -> Path
         if out is not None:
             check_writable(out, sources=[opened.checkpoint.path])
         if not opened.recovery:
-            raise SharpError("plan none shares nothing, so there is nothing to recover; name a plan")
+            raise SharpError("plan none shares no layers, so there is nothing to recover; give --plan")
         kept = share(opened, work=work, stages=Stages()).kept
         if out is not None and first and out != kept.resolve():
             with replace_directory(out, sources=[kept]) as partial:

@@ -32,15 +32,15 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         text = template_text(tokenizer)
     except ChatTemplateError as error:
         raise SharpError(
-            f"the model's chat template {error}; put the one to use into chat_template.jinja beside its tokenizer"
+            f"the model's chat template {error}; put the right one into chat_template.jinja next to its tokenizer"
         ) from error
     if text is None:
         raise SharpError(
             "the model's tokenizer has no chat template to write conversations with; take an instruction-tuned model, "
-            "add chat_template.jinja beside its tokenizer, or give plain text (column 'text')"
+            "add chat_template.jinja next to its tokenizer, or give plain text (column 'text')"
         )
     if not tokenizer.is_fast:
-        raise SharpError("the model's tokenizer does not tell where tokens stand in the text; add its tokenizer.json")
+        raise SharpError("the model's tokenizer does not give token positions in the text; add its tokenizer.json")
 
 
 def encode_conversation(template: ChatTemplate, conversation: Conversation) -> tuple[list[int], list[int]]:
@@ -78,7 +78,8 @@ def _answers(template: ChatTemplate, conversation: Conversation, text: str) -> l
         if not (text.startswith(through) and through.startswith(before) and len(through) > len(before)):
             raise SharpError(
                 f"{conversation.where}: the chat template renders the messages up to the answer (message {index + 1}) "
-                "otherwise than in the whole, so the answer cannot be told from the prompt; use conversations of one "
+                "otherwise than in the whole, so the answer cannot be separated from the prompt; use conversations of "
+                "one "
                 "answer, or a template with {% generation %}"
             )
         spans.append((len(before), _end_of_turn(template.tokenizer, through)))

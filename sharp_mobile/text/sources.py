@@ -67,7 +67,7 @@ def source_files(source: str | Path) -> list[Path]:
         return _directory_files(path)
     if path.is_file():
         if path.suffix not in SUFFIXES:
-            raise SharpError(f"{path}: is no {', '.join(SUFFIXES)} file; convert it to one of these")
+            raise SharpError(f"{path}: is not a {', '.join(SUFFIXES)} file; convert it to one of these")
         return [path]
     if path.suffix in SUFFIXES or not _HUB_NAME.fullmatch(str(source)):
         raise SharpError(f"{source}: no such file; name a {', '.join(SUFFIXES)} file or a directory with such files")
@@ -137,7 +137,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _json_object(line: str, where: str) -> Mapping[str, Any]:
     row = parse_json(line, where, remedy="mend or delete the line")
     if not isinstance(row, dict):
-        raise SharpError(f'{where}: is no JSON object; write {{"text": ...}} or {{"messages": [...]}}')
+        raise SharpError(f'{where}: is not a JSON object; write {{"text": ...}} or {{"messages": [...]}}')
     return row
 
 
@@ -152,7 +152,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             for number, row in enumerate(rows, start=1):
                 yield f"{path}: row {number}", row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SharpError(f"{path}: is no whole parquet file ({_one_line(error)}); copy or write it again") from error
+        raise SharpError(
+            f"{path}: is not a complete parquet file ({_one_line(error)}); copy or write it again"
+        ) from error
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -210,19 +212,19 @@ def _document(row: Mapping[str, Any], where: str) -> Document:
             "is needed: rename them"
         )
     if not isinstance(row["text"], str):
-        raise SharpError(f"{where}: text is {type(row['text']).__name__}, not a string; mend or delete it")
+        raise SharpError(f"{where}: text is {type(row['text']).__name__}, not a string; correct or delete it")
     _check_unicode(row["text"], f"{where}: text")
     return Text(where, row["text"])
 
 
 def _conversation(messages: Any, where: str) -> Conversation:
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-        raise SharpError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}; mend or delete it')
+        raise SharpError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}; correct or delete it')
     kept = []
     for number, message in enumerate(messages, start=1):
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str):
-            raise SharpError(f"{where}: message {number} has no role or content that is a string; mend or delete it")
+            raise SharpError(f"{where}: message {number} has no role or content that is a string; correct or delete it")
         _check_unicode(role + content, f"{where}: message {number}")
         if role == "assistant" and not content.strip():
             raise SharpError(f"{where}: the answer (message {number}) is empty; write it, or delete the row")
@@ -238,7 +240,7 @@ def _check_unicode(text: str, where: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise SharpError(
-            f"{where} has half of a surrogate pair (character {error.start + 1}); mend or delete it"
+            f"{where} has half of a surrogate pair (character {error.start + 1}); correct or delete it"
         ) from error
 
 

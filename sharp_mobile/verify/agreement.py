@@ -132,6 +132,7 @@ def sharing_problems(plan: SharePlan, recovery: Recoveries, keys: dict[str, str]
             )
             if not own or own != shared:
                 problems.append(
-                    f"layer {target + 1} must call layer {reference + 1}'s {projection} weight, and has one of its own"
+                    f"layer {target + 1} must call layer {reference + 1}'s {projection} weight, but the file has a "
+                    "separate one"
                 )
     return problems

@@ -287,7 +287,7 @@ def _damaged_or_twice(data: mmap.mmap, blobs: dict[str, tuple[int, int]]) -> lis
         content = hashlib.sha256(data[start:end]).hexdigest()
         places[content].append(key)
         if key.removeprefix("scale_") != content:
-            problems.append(f"tensor {key[:22]}… is damaged: its bytes are not those that it is named by")
+            problems.append(f"tensor {key[:22]}… is damaged: its content does not match its hash")
     return problems + [
         f"the same bytes are stored {len(keys)} times: {', '.join(keys)}" for keys in places.values() if len(keys) > 1
     ]

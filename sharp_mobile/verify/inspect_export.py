@@ -54,10 +54,10 @@ def inspect_export(path: str | Path) -> Inspection:
     with Isolated(pte) as isolated:
         inspection = isolated.inspect(described.names if described else {})
     if described is None:
-        warning = f"no {MANIFEST_JSON} beside it: not all damage can be detected"
+        warning = f"no {MANIFEST_JSON} next to it: not all damage can be detected"
         return inspection.model_copy(update={"warnings": (warning,)})
     problem = (
-        f"the manifest is of another file: it names SHA-256 {described.sha256[:16]}…, this file's is "
+        f"the manifest describes another file, with SHA-256 {described.sha256[:16]}…, this file's is "
         f"{inspection.sha256[:16]}…"
     )
     return inspection.model_copy(update={"problems": (*inspection.problems, problem)})

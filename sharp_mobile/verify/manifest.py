@@ -222,7 +222,7 @@ def check_sha256(pte: Path, expected: str) -> None:
         raise SharpError(f"{pte}: cannot be read: {error.strerror}") from error
     if found != expected:
         raise SharpError(
-            f"{pte}: is not the file of its manifest: its SHA-256 is {found[:16]}…, not {expected[:16]}…; "
+            f"{pte}: does not match its manifest: its SHA-256 is {found[:16]}…, not {expected[:16]}…; "
             "export the model again"
         )
 

@@ -52,7 +52,7 @@ def open_as_runner(directory: Path, tokenizer: PreTrainedTokenizerBase | None, s
                 return RunnerTokenizer(name, _warnings(directory / name, tokenizer, f"{source}: {name}"))
             except SharpError as error:
                 refusal = refusal or error
-    raise refusal or SharpError(f"{source}: its tokenizer is in no file that ExecuTorch's runner opens")
+    raise refusal or SharpError(f"{source}: it has no tokenizer file that ExecuTorch's runner opens")
 
 
 def _warnings(path: Path, tokenizer: PreTrainedTokenizerBase, named: str) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def test_what_the_app_would_refuse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match=r"was exported for executorch 1\.4\.0, the app has"):
         bundle(export, models)
     (export / "model.pte").write_bytes(b"another")
-    with pytest.raises(SharpError, match="is not the file of its manifest"):
+    with pytest.raises(SharpError, match="does not match its manifest"):
         bundle(export, models)
     assert not models.exists()
 

@@ -123,7 +123,7 @@ def test_an_export_is_held_against_its_manifest(shared: Export, tmp_path: Path) 
     with (directory / "model.pte").open("r+b") as file:
         file.seek(100_000)
         file.write(b"\xa5\x5a")
-    with pytest.raises(SharpError, match=r"model\.pte: is not the file of its manifest.*export the model again"):
+    with pytest.raises(SharpError, match=r"model\.pte: does not match its manifest.*export the model again"):
         read_export(directory)
     (directory / "model.pte").unlink()
     manifest.write_text(json.dumps({**json.loads(content), "sizes": {"file": 1}}))

@@ -46,12 +46,12 @@ def test_a_sweep_is_one_file_and_a_picture(limits_allowed: None, runner: Path, s
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--memory-limit", "1G", "--sweep", "1G"), "choose one limit or many"),
-        (("--memory-limit", "much"), "much: is no amount of memory"),
-        (("--sweep", "1G:2G"), "is no range of memory limits"),
-        (("--on", "android", "--sweep", "1G"), "--sweep: of no use with --on android; leave out"),
-        (("--on", "ios", "--serial", "A1"), "--serial: of no use with --on ios; leave out"),
-        (("--app", "x.apk"), "--app: of no use with --on host; leave out"),
+        (("--memory-limit", "1G", "--sweep", "1G"), "give one of the two"),
+        (("--memory-limit", "much"), "much: is not an amount of memory"),
+        (("--sweep", "1G:2G"), "is not a range of memory limits"),
+        (("--on", "android", "--sweep", "1G"), "--sweep: has no effect with --on android; leave it out"),
+        (("--on", "ios", "--serial", "A1"), "--serial: has no effect with --on ios; leave it out"),
+        (("--app", "x.apk"), "--app: has no effect with --on host; leave it out"),
         (("--on", "android"), "none: is not an export's directory"),
         ((), "none: is not an export's directory"),
     ],
@@ -79,7 +79,7 @@ def exports_and_files(tmp_path: Path) -> tuple[Path, Path]:
         ("notes.json", "was not written by sharp-mobile (it has no field schema_version)"),
         ("both", "is a directory; name a file"),
         ("a/model.pte/x.json", "cannot be written: "),
-        ("/dev/null", "is a device or the like"),
+        ("/dev/null", "is not a regular file"),
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--sweep", "1G"), ("--on", "android")])

@@ -128,7 +128,7 @@ def test_a_process_that_dies_gives_no_number(tmp_path: Path) -> None:
         launch(script(tmp_path / "crashed", "kill -SEGV $$"), pte, Task())
     with pytest.raises(SharpError, match="no room"):
         launch(script(tmp_path / "failed", "echo noise >&2; echo 'error: no room' >&2; echo '{}'; exit 1"), pte, Task())
-    with pytest.raises(SharpError, match="other: is not of this sharp-mobile: Field required; delete it"):
+    with pytest.raises(SharpError, match="other: belongs to another sharp-mobile version: Field required; delete it"):
         launch(script(tmp_path / "other", "echo '{}'"), pte, Task())
     with pytest.raises(SharpError, match="none: cannot be started: No such file"):
         launch(tmp_path / "none", pte, Task())

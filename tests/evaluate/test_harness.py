@@ -92,7 +92,7 @@ def test_sampling_is_refused() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     model = language_model(tiny_model())
-    with pytest.raises(SharpError, match="a continuation of 41 tokens is beyond the 40"):
+    with pytest.raises(SharpError, match="a continuation of 41 tokens exceeds the model's 40"):
         model.loglikelihood(requests("loglikelihood", [("a", 41 * "b")]))
     with pytest.raises(SharpError, match="answers have 40 tokens, which leaves no room"):
         model.generate_until(requests("generate_until", [("a", {"until": [], "max_gen_toks": 40})]))

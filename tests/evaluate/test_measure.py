@@ -107,14 +107,14 @@ def test_a_program_that_is_not_the_one_of_its_manifest_is_not_measured(
     content[len(content) // 2] ^= 1
     (export / "model.pte").write_bytes(content)
     for path in (export, export / "model.pte"):
-        with pytest.raises(SharpError, match="is not the file of its manifest"):
+        with pytest.raises(SharpError, match="does not match its manifest"):
             evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS)
-        with pytest.raises(SharpError, match="is not the file of its manifest"):
+        with pytest.raises(SharpError, match="does not match its manifest"):
             evaluate_pte_tasks(path, ["sotu_continuation"], 1, ())
     (export / "manifest.json").unlink()
     with recorded() as report:
         evaluate_pte(export, str(tiny_text), WINDOW, 1)
-    assert ["no manifest.json beside it" in warning for warning in report.warnings] == [True]
+    assert ["no manifest.json next to it" in warning for warning in report.warnings] == [True]
 
 
 @pytest.mark.slow

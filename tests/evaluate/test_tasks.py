@@ -149,11 +149,11 @@ def test_the_tasks_of_table_6_are_lm_evals(lm_eval: None, monkeypatch: pytest.Mo
     from lm_eval.tasks import TaskManager
 
     assert set(TABLE6) <= set(TaskManager().all_tasks)
-    with pytest.raises(SharpError, match="task sciqq: there is none of that name; use one of lm-eval's"):
+    with pytest.raises(SharpError, match="task sciqq: no such task; use one of lm-eval's"):
         load_tasks(["sciqq"])
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(SharpError, match="task sciq: its data are not in the local cache, and the hub"):
+    with pytest.raises(SharpError, match="task sciq: its data is not in the local cache, and the hub"):
         load_tasks(["sciq"])
 
 

@@ -228,7 +228,7 @@ def test_recovery_parameters_that_make_no_sense_are_refused(recovery: dict[str, 
     [
         ({3: Recovery("lora", 4)}, "target 5 has no entry"),
         ({3: Recovery("lora", 4), 4: Recovery("lora", 4), 6: Recovery("lora", 4)}, "layer 7 does not exist"),
-        ({3: Recovery(), 4: Recovery(), 1: Recovery(bypass=2, reference=False)}, "layer 2 is no target"),
+        ({3: Recovery(), 4: Recovery(), 1: Recovery(bypass=2, reference=False)}, "layer 2 is not a target"),
         ({3: Recovery(neurons=97), 4: Recovery()}, "97 own neurons are more than its MLP's 96"),
     ],
 )

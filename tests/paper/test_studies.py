@@ -95,14 +95,14 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_file_of_another_study_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.json"
     zeroing_study(tiny_model(), WINDOWS, SETTING, path)
-    with pytest.raises(SharpError, match="is no fig2 study"):
+    with pytest.raises(SharpError, match="is not a fig2 study"):
         replacement_study(tiny_model(), WINDOWS, SETTING, path)
     other = SETTING.model_copy(update={"text": "another", "windows": 3})
     with pytest.raises(SharpError, match="made with another text, windows"):
         zeroing_study(tiny_model(), WINDOWS, other, path)
     shared = tiny_model()
     share_layers(shared, SharePlan.parse("2:3", LAYERS), Recovery("lora", 2))
-    with pytest.raises(SharpError, match="share already"):
+    with pytest.raises(SharpError, match="already share"):
         zeroing_study(shared, WINDOWS, SETTING, tmp_path / "new.json")
 
 
@@ -121,13 +121,13 @@ def test_a_study_with_values_that_cannot_be_is_refused(change: Any, tmp_path: Pa
     path = tmp_path / "fig2.json"
     replacement_study(tiny_model(), WINDOWS, SETTING, path)
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(SharpError, match=r"fig2\.json: is no fig2 study; move it away"):
+    with pytest.raises(SharpError, match=r"fig2\.json: is not a fig2 study; move it away"):
         replacement_study(tiny_model(), WINDOWS, SETTING, path)
 
 
 def test_a_directory_in_the_place_of_a_study_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "fig4.json").mkdir()
-    with pytest.raises(SharpError, match=r"fig4\.json: is no fig4 study; move it away"):
+    with pytest.raises(SharpError, match=r"fig4\.json: is not a fig4 study; move it away"):
         zeroing_study(tiny_model(), WINDOWS, SETTING, tmp_path / "fig4.json")
 
 

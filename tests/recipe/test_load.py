@@ -127,7 +127,7 @@ def test_every_setting_has_a_path_and_a_short_name_while_one_section_alone_has_i
 
 @pytest.mark.parametrize("name", ["ranks", "quantize.rank", "nothing.rank", "quantize.", ".rank", "a.b.c", ""])
 def test_an_override_that_is_no_setting_is_refused_with_those_that_are(name: str) -> None:
-    with pytest.raises(SharpError, match=f"{name} is no setting of a recipe; choose from form, rank, neurons"):
+    with pytest.raises(SharpError, match=f"{name} is not a setting of a recipe; choose from form, rank, neurons"):
         load_recipe("smollm2-135m", **{name: 3})
 
 
@@ -137,12 +137,12 @@ def test_an_override_that_is_no_setting_is_refused_with_those_that_are(name: str
         ("plan: t_next", "mine.yaml: model: is missing"),
         ("model: a/b\nplans: x", "mine.yaml: plans: no such field; choose from model, plan, recovery"),
         ("model: a/b\nquantize: {bits: 4}", "mine.yaml: quantize.bits: no such field; choose from linear, group_size"),
-        ("model: a/b\nrecovery: {rank: -1}", "mine.yaml: recovery.rank: a rank is a whole number from 0"),
+        ("model: a/b\nrecovery: {rank: -1}", "mine.yaml: recovery.rank: a rank is a whole number ≥ 0"),
         (
             "model: a/b\nrecovery: {rank: 1.5}",
-            "mine.yaml: recovery.rank: a rank is a whole number from 0, or three such",
+            "mine.yaml: recovery.rank: a rank is a whole number ≥ 0, or three of them",
         ),
-        ("model: a/b\nrecovery: {rank: yes}", "mine.yaml: recovery.rank: a rank is a whole number from 0"),
+        ("model: a/b\nrecovery: {rank: yes}", "mine.yaml: recovery.rank: a rank is a whole number ≥ 0"),
         ("model: a/b\nrecovery: {form: lore}", "mine.yaml: recovery.form: Input should be 'lora', 'right'"),
         ("model: a/b\nrecovery: 64", "mine.yaml: recovery: Input should be a valid dictionary"),
         ("model: a/b\nquantize: {linear: 5}", "mine.yaml: quantize.linear: Input should be 4, 8 or 'float', not 5"),
@@ -192,7 +192,7 @@ def test_a_wrong_recipe_is_told_in_one_line(tmp_path: Path, text: str, message: 
 def test_a_recipe_is_a_small_file(tmp_path: Path) -> None:
     big, pipe, directory = tmp_path / "big.yaml", tmp_path / "pipe.yaml", tmp_path / "directory.yaml"
     big.write_text("model: a/b\n" + "# comment\n" * 150_000)
-    with pytest.raises(SharpError, match=r"big\.yaml: is larger than 1,000,000 bytes, so it is no recipe"):
+    with pytest.raises(SharpError, match=r"big\.yaml: is larger than 1,000,000 bytes, so it is not a recipe"):
         load_recipe(str(big))
     os.mkfifo(pipe)
     directory.mkdir()

@@ -85,7 +85,7 @@ def test_each_speech_is_a_document() -> None:
     ("lines", "complaint"),
     [
         ([{"text": "a"}, '{"text": '], r"a\.jsonl: line 2: is not valid JSON \(.*\); mend or delete the line"),
-        (["[1, 2]"], "line 1: is no JSON object"),
+        (["[1, 2]"], "line 1: is not a JSON object"),
         (["[" * 100_000], "line 1: is nested too deeply; mend or delete the line"),
         (['{"text": ' + "{" * 100_000], "line 1: is (nested too deeply|not valid JSON)"),
         ([f'{{"text": {"9" * 5000}}}'], "line 1: is not valid JSON .*digits"),
@@ -111,7 +111,7 @@ def test_parquet_without_known_columns_or_cut_short_is_refused(tmp_path: Path) -
     with pytest.raises(SharpError, match=r"a\.parquet: row 1: its columns are body, title; "):
         read(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(SharpError, match=r"a\.parquet: is no whole parquet file"):
+    with pytest.raises(SharpError, match=r"a\.parquet: is not a complete parquet file"):
         read(path)
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match=r"holds no \.jsonl, \.parquet, \.txt file"):
         read(tmp_path)
     (tmp_path / "a.csv").write_text("text\na")
-    with pytest.raises(SharpError, match=r"a\.csv: is no .* file; convert it"):
+    with pytest.raises(SharpError, match=r"a\.csv: is not a .* file; convert it"):
         read(tmp_path / "a.csv")
     (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(SharpError, match=r"a\.txt: is not UTF-8 text"):

@@ -174,7 +174,7 @@ def test_a_private_copy_of_a_shared_weight_is_told() -> None:
         target.gate.weight[0, 0] += 1
     _, keys = lower_segments(decoder)
     assert sharing_problems(plan, recoveries(plan, Recovery()), keys) == [
-        "layer 2 must call layer 1's gate weight, and has one of its own"
+        "layer 2 must call layer 1's gate weight, but the file has a separate one"
     ]
 
 
@@ -318,7 +318,7 @@ def test_a_manifest_of_another_file_is_told(small_pte: Path, tmp_path: Path) -> 
     checked = inspect_export(tmp_path)
     assert checked == inspect_export(tmp_path / "model.pte") == alone.model_copy(update={"warnings": ()})
     manifest.write_text(json.dumps({"names": {}, "sha256": "0" * 64}))
-    assert inspect_export(tmp_path).problems[-1].startswith("the manifest is of another file: it names SHA-256 0000")
+    assert inspect_export(tmp_path).problems[-1].startswith("the manifest describes another file, with SHA-256 0000")
     for content in (
         "no JSON",
         "[]",

@@ -40,7 +40,7 @@ def test_one_flipped_bit_is_found_by_the_manifest(copied: Path, place: int, name
     pte = copied / "model.pte"
     content = pte.read_bytes()
     pte.write_bytes(flipped(content, place % len(content)))
-    with pytest.raises(SharpError, match=r"model\.pte: is not the file of its manifest"), open_program(copied / name):
+    with pytest.raises(SharpError, match=r"model\.pte: does not match its manifest"), open_program(copied / name):
         pass
 
 
@@ -49,7 +49,7 @@ def test_a_renamed_program_is_compared_with_the_manifest_beside_it(copied: Path)
     with open_program(pte) as program:
         assert program.warnings == ()
     pte.write_bytes(flipped(pte.read_bytes(), 5000))
-    with pytest.raises(SharpError, match=r"mine\.pte: is not the file of its manifest"), open_program(pte):
+    with pytest.raises(SharpError, match=r"mine\.pte: does not match its manifest"), open_program(pte):
         pass
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_manifest_vouches_for_nothing(copied: Path, content: str) -> N
 def test_a_bare_program_computes_the_same_in_its_child(bare: Path) -> None:
     with open_program(bare) as program:
         (warning,) = program.warnings
-        assert warning == f"{bare}: no manifest.json beside it: damage to its weights cannot be detected"
+        assert warning == f"{bare}: no manifest.json next to it: damage to its weights cannot be detected"
         assert (program.limits.length, program.limits.vocabulary, program.limits.stop) == (96, 49152, (2,))
         assert torch.equal(program.step(TOKENS, 0), load_pte(bare)(TOKENS, 0))
         with pytest.raises(SharpError, match=r"gives the token id 49152, and model\.pte has 49152 tokens"):
@@ -77,7 +77,7 @@ def test_a_bare_program_computes_the_same_in_its_child(bare: Path) -> None:
 
 def test_a_bare_program_is_inspected_in_its_child(bare: Path, tiny_export: ExportResult) -> None:
     inspection = inspect_export(bare)
-    assert inspection.warnings == ("no manifest.json beside it: not all damage can be detected",)
+    assert inspection.warnings == ("no manifest.json next to it: not all damage can be detected",)
     assert inspection.problems == ()
     assert inspection.tensor_bytes == tiny_export.inspection.tensor_bytes
     bare.write_bytes(bare.read_bytes()[:5000])

@@ -65,11 +65,11 @@ def _pack(phone: Phone, prompt: tuple[int, ...]) -> None:
     phone.launch(task)
     if phone.packed_bytes != size:
         raise SharpError(
-            f"{phone.profile.name}: XNNPACK does not take its own packed weights back: {size:,} bytes became "
-            f"{phone.packed_bytes:,} in the next launch; nothing was kept"
+            f"{phone.profile.name}: XNNPACK does not accept its own packed weights: {size:,} bytes became "
+            f"{phone.packed_bytes:,} in the next launch; nothing was written"
         )
     if phone.logits != logits:
-        raise SharpError(f"{phone.profile.name}: the packed weights change the model's answers; nothing was kept")
+        raise SharpError(f"{phone.profile.name}: the packed weights change the model's answers; nothing was written")
 
 
 def packed_for(export: Export, profile: Profile) -> Path | None:
@@ -85,7 +85,7 @@ def packed_for(export: Export, profile: Profile) -> Path | None:
             if path.is_file() and path.stat().st_size == packed.bytes and sha256_of(path) == packed.sha256:
                 return path
             raise SharpError(
-                f"{path}: is damaged or gone, and was not used; run sharp-mobile prepack {export.directory} "
+                f"{path}: is damaged or missing, and was not used; run sharp-mobile prepack {export.directory} "
                 f"--profile {packed.profile}"
             )
     return None

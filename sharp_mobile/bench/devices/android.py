@@ -172,7 +172,9 @@ class AndroidPhone(AttachedPhone):
     def _number(self, command: str, answer: str) -> int:
         """A number that a command answers with."""
         if not re.fullmatch(_NUMBER, answer.strip()):
-            raise SharpError(f"{self.name}: {command} answers {answer[:100]!r}, which is no number; restart the phone")
+            raise SharpError(
+                f"{self.name}: {command} answers {answer[:100]!r}, which is not a number; restart the phone"
+            )
         return int(answer)
 
     def _property(self, name: str) -> str:

@@ -44,7 +44,7 @@ def follow(phone: AttachedPhone, patience: Patience) -> str | None:
     while True:
         status, lives = patiently(phone, partial(_look, phone), patience)
         if status is not None and status.state == "failed":
-            raise SharpError(f"{phone.name}: {status.error or 'the app failed and does not say why'}")
+            raise SharpError(f"{phone.name}: {status.error or 'the app failed and gives no reason'}")
         if status is not None and status.state == "done":
             return None
         progress = None if status is None else status.progress
@@ -73,14 +73,14 @@ def _status(phone: AttachedPhone) -> Status | None:
         return Status.model_validate_json(text)
     except ValidationError as error:
         raise SharpError(
-            f"{phone.name}: the app's {STATUS_JSON} is not of this sharp-mobile; install the app that belongs to it"
+            f"{phone.name}: the app's {STATUS_JSON} is not of this sharp-mobile version; install its app"
         ) from error
 
 
 def _check_silence(phone: AttachedPhone, seconds: float, patience: Patience, *, spoken: bool) -> None:
     if not spoken and seconds > patience.silent:
-        raise SharpError(f"{phone.name}: the app says nothing; unlock the phone and see what is on its screen")
+        raise SharpError(f"{phone.name}: the app reports nothing; unlock the phone and look at its screen")
     if seconds > patience.stuck:
         raise SharpError(
-            f"{phone.name}: the app has said nothing new for {patience.stuck:.0f} s; end it and start again"
+            f"{phone.name}: the app has reported nothing new for {patience.stuck:.0f} s; end it and start again"
         )

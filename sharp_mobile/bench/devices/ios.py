@@ -191,8 +191,7 @@ class IosPhone(AttachedPhone):
             raise Disconnected(f"{self.name}: the connection broke ({error or type(error).__name__})") from error
         except (LookupError, TypeError, ValueError) as error:
             raise SharpError(
-                f"{self.name}: gives an answer that this sharp-mobile does not understand ({type(error).__name__}: "
-                f"{error}); restart the phone"
+                f"{self.name}: gives an unknown answer ({type(error).__name__}: {error}); restart the phone"
             ) from error
         except PyMobileDevice3Exception as error:
             raise SharpError(

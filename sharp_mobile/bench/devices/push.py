@@ -116,7 +116,7 @@ def _check_room(phone: AttachedPhone, files: Sequence[Sending]) -> None:
     free = phone.free_bytes()
     if needed > free:
         raise SharpError(
-            f"{phone.name}: {needed:,} bytes are to be sent and {free:,} are free on it; delete something there"
+            f"{phone.name}: {needed:,} bytes must be sent, but only {free:,} are free on it; delete something there"
         )
 
 

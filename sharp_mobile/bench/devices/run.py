@@ -98,9 +98,7 @@ def _names(exports: Sequence[Export]) -> list[str]:
     names = [export.directory.resolve().name for export in exports]
     for name in names:
         if not _NAME.fullmatch(name):
-            raise SharpError(
-                f"{name}: the directory's name is to be used on the phone; rename it to letters, digits, -_."
-            )
+            raise SharpError(f"{name}: the phone cannot use this directory name; rename it to letters, digits and -_.")
         if names.count(name) > 1:
             raise SharpError(
                 f"{name}: two exports have this directory's name and would be one on the phone; rename one"
@@ -123,7 +121,8 @@ def _check_stayed_cool(phone: AttachedPhone, found: Sequence[Results]) -> None:
         if warnings or throttled(results.device.thermal):
             why = warnings[0] if warnings else f"{_THROTTLED} thermal state {results.device.thermal}"
             raise SharpError(
-                f"{phone.name}: {results.export.name} was measured too warm ({why}); nothing is written; let the phone "
+                f"{phone.name}: {results.export.name} was too warm during the measurement ({why}); nothing is "
+                "written; let the phone "
                 "cool down and measure again with fewer --repetitions, or use --allow-throttled"
             )
 
@@ -165,7 +164,7 @@ def _results(
     source = f"{phone.name}, results of {export.identity.name}"
     results = parse_results(text, source)
     if results.export.sha256 != export.identity.sha256:
-        raise SharpError(f"{source}: are of another .pte; start again")
+        raise SharpError(f"{source}: belong to another .pte; start again")
     told = results.device
     return results.model_copy(
         update={

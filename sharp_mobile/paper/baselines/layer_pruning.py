@@ -87,7 +87,7 @@ def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
     modules: Any = model.model.layers
     left = [index for index in range(len(modules)) if index not in dropped]
     if not left:
-        raise SharpError("layer pruning: all layers would go; leave at least one")
+        raise SharpError("layer pruning: all layers would be removed; keep at least one")
     model.model.layers = nn.ModuleList(modules[index] for index in left)
     for number, layer in enumerate(model.model.layers):
         layer.self_attn.layer_idx = number  # its place in the KV cache

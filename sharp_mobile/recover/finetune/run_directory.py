@@ -69,7 +69,7 @@ class RunDirectory:
             changes = "; ".join(f"{name} was {before.get(name)}, now {identity.get(name)}" for name in different)
             raise SharpError(
                 f"{self.path}: holds a run that cannot be resumed as this one: {changes}; "
-                "set it back, choose another directory, or delete this one to start anew"
+                "set it back, choose another directory, or delete this one to start over"
             )
 
     def seal(self, step: int) -> None:
@@ -92,7 +92,7 @@ class RunDirectory:
             checkpoint = self._checkpoint(step)
             if _is_whole(checkpoint):
                 return checkpoint, tuple(warnings)
-            warnings.append(f"{checkpoint} is damaged and passed over")
+            warnings.append(f"{checkpoint} is damaged; skipping it")
         return None, tuple(warnings)
 
     def discard_after(self, checkpoint: Path | None) -> None:

@@ -91,7 +91,7 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path) -> tuple[Recipe,
     """
     budget = Budget.parse(recipe.plan)
     if checkpoint.plan is not None:
-        raise SharpError(f"{checkpoint.path}: is shared already; choose a plan for the original model")
+        raise SharpError(f"{checkpoint.path}: already shares layers; choose a plan for the original model")
     config, auto = checkpoint.config, recipe.auto
     check_length(recipe.warmup.window, config)
     recoveries = auto.recoveries() or usual_choices(config.hidden_size, config.intermediate_size)

@@ -57,7 +57,9 @@ class WarmupSettings:
             if number < 1:
                 raise SharpError(f"warmup.{name}: {number} is too few; use 1 or more")
         if not (math.isfinite(self.adam.lr) and self.adam.lr > 0):
-            raise SharpError(f"warmup.adam_lr: {self.adam.lr} is no learning rate; use a positive one such as 1e-3")
+            raise SharpError(
+                f"warmup.adam_lr: {self.adam.lr} is not a learning rate; use a positive number such as 1e-3"
+            )
         if self.workers > 1 and self.inputs == "sequential":
             raise SharpError(
                 f"warmup.workers: {self.workers} cannot share targets that are fitted one after the other; use "

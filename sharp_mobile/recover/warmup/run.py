@@ -102,7 +102,7 @@ def warm_up(
     started = time.monotonic()
     settings = settings or WarmupSettings()
     if quantized and settings.inputs == "original":
-        raise SharpError("warmup.inputs: original activations know nothing of a quantization; use sequential")
+        raise SharpError("warmup.inputs: original inputs cannot be quantization-aware; use sequential")
     chosen = recoveries(plan, recovery)
     learning = tuple(chosen) if quantized else plan.targets
     fitted = any(not chosen[layer].direct for layer in learning)

@@ -103,7 +103,9 @@ def test_a_damaged_file_is_told(damage: str, copied: Path) -> None:
             file.write_bytes(content[:-1])
         case "gone":
             file.unlink()
-    with pytest.raises(SharpError, match=r"is damaged or gone, and was not used; run sharp-mobile prepack .*pixel-6"):
+    with pytest.raises(
+        SharpError, match=r"is damaged or missing, and was not used; run sharp-mobile prepack .*pixel-6"
+    ):
         packed_for(read_export(copied), PIXEL)
 
 
@@ -134,7 +136,7 @@ def test_weights_that_grow_in_the_next_launch_are_not_kept(
         return real(dataclasses.replace(phone, profile=NEWER) if phone.packed_bytes else phone, task)
 
     monkeypatch.setattr(Phone, "launch", launch)
-    with pytest.raises(SharpError, match=r"does not take its own packed weights back: .* nothing was kept"):
+    with pytest.raises(SharpError, match=r"does not accept its own packed weights: .* nothing was written"):
         prepack(read_export(export), PIXEL, emulator)
     assert not (export / "packed").exists()
     assert (export / "manifest.json").read_bytes() == before

@@ -40,8 +40,11 @@ def test_prepack_tells_the_class(shared: Export, emulator: Emulator, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--on", "arm64", "--sweep", "1M:2M:1M", "--threads", "2"], "--threads, --sweep: of no use with --on arm64"),
-        (["--profile", "pixel-6"], "--profile: of no use with --on host"),
+        (
+            ["--on", "arm64", "--sweep", "1M:2M:1M", "--threads", "2"],
+            "--threads, --sweep: has no effect with --on arm64",
+        ),
+        (["--profile", "pixel-6"], "--profile: has no effect with --on host"),
         (["--on", "arm64", "--profile", "list"], "choose cortex-a53, cortex-a76, pixel-6, snapdragon-8-gen-1"),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_padded_file_is_red_though_its_manifest_is_not(budgets: Path, tmp_path
     pte = tmp_path / "tiny" / "model.pte"
     pte.write_bytes(pte.read_bytes() + bytes(20))
     assert red(tmp_path / "tiny", "--budgets", budgets) == ["file_bytes"]
-    assert "is not the file of its manifest" in run(tmp_path / "tiny", "--budgets", budgets).stderr
+    assert "does not match its manifest" in run(tmp_path / "tiny", "--budgets", budgets).stderr
     before = budgets.read_text()
     assert run(tmp_path / "tiny", "--budgets", budgets, "--update").exit_code == 1
     assert budgets.read_text() == before

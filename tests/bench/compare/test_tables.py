@@ -167,7 +167,7 @@ def test_results_of_another_pte_are_refused(exports: tuple[Path, Path]) -> None:
 def test_a_pte_that_was_changed_is_refused(exports: tuple[Path, Path]) -> None:
     pte = exports[0] / "model.pte"
     pte.write_bytes(pte.read_bytes()[:-1] + b"?")
-    with pytest.raises(SharpError, match=r"model\.pte: is not the file of its manifest.*export the model again"):
+    with pytest.raises(SharpError, match=r"model\.pte: does not match its manifest.*export the model again"):
         read_columns(exports)
     pte.unlink()
     with pytest.raises(SharpError, match=r"model\.pte: is missing"):

@@ -159,7 +159,7 @@ def test_a_cable_that_breaks_at_once_every_time_is_given_up(adb: FakeAdb, phone:
 def test_an_answer_that_is_no_number_is_told(answer: str, phone: AndroidPhone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phone, "_output", lambda command, **options: answer)
     for asked in (phone.device, phone.free_bytes):
-        with pytest.raises(SharpError, match=r"A1B2: .* answers .*, which is no number; restart the phone"):
+        with pytest.raises(SharpError, match=r"A1B2: .* answers .*, which is not a number; restart the phone"):
             asked()
 
 

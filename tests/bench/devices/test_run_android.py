@@ -140,20 +140,18 @@ def test_a_run_that_cannot_be_done_is_told(adb: FakeAdb, on_phone: FakePhone, an
 
 def test_an_app_that_says_nothing_is_told(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
     on_phone.behave(mute=True)
-    with pytest.raises(SharpError, match="A1B2: the app says nothing; unlock the phone"):
+    with pytest.raises(SharpError, match="A1B2: the app reports nothing; unlock the phone"):
         bench(adb, another, patience=replace(PATIENCE, silent=0.3))
 
 
 def test_an_app_that_says_nothing_new_is_told(adb: FakeAdb, another: Export) -> None:
-    with pytest.raises(SharpError, match="A1B2: the app has said nothing new for 0 s; end it and start again"):
+    with pytest.raises(SharpError, match="A1B2: the app has reported nothing new for 0 s; end it and start again"):
         bench(adb, another, patience=replace(PATIENCE, stuck=0.0))
 
 
 def test_a_status_of_another_kind_of_app_is_told(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
     on_phone.behave(state="dreaming")
-    with pytest.raises(
-        SharpError, match=r"status\.json is not of this sharp-mobile; install the app that belongs to it"
-    ):
+    with pytest.raises(SharpError, match=r"status\.json is not of this sharp-mobile version; install its app"):
         bench(adb, another)
 
 
@@ -177,7 +175,9 @@ def test_numbers_of_a_phone_that_became_too_warm_are_refused(
     adb: FakeAdb, on_phone: FakePhone, another: Export
 ) -> None:
     on_phone.behave(results={"warnings": ["throttled: thermal state severe after decode"]})
-    with pytest.raises(SharpError, match=r"unshared was measured too warm .*severe after decode.* nothing is written"):
+    with pytest.raises(
+        SharpError, match=r"unshared was too warm during the measurement .*severe after decode.* nothing is written"
+    ):
         bench(adb, another)
     assert not (another.directory / RESULTS).exists()
     bench(adb, another, allow_throttled=True)

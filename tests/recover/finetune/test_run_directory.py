@@ -78,14 +78,14 @@ def test_another_run_is_refused_and_named(run: RunDirectory) -> None:
     with pytest.raises(SharpError, match="rank was 4, now 8"):
         run.start({"rank": 8})
     (run.path / "run.json").write_text("{")
-    with pytest.raises(SharpError, match=r"run\.json: is not valid JSON .*; delete .* to start anew"):
+    with pytest.raises(SharpError, match=r"run\.json: is not valid JSON .*; delete .* to start over"):
         run.start({"rank": 4})
 
 
 @pytest.mark.parametrize("content", ["[]", "[" * 100_000, '"x"'])
 def test_a_journal_that_is_no_object_is_told(content: str, run: RunDirectory) -> None:
     (run.path / "run.json").write_text(content)
-    with pytest.raises(SharpError, match=r"run\.json: .*; delete .* to start anew"):
+    with pytest.raises(SharpError, match=r"run\.json: .*; delete .* to start over"):
         run.start({"rank": 4})
 
 

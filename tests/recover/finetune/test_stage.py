@@ -218,7 +218,7 @@ def test_a_kept_checkpoint_that_is_damaged_is_recovered_again(
         assert (kept / "model.safetensors").read_bytes() == whole["model.safetensors"]
         with recorded() as report:
             recover(settings, None, work=tmp_path / "work")
-        assert f"recovered before, taken from {kept}" in report.lines
+        assert f"using the recovered model in {kept}" in report.lines
 
 
 def test_what_a_damaged_checkpoint_gave_is_not_taken_for_the_repaired_one(

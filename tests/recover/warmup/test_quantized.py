@@ -98,5 +98,5 @@ def test_the_model_is_float_again_and_a_resumed_run_is_the_same(tmp_path: Path) 
 
 
 def test_original_inputs_are_refused() -> None:
-    with pytest.raises(SharpError, match="know nothing of a quantization; use sequential"):
+    with pytest.raises(SharpError, match="original inputs cannot be quantization-aware; use sequential"):
         fitted("2:3", Recovery("lora", 4), OPTIONS, settings=WarmupSettings(inputs="original"))

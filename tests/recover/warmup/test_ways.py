@@ -204,7 +204,7 @@ def test_a_diverging_loss_names_its_layer() -> None:
         ({"inputs": "both"}, "warmup.inputs: both does not exist"),
         ({"adam": AdamSettings(epochs=0)}, "warmup.adam_epochs: 0 is too few"),
         ({"adam": AdamSettings(batch=0)}, "warmup.adam_batch: 0 is too few"),
-        ({"adam": AdamSettings(lr=float("nan"))}, "warmup.adam_lr: nan is no learning rate"),
+        ({"adam": AdamSettings(lr=float("nan"))}, "warmup.adam_lr: nan is not a learning rate"),
         ({"workers": 2}, "warmup.workers: 2 cannot share targets"),
     ],
 )

@@ -1,6 +1,6 @@
 """From a recipe to a checked export, step by step.
 
-    recovered model (recover.run) ─► decoder ─► quantize ─► lower ─► .pte ─► inspect, compare
+    recovered model (recovery.run) ─► decoder ─► quantize ─► lower ─► .pte ─► inspect, compare
 
 It reads like the pipeline that it is; the work is in the rooms.
 """
@@ -23,7 +23,7 @@ from sharp_mobile.pte.runtime import load_pte
 from sharp_mobile.quantize.run import check_lowerable, make_decoder
 from sharp_mobile.recipe.load import recipe_name
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recover.run import RECOVERED, Shared, open_recipe, share
+from sharp_mobile.recovery.run import RECOVERED, Shared, open_recipe, share
 from sharp_mobile.size_report import predict
 from sharp_mobile.system.memory import return_freed_tensors
 from sharp_mobile.system.timing import Stages

@@ -19,8 +19,8 @@ from sharp_mobile.model.duration import spoken, warmup_seconds
 from sharp_mobile.quantize.bit_allocation import budgeted_bytes, rounded_shapes
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recover.plan_search.stage import is_auto
-from sharp_mobile.recover.run import Opened, planned
+from sharp_mobile.recovery.plan_search.stage import is_auto
+from sharp_mobile.recovery.run import Opened, planned
 from sharp_mobile.verify.estimate import FileBytes, ResidentBytes, file_bytes, resident_bytes
 from sharp_mobile.verify.meta_decoder import blueprint_decoder
 

@@ -35,7 +35,7 @@ from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.source import Source
-from sharp_mobile.recover.run import open_recipe, recover, share
+from sharp_mobile.recovery.run import open_recipe, recover, share
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.verify.inspect_export import inspect_export
 

@@ -25,7 +25,7 @@ from sharp_mobile.console import say
 @quiet_option
 def plan(model: Model) -> None:
     """Show which layers of MODEL share, the stored ratio τ and the compression ratio s (paper, Eq. 1)."""
-    from sharp_mobile.recover.run import open_recipe
+    from sharp_mobile.recovery.run import open_recipe
 
     say(open_recipe(model.recipe()).describe())
 
@@ -61,7 +61,7 @@ def recover(model: Model, out: Path | None) -> None:
     With max_steps or epochs in the recipe's finetune section, fine-tuning follows. An interrupted run resumes when it
     is started again. Under torchrun, several processes share the work.
     """
-    from sharp_mobile.recover.run import recover as run
+    from sharp_mobile.recovery.run import recover as run
 
     run(model.recipe(), out)
 

@@ -25,7 +25,7 @@ from sharp_mobile.lower.run import write_pte
 from sharp_mobile.pte.runtime import Step, load_pte, whole_window
 from sharp_mobile.quantize.run import check_lowerable, make_decoder
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recover.run import RECOVERED, Opened, open_recipe, share
+from sharp_mobile.recovery.run import RECOVERED, Opened, open_recipe, share
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.text.windows import check_length, source_windows
 from sharp_mobile.verify.manifest import MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity

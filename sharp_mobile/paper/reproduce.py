@@ -33,8 +33,8 @@ from sharp_mobile.paper.study import study
 from sharp_mobile.paper.tables import FIGURES, PAPER_MODEL, Row, Table
 from sharp_mobile.paper.variants import Means, Variant, build
 from sharp_mobile.recipe.source import Source
-from sharp_mobile.recover.finetune.run import FinetuneSettings
-from sharp_mobile.recover.warmup.fit import WarmupSettings
+from sharp_mobile.recovery.finetune.run import FinetuneSettings
+from sharp_mobile.recovery.warmup.fit import WarmupSettings
 from sharp_mobile.text.windows import read_text, token_windows
 
 VARIANTS_JSON = "variants.json"

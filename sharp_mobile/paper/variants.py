@@ -26,10 +26,10 @@ from sharp_mobile.paper.baselines.llm_pruner import prune_channels
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery
-from sharp_mobile.recover.finetune.batches import rows_of_windows
-from sharp_mobile.recover.finetune.run import FinetuneSettings, finetune
-from sharp_mobile.recover.warmup.fit import WarmupSettings
-from sharp_mobile.recover.warmup.run import warm_up
+from sharp_mobile.recovery.finetune.batches import rows_of_windows
+from sharp_mobile.recovery.finetune.run import FinetuneSettings, finetune
+from sharp_mobile.recovery.warmup.fit import WarmupSettings
+from sharp_mobile.recovery.warmup.run import warm_up
 
 PAPER_HIDDEN, PAPER_INNER = 4096, 11008
 

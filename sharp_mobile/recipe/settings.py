@@ -137,7 +137,7 @@ class RecoverySection(_Section):
 
 
 class AutoSection(_Section):
-    """What a plan that is `auto` is chosen by (see `recover.plan_search.choose`).
+    """What a plan that is `auto` is chosen by (see `recovery.plan_search.choose`).
 
     `auto_windows` of the warm-up's text are read; a reference may be `reach` layers back; every target has the
     `choices`, the usual ones if none are given.
@@ -160,7 +160,7 @@ class AutoSection(_Section):
 class WarmupSection(_Section):
     """The text that recovery parameters are fitted to (see `text.sources`), in windows of tokens; and how.
 
-    `method`, `inputs` and `weighted` choose the loss and its minimiser (see `recover.warmup.run`); the paper's are
+    `method`, `inputs` and `weighted` choose the loss and its minimiser (see `recovery.warmup.run`); the paper's are
     adam, original and false. Adam takes `adam_epochs`, `adam_lr` and `adam_batch` (tokens). `workers` processes
     share the targets of original inputs.
     """
@@ -186,7 +186,7 @@ class WarmupSection(_Section):
 
 
 class FinetuneSection(_Section):
-    """Fine-tuning of the recovery parameters (see `recover.finetune.run.FinetuneSettings`), off while neither `epochs`
+    """Fine-tuning of the recovery parameters (see `recovery.finetune.run.FinetuneSettings`), off while neither `epochs`
     nor `max_steps` says how long: on `train_text` in sequences of `length` tokens, watched on `validation_text`.
     """
 

@@ -17,7 +17,7 @@ from sharp_mobile.quantize.run import check_lowerable
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import QuantizeSection, Recipe
-from sharp_mobile.recover.run import open_recipe
+from sharp_mobile.recovery.run import open_recipe
 
 GROUP, WIDTH, OUT = 32, 128, 48
 OPTIONS = QuantizeOptions(group_size=GROUP)

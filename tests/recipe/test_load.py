@@ -13,7 +13,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.load import load_recipe, recipe_files, recipe_name, setting_sections
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recover.plan_search.stage import Budget, is_auto
+from sharp_mobile.recovery.plan_search.stage import Budget, is_auto
 
 
 def write(directory: Path, text: str) -> str:

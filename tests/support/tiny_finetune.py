@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recover.finetune.run import FinetuneReport, FinetuneSettings, finetune
-from sharp_mobile.recover.finetune.teacher import target_mlps
+from sharp_mobile.recovery.finetune.run import FinetuneReport, FinetuneSettings, finetune
+from sharp_mobile.recovery.finetune.teacher import target_mlps
 from sharp_mobile.text.conversation import IGNORED
 
 SETTINGS: dict[str, Any] = {

@@ -26,7 +26,7 @@ from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.families import decoder_layers, mlp_weights
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
-from sharp_mobile.recover.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
+from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
 
 ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
 _ALONE = ("o", "down")

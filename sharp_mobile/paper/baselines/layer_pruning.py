@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.families import NoMLP, decoder_layers
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
-from sharp_mobile.recover.warmup.layer_activations import LayerwiseDecoder, batches
+from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches
 
 _ORI = (16, 30)  # layers 17 to 30, for 32 layers
 _ORI_LAYERS = 32

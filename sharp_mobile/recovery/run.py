@@ -1,0 +1,272 @@
+"""The first half of the pipeline: from a recipe to a shared and recovered model.
+
+checkpoint ─► plan (chosen, if it is auto) ─► warm-up ─► fine-tuning ─► SHARP checkpoint
+"""
+
+import hashlib
+import json
+import shutil
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from sharp_mobile import __version__
+from sharp_mobile.checkpoint.checkpoint import Checkpoint
+from sharp_mobile.checkpoint.open import open_checkpoint
+from sharp_mobile.checkpoint.random_weights import share_random
+from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
+from sharp_mobile.console import say, silence, warn
+from sharp_mobile.errors import SharpError
+from sharp_mobile.files.outputs import check_writable, copy_directory, replace_directory
+from sharp_mobile.model.duration import spoken, warmup_seconds
+from sharp_mobile.quantize.nearest import QuantizeOptions
+from sharp_mobile.recipe.plan import SharePlan, layer_ranges
+from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.settings import FinetuneSection, Recipe, WarmupSection
+from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
+from sharp_mobile.recovery.finetune.stage import fine_tune, processes, settings_of
+from sharp_mobile.recovery.plan_search.stage import is_auto, resolve
+from sharp_mobile.recovery.sole_maker import sole_maker
+from sharp_mobile.recovery.warmup.adam import AdamSettings
+from sharp_mobile.recovery.warmup.fit import WarmupSettings
+from sharp_mobile.recovery.warmup.run import warm_up
+from sharp_mobile.system.timing import Stages
+from sharp_mobile.text.windows import check_length, source_windows
+
+RECOVERED = Path("build/recovered")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe's checkpoint and how its layers share."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint
+    plan: SharePlan
+    recovery: dict[int, Recovery]
+    explanation: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """The plan written out, τ and s (paper, Eq. 1); where it was chosen, why."""
+        return "\n".join((*self.explanation, self._described()))
+
+    def _described(self) -> str:
+        plan = self.plan
+        kinds: dict[str, list[int]] = {}
+        for layer, recovery in self.recovery.items():
+            kinds.setdefault(str(recovery), []).append(layer)
+        described = [
+            kind if len(kinds) == 1 else f"{kind} in layers {layer_ranges(tuple(layers))}"
+            for kind, layers in kinds.items()
+        ]
+        if plan.is_none:
+            return f"plan none: {'; '.join([f'{plan.layers} layers, nothing shared', *described])}"
+        return (
+            f"plan {plan} (reference:targets, 1-based), {', '.join(described)}; stored ratio "
+            f"τ = {plan.stored_ratio:.2f}, compression ratio s = {self.compression_ratio:.3f}"
+        )
+
+    @property
+    def compression_ratio(self) -> float:
+        """s: MLP parameters kept over original ones."""
+        config = self.checkpoint.config
+        widths = (config.hidden_size, config.intermediate_size)
+        return self.plan.compression_ratio(*widths, sum(own.parameters(*widths) for own in self.recovery.values()))
+
+
+def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED) -> Opened:
+    """Open a recipe's checkpoint and parse its plan for it, or choose one if it is auto.
+
+    Args:
+        mapped: leave the weights in their files, with the types they have there, if nothing is to be fitted.
+        work: where a plan that was chosen is kept.
+
+    Raises:
+        SharpError: the checkpoint is broken, the plan does not fit it, or it is shared already by another plan.
+    """
+    dtype = None if mapped else torch.float32
+    checkpoint = open_checkpoint(recipe.model, dtype=dtype)
+    recipe = recipe.fitted_to(checkpoint.config)
+    explanation: list[str] = []
+    if is_auto(recipe.plan):
+        checkpoint.model.float()
+        recipe, explanation = resolve(recipe, checkpoint, work)
+    opened = planned(recipe, checkpoint, tuple(explanation))
+    if opened.recovery and checkpoint.plan is None and not checkpoint.random:
+        checkpoint.model.float()
+    return opened
+
+
+def planned(recipe: Recipe, checkpoint: Checkpoint, explanation: tuple[str, ...] = ()) -> Opened:
+    """How a checkpoint shares by its recipe, whose plan is written out or a preset.
+
+    Raises:
+        SharpError: the plan does not fit, or the checkpoint is shared already by another plan.
+    """
+    plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
+    recovery = recipe.recovery.recoveries(plan)
+    if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
+        raise SharpError(
+            f"{checkpoint.path}: already shares layers, by plan {checkpoint.plan}; leave out plan and recovery, or "
+            "start "
+            "from the original model"
+        )
+    return Opened(recipe, checkpoint, plan, recovery, explanation)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A model that is ready to be lowered: shared and recovered, or plain where the plan is none.
+
+    kept: where it lies as a checkpoint.
+    """
+
+    opened: Opened
+    checkpoint: Checkpoint
+    warnings: tuple[str, ...]
+    kept: Path
+
+
+def share(opened: Opened, *, work: Path, stages: Stages) -> Shared:
+    """Share a model by its plan and recover what sharing lost.
+
+    A recovered model is kept under `work` as a SHARP checkpoint, and taken from there the next time that the same
+    checkpoint is recovered in the same way.
+
+    Raises:
+        SharpError: a text or tokenizer that is not there or does not suffice, or a model that cannot be fitted.
+    """
+    checkpoint = opened.checkpoint
+    for warning in checkpoint.warnings:
+        warn(warning)
+    say(opened.describe())
+    if checkpoint.random and opened.recovery:
+        share_random(checkpoint.model, opened.plan, opened.recovery)
+        checkpoint = replace(checkpoint, plan=opened.plan, recovery=opened.recovery)
+    if not opened.recovery or checkpoint.plan is not None:
+        return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
+    kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
+    with sole_maker(kept) as missing:
+        if missing:
+            with stages.stage("recover"):
+                recovered = _recover(opened, kept)
+    if not missing:
+        say(f"using the recovered model in {kept}")
+        with stages.stage("open recovered"):
+            recovered = open_checkpoint(kept, dtype=None)
+    warnings = SharpDescription.read(kept / SHARP_JSON).warnings
+    for warning in warnings:
+        warn(warning)
+    named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
+    return Shared(opened, named, (*checkpoint.warnings, *warnings), kept)
+
+
+def _recovery_key(opened: Opened, section: FinetuneSection) -> str:
+    """What a recovered model depends on, as a short name; `section` says how it is fine-tuned, if it is."""
+    settings = [opened.checkpoint.fingerprint, str(opened.plan), describe_recoveries(opened.recovery)]
+    # Who fits does not change what is fitted.
+    settings += [opened.recipe.warmup.model_dump(exclude={"workers"}), __version__]
+    if quantized := quantization_of(opened.recipe):
+        settings += [quantized._asdict()]
+    if (finetune := settings_of(section)) is not None:
+        settings += [finetune.identity, section.model_dump(include=set(section.DATA))]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _recover(opened: Opened, kept: Path) -> Checkpoint:
+    """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
+    checkpoint, section = opened.checkpoint, opened.recipe.finetune
+    settings = settings_of(section)
+    if settings is None:
+        _warm_up(opened, kept)
+        return checkpoint
+    warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSection())}")
+
+    def warm_up_once() -> None:
+        with sole_maker(warm) as missing:
+            if missing:
+                _warm_up(opened, warm)
+
+    return fine_tune(
+        checkpoint,
+        opened.plan,
+        opened.recovery,
+        warm_up_once,
+        warm,
+        kept,
+        section,
+        settings,
+        quantized=quantization_of(opened.recipe),
+    )
+
+
+def _warm_up(opened: Opened, kept: Path) -> None:
+    """Warm the model up in place, and keep the result as a SHARP checkpoint; all processes together."""
+    checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
+    tokenizer = checkpoint.tokenizer_for("recovery")
+    check_length(warmup.window, checkpoint.config)
+    windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
+    fits = kept.with_name(f"{kept.name}.fits")
+    seconds = warmup_seconds(checkpoint.config, warmup, opened.recovery)
+    say(f"warming up {len(opened.recovery)} layers: {spoken(seconds)} on this machine")
+    group = processes()
+    report = warm_up(
+        checkpoint.model,
+        opened.plan,
+        opened.recovery,
+        windows,
+        settings=_warmup_settings(warmup),
+        quantized=quantization_of(opened.recipe),
+        checkpoint_dir=fits,
+    )
+    if group.is_main_process:
+        save_sharp_checkpoint(
+            checkpoint.model,
+            opened.plan,
+            kept,
+            tokenizer_source=checkpoint,
+            provenance={
+                "source": checkpoint.source,
+                "warmup": warmup.model_dump(),
+                "quantization_aware": opened.recipe.recovery.quantization_aware,
+            },
+            report=asdict(report),
+        )
+        shutil.rmtree(fits, ignore_errors=True)
+    group.wait_for_everyone()
+
+
+def quantization_of(recipe: Recipe) -> QuantizeOptions | None:
+    """What quantization-aware recovery simulates; None where recovery is to the float model."""
+    return QuantizeOptions.of(recipe.quantize) if recipe.recovery.quantization_aware else None
+
+
+def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:
+    adam = AdamSettings(warmup.adam_epochs, warmup.adam_lr, warmup.adam_batch)
+    return WarmupSettings(warmup.method, warmup.inputs, warmup.weighted, adam, warmup.workers)
+
+
+def recover(recipe: Recipe, out: Path | None, *, work: Path = RECOVERED) -> Path:
+    """Share and recover a recipe's model; returns the SHARP checkpoint's directory, `out` or one under `work`.
+
+    Raises:
+        SharpError: as `open_recipe` and `share`, or the plan shares nothing.
+    """
+    out = None if out is None else check_writable(out, sources=[recipe.model.path])
+    group = processes()
+    first = group.is_main_process
+    with nullcontext() if first else silence():
+        with group.main_process_first():  # who chooses a plan, keeps it for the others
+            opened = open_recipe(recipe, work=work)
+        if out is not None:
+            check_writable(out, sources=[opened.checkpoint.path])
+        if not opened.recovery:
+            raise SharpError("plan none shares no layers, so there is nothing to recover; give --plan")
+        kept = share(opened, work=work, stages=Stages()).kept
+        if out is not None and first and out != kept.resolve():
+            with replace_directory(out, sources=[kept]) as partial:
+                copy_directory(kept, partial)
+        say(f"SHARP checkpoint: {out or kept}")
+    return out or kept

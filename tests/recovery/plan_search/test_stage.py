@@ -1,0 +1,91 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reported import recorded
+
+from sharp_mobile.errors import SharpError
+from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recovery.plan_search.stage import Budget, usual_choices
+from sharp_mobile.recovery.run import open_recipe, recover
+
+
+def recipe(checkpoint: Path, text: Path, plan: str, **auto: Any) -> Recipe:
+    return Recipe(
+        model=str(checkpoint),
+        plan=plan,
+        recovery={"rank": 4},
+        warmup={"text": str(text), "window": 32, "windows": 8},
+        auto={"auto_windows": 8, "choices": [{"rank": 4}, {"reference": False, "neurons": 4, "bypass": 8}], **auto},
+    )
+
+
+def test_budgets() -> None:
+    assert Budget.parse("auto s=0.62") == Budget("s", 0.62)
+    assert Budget.parse("auto tau = .5") == Budget("tau", 0.5)
+    assert Budget.parse("AUTO 60 MB") == Budget("bytes", 60e6)
+    assert Budget.parse("auto 1.5GB") == Budget("bytes", 1.5e9)
+
+
+@pytest.mark.parametrize("text", ["auto", "auto 0.62", "auto s=1.5", "auto s=-1", "auto 12 parsecs"])
+def test_a_plan_without_a_budget_is_refused(text: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match=r"name a budget, such as 'auto s=0.62'"):
+        open_recipe(recipe(tiny_checkpoint, tiny_text, text), work=tmp_path)
+
+
+def test_the_usual_choices_suit_four_bits_and_grow_with_the_model() -> None:
+    for hidden in (576, 2048, 4096):
+        for choice in usual_choices(hidden, 3 * hidden):
+            assert all(width % 32 == 0 for width in (*choice.ranks, choice.neurons, choice.bypass))
+    costs = [max(choice.parameters(h, 3 * h) for choice in usual_choices(h, 3 * h)) / (9 * h * h) for h in (576, 4096)]
+    assert costs[0] == pytest.approx(costs[1], rel=0.2)
+    assert usual_choices(576, 1536)[1] == Recovery("lora", 64)
+
+
+@pytest.mark.parametrize("budget", ["s=0.8", "tau=0.67", "2MB"])
+def test_a_chosen_plan_keeps_its_budget_and_is_taken_again(
+    budget: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    wanted = recipe(tiny_checkpoint, tiny_text, f"auto {budget}")
+    opened = open_recipe(wanted, work=tmp_path)
+    assert opened.describe().startswith("auto: ")
+    assert len(opened.describe().splitlines()) == 1 + opened.plan.layers + 1
+    match budget:
+        case "s=0.8":
+            assert opened.compression_ratio <= 0.8
+            assert opened.plan.targets
+        case "tau=0.67":
+            assert opened.plan.stored_ratio <= 0.67
+            assert set(opened.recovery.values()) == {Recovery("lora", 4)}
+        case "2MB":
+            assert opened.plan.is_none  # enough for everything
+    (kept,) = tmp_path.glob("trials-*.json")
+    stamp, whole = kept.stat().st_mtime_ns, kept.read_text()
+    again = open_recipe(wanted, work=tmp_path)
+    assert (again.plan, again.recovery) == (opened.plan, opened.recovery)
+    assert kept.stat().st_mtime_ns == stamp
+    kept.write_text(text := kept.read_text()[:-40])
+    with pytest.raises(SharpError, match=r"trials-.*\.json: is not valid JSON .*; delete it to measure again"):
+        open_recipe(wanted, work=tmp_path)
+    assert kept.read_text() == text
+    kept.write_text('[{"layer": 3}]')
+    with pytest.raises(SharpError, match=r"trials-.*\.json: 0\..*; delete it to measure again"):
+        open_recipe(wanted, work=tmp_path)
+    kept.write_text(whole)
+    if not budget.startswith("tau"):  # there the recovery parameters are the recipe's own
+        open_recipe(wanted.model_copy(update={"plan": "auto s=0.9"}), work=tmp_path)
+        assert list(tmp_path.glob("trials-*.json")) == [kept]
+
+
+def test_a_chosen_plan_is_recovered(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
+    wanted = recipe(tiny_checkpoint, tiny_text, "auto s=0.8")
+    with recorded() as report:
+        kept = recover(wanted, None, work=tmp_path / "work")
+    assert (kept / "sharp.json").is_file()
+    assert "auto: " in report.lines[0]
+
+
+def test_a_budget_below_the_least_is_refused(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match="plan auto: the budget is below the"):
+        open_recipe(recipe(tiny_checkpoint, tiny_text, "auto s=0.1"), work=tmp_path)

@@ -63,7 +63,7 @@ class RunDirectory:
             raise SharpError(f"{self.path}: cannot be written: {error.strerror}; choose another directory") from error
 
     def _check_same(self, identity: Mapping[str, Any]) -> None:
-        before = read_json(self.path / RUN_JSON, remedy=f"delete {self.path} to start anew")
+        before = read_json(self.path / RUN_JSON, remedy=f"delete {self.path} to start over")
         different = [name for name in sorted({*before, *identity}) if before.get(name) != identity.get(name)]
         if different:
             changes = "; ".join(f"{name} was {before.get(name)}, now {identity.get(name)}" for name in different)

@@ -64,8 +64,9 @@ with = $(if $(strip $($1)),$(BIN)/python -c "$$WITH_WORDS" $1 )
 EACH_EXPORT = if [ -z "$$BENCH" ]; then set -- $(EXPORTED); \
 	elif [ -e "$$BENCH" ]; then set -- "$$BENCH"; else set -- $$BENCH; fi
 
-# Two test processes of one thread each: torch's threads would fight over the same cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Two test processes of one thread each: torch's threads would fight over the same cores. tests/conftest.py says in what
+# order they take the tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What ARM64 emulation needs, by the names of Debian and Ubuntu.
 ARM64_TOOLS := qemu-aarch64 aarch64-linux-gnu-g++ cc

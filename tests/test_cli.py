@@ -166,17 +166,17 @@ def test_generate_prints_what_the_export_says(tiny_export: ExportResult) -> None
 
 @pytest.mark.slow
 def test_evaluate_takes_a_checkpoint_and_an_export(
-    tiny_export: ExportResult, exportable: Path, tiny_text: Path
+    own_export: ExportResult, exportable: Path, tiny_text: Path
 ) -> None:
     windows = ("--text", tiny_text, "--window", 24, "--windows", 2, "--quiet")
     result = run("evaluate", exportable, "--plan", "none", *windows)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1].startswith("float, eager: perplexity ")
-    result = run("evaluate", tiny_export.directory, *windows)
+    result = run("evaluate", own_export.directory, *windows)
     assert result.exit_code == 0, result.output
     assert "2 windows of 24, 46 tokens scored" in result.stdout
     assert "has a cache of 96 tokens; use a window of 96 or less" in told(
-        run("evaluate", tiny_export.directory, *windows, "--window", 97)
+        run("evaluate", own_export.directory, *windows, "--window", 97)
     )
 
 

@@ -58,20 +58,20 @@ def test_the_float_line_is_the_models_own_perplexity(tiny_checkpoint: Path, tiny
 
 @pytest.mark.slow
 def test_a_pte_is_measured_step_by_step_where_it_gives_the_last_logits_only(
-    tiny_export: ExportResult, tiny_recipe: Recipe, tiny_text: Path
+    own_export: ExportResult, tiny_recipe: Recipe, tiny_text: Path
 ) -> None:
-    work = tiny_export.directory.parent / "recovered"
+    work = own_export.directory.parent / "recovered"
     _, quantized = lines_of(tiny_recipe, tiny_text, work, quantized=True, pte=False)
-    for path in (tiny_export.directory, tiny_export.directory / "model.pte"):
+    for path in (own_export.directory, own_export.directory / "model.pte"):
         line = evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS)
         assert measured(line) == pytest.approx(measured(quantized), rel=0.01)
 
 
 @pytest.mark.slow
-def test_an_export_keeps_its_perplexity(tiny_export: ExportResult, tiny_text: Path) -> None:
-    directory = tiny_export.directory
+def test_an_export_keeps_its_perplexity(own_export: ExportResult, tiny_text: Path) -> None:
+    directory = own_export.directory
     line = evaluate_pte(directory, str(tiny_text), WINDOW, 2)
-    kept = read_perplexity(directory, tiny_export.manifest.sha256)
+    kept = read_perplexity(directory, own_export.manifest.sha256)
     assert kept is not None
     assert (kept.windows, kept.window, kept.tokens) == (2, WINDOW, 2 * (WINDOW - 1))
     assert f"perplexity {kept.perplexity:.3f}" in line

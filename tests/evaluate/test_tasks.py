@@ -92,17 +92,17 @@ def accuracies(lines: list[str]) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_every_form_of_a_model_answers_the_same_questions(
-    task_files: Path, tiny_export: ExportResult, tiny_recipe: Recipe
+    task_files: Path, own_export: ExportResult, tiny_recipe: Recipe
 ) -> None:
-    wanted = Wanted(quantized=True, pte=True, work=tiny_export.directory.parent / "recovered")
+    wanted = Wanted(quantized=True, pte=True, work=own_export.directory.parent / "recovered")
     scored = accuracies(list(evaluate_tasks(tiny_recipe, ["letters"], None, [task_files], wanted)))
     assert list(scored) == ["float, eager", "quantized, eager", "quantized, .pte"]
     assert all("(6 questions)" in line for line in scored.values())
     assert scored["quantized, .pte"] == scored["quantized, eager"]
     # The export gives the last logits only, so its choices are read token by token.
-    for path in (tiny_export.directory, tiny_export.directory / "model.pte"):
+    for path in (own_export.directory, own_export.directory / "model.pte"):
         (line,) = evaluate_pte_tasks(path, ["letters"], None, [task_files])
-        assert line == f"{tiny_export.directory / 'model.pte'}: {scored['quantized, .pte']}"
+        assert line == f"{own_export.directory / 'model.pte'}: {scored['quantized, .pte']}"
 
 
 @pytest.mark.slow

@@ -1,11 +1,6 @@
-"""A tiny fine-tuning, for tests in this process and, as a script, in others that are killed or are several.
+"""A tiny fine-tuning, for tests in this process and in children that are killed or are several."""
 
-python tests/tiny_finetune.py RUN OUT '{"max_steps": 20}'
-"""
-
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +66,8 @@ def tiny_finetune(
     return model, finetune(model, originals, tiny_rows(), chosen, run, validation=held_out)
 
 
-if __name__ == "__main__":
-    done, _ = tiny_finetune(Path(sys.argv[1]), **json.loads(sys.argv[3]))
+def save_tiny_finetune(run: Path, out: Path, settings: dict[str, Any]) -> None:
+    """What a child does: fine-tune, and write the recovery parameters, from the first of several processes."""
+    model, _ = tiny_finetune(run, **settings)
     if os.environ.get("RANK", "0") == "0":
-        save_file(trained(done), sys.argv[2])
+        save_file(trained(model), out)

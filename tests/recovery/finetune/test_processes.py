@@ -1,41 +1,25 @@
 """Fine-tuning in other processes: two that work together, and ones that are killed."""
 
 import json
-import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from project import SUPPORT
+from children import Child, ranks
 from safetensors.torch import load_file
-from tiny_finetune import tiny_finetune, trained
+from tiny_finetune import save_tiny_finetune, tiny_finetune, trained
 
 from sharp_mobile.recovery.finetune.shard import layer_groups
-
-SCRIPT = SUPPORT / "tiny_finetune.py"
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), str(SUPPORT)])}
 
 
 def together(run: Path, **settings: Any) -> dict[str, torch.Tensor]:
     """The tiny fine-tuning on two gloo processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     out = run.with_suffix(".safetensors")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    command += [str(SCRIPT), str(run), str(out), json.dumps(settings)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    ranks(save_tiny_finetune, run, out, settings)
     return load_file(out)
 
 
@@ -83,7 +67,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path: 
     settings = {"max_steps": 60, "save_every": 1, "log_every": 1}  # half of the time goes into checkpoints
     end = trained(tiny_finetune(tmp_path / "whole", **settings)[0])
     run, out, moment = tmp_path / "killed", tmp_path / "end.safetensors", random.Random(0)
-    command = [sys.executable, str(SCRIPT), str(run), str(out), json.dumps(settings)]
 
     def steps_logged() -> int:
         log = run / "log.jsonl"
@@ -92,12 +75,12 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path: 
     kills = 0
     for _ in range(4):
         before = steps_logged()
-        with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and steps_logged() <= before + 2:
-                time.sleep(0.005)
-            time.sleep(moment.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
+        child = Child(save_tiny_finetune, run, out, settings)
+        while child.running and steps_logged() <= before + 2:
+            time.sleep(0.005)
+        time.sleep(moment.uniform(0, 0.3))
+        child.send(signal.SIGKILL)
+        kills += child.ended().status == -signal.SIGKILL
     assert kills >= 2
-    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    assert Child(save_tiny_finetune, run, out, settings).ended().status == 0
     assert difference(load_file(out), end) == 0

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 class SharpError(Exception):
     """A wrong input, told in one line: which file or field, what is wrong with it, and the way out.
 
+        >>> from sharp_mobile import SharpError, load_recipe
+        >>> try:
+        ...     load_recipe("my-model", plan="2:3", group_size=48)
+        ... except SharpError as error:
+        ...     print(error)
+        my-model: quantize.group_size: Input should be 32, 64 or 128, not 48
+
     The command line prints it without a traceback and exits with status 1.
     """
 

@@ -21,7 +21,6 @@ from sharp_mobile.files.outputs import check_writable, replace_directory
 from sharp_mobile.lower.run import write_pte
 from sharp_mobile.pte.runtime import load_pte
 from sharp_mobile.quantize.run import check_lowerable, make_decoder
-from sharp_mobile.recipe.load import recipe_name
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recovery.run import RECOVERED, Shared, open_recipe, share
 from sharp_mobile.size_report import predict
@@ -51,11 +50,15 @@ class ExportResult:
     agreement: Agreement
 
 
-def export(recipe: Recipe, argument: str, out: Path, *, work: Path = RECOVERED) -> ExportResult:
+def export(recipe: Recipe, name: str, out: Path, *, work: Path = RECOVERED) -> ExportResult:
     """Export what a recipe describes as a directory with `model.pte`, its tokenizer, a manifest and a report.
 
     The directory is written under a temporary name and takes the place of an older export only when every check has
     passed.
+
+    Args:
+        name: what the manifest and the report call it; budgets are found by it.
+        work: where a recovered model is kept.
 
     Raises:
         SharpError: a wrong input, or an export that is not sound; nothing is written then.
@@ -95,9 +98,7 @@ def export(recipe: Recipe, argument: str, out: Path, *, work: Path = RECOVERED) 
         if problems:
             raise SharpError(f"{out}: the export is not sound, nothing was written: {'; '.join(problems)}")
         tokenizer = _write_tokenizer(shared.checkpoint, partial)
-        manifest = _manifest(
-            recipe, argument, shared, keys, inspection, agreement, prompt, stages, partial, tokenizer.file
-        )
+        manifest = _manifest(recipe, name, shared, keys, inspection, agreement, prompt, stages, partial, tokenizer.file)
         (partial / MANIFEST_JSON).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         write_report(partial, manifest)
     return ExportResult(out, manifest, inspection, agreement)
@@ -193,7 +194,7 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> RunnerTokenizer
 
 def _manifest(
     recipe: Recipe,
-    argument: str,
+    name: str,
     shared: Shared,
     keys: dict[str, str],
     inspection: Inspection,
@@ -210,7 +211,7 @@ def _manifest(
         return "" if tokenizer is None else str(tokenizer.decode(list(ids), **options))
 
     return Manifest(
-        name=recipe_name(argument),
+        name=name,
         sha256=inspection.sha256,
         recipe=recipe.model_dump(),
         source=shared.checkpoint.source,

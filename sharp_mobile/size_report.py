@@ -44,7 +44,13 @@ _SUGGESTED = ("t_next", "t_next2", "t_back")
 
 
 class Size(NamedTuple):
-    """Predicted bytes of one export."""
+    """Predicted bytes of one export, by part: `file` of the `.pte`, `resident` in memory while the model runs.
+
+    >>> from sharp_mobile import predict_size
+    >>> size = predict_size("my-model")
+    >>> size.file.total == sum(size.file), size.resident.cache
+    (True, 262144)
+    """
 
     file: FileBytes
     resident: ResidentBytes

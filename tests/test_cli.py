@@ -165,9 +165,7 @@ def test_generate_prints_what_the_export_says(tiny_export: ExportResult) -> None
 
 
 @pytest.mark.slow
-def test_evaluate_takes_a_checkpoint_and_an_export(
-    own_export: ExportResult, exportable: Path, tiny_text: Path
-) -> None:
+def test_evaluate_takes_a_checkpoint_and_an_export(own_export: ExportResult, exportable: Path, tiny_text: Path) -> None:
     windows = ("--text", tiny_text, "--window", 24, "--windows", 2, "--quiet")
     result = run("evaluate", exportable, "--plan", "none", *windows)
     assert result.exit_code == 0, result.output

@@ -43,8 +43,8 @@ def export(model: Model, out: Path | None, profile: bool) -> None:
     from sharp_mobile.recipe.load import recipe_file, recipe_name
     from sharp_mobile.size_report import what_sharing_gives
 
-    recipe = model.recipe()
-    result = run(recipe, model.argument, out or Path("build/exports", recipe_name(model.argument)))
+    recipe, name = model.recipe(), recipe_name(model.argument)
+    result = run(recipe, name, out or Path("build/exports", name))
     show(summary(result, profile=profile))
     if recipe.plan == "none" and model.plan is None and not model.random and recipe_file(model.argument) is None:
         show(what_sharing_gives(recipe, model.argument))
@@ -112,7 +112,7 @@ def evaluate(
         if tasks:
             show(measure.evaluate_pte_tasks(path, tasks, limit, include_path))
         else:
-            say(measure.evaluate_pte(path, text, window, count))
+            say(str(measure.evaluate_pte(path, text, window, count)))
         return
     wanted = measure.Wanted(quantized, pte)
     if tasks:

@@ -1,10 +1,7 @@
 """The command's group: how it reports, and how it ends on an error or an interrupt."""
 
-import logging
-import os
 import signal
 import sys
-import warnings
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -15,6 +12,7 @@ from sharp_mobile.cli import exports, measurements, models, paper
 from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.printable import one_printable_line, printable
+from sharp_mobile.system.libraries import silence_libraries
 
 
 class _Group(click.Group):
@@ -54,20 +52,6 @@ def _say(text: str) -> None:
 
 def _warn(line: str) -> None:
     click.echo(f"warning: {one_printable_line(line)}", err=True)
-
-
-def silence_libraries() -> None:
-    """Hide remarks of PyTorch, torchao and ExecuTorch that a user can do nothing about.
-
-    Deprecations of their own interfaces, GPU libraries that are not there, that the KV cache starts empty, and each
-    retry of a download.
-    """
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", message="Mutation on a buffer in the model is detected")
-    for logger in ("torchao", "torch.utils._pytree", "huggingface_hub"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @click.group(cls=_Group, context_settings={"max_content_width": 110})

@@ -20,7 +20,7 @@ def generate(path: Path, prompt: str, count: int, raw: bool = False) -> str:
         SharpError: no export there, no tokenizer in it, a damaged file, or a prompt that is empty or too long.
     """
     if count < 1:
-        raise SharpError(f"--tokens {count}: generate 1 token or more")
+        raise SharpError(f"tokens {count}: generate 1 token or more")
     tokenizer = read_tokenizer(path)
     tokens = prompt_tokens(tokenizer, prompt, raw=raw)
     if not tokens:

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from sharp_mobile.console import warn
 from sharp_mobile.decoder.eager import eager_step
 from sharp_mobile.errors import SharpError
@@ -73,7 +71,7 @@ def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: 
     tokenizer = opened.checkpoint.tokenizer_for("evaluate")
     windows = source_windows(tokenizer, text, window, count)
     for form in _forms(recipe, opened, wanted):
-        yield _perplexity(form, windows, text)
+        yield str(Measured(form.name, perplexity(whole_window(form.step), windows), text, *windows.shape))
 
 
 def evaluate_tasks(
@@ -99,12 +97,28 @@ def evaluate_tasks(
         yield from (f"{form.name}: {line}" for line in describe(scores))
 
 
-def evaluate_pte(path: Path, text: str, window: int | None, count: int) -> str:
-    """Perplexity through a `.pte` or an export, with the tokenizer beside it; a line.
+@dataclass(frozen=True)
+class Measured:
+    """The perplexity of a model in one form (`name`), and what it was measured on: windows of `window` tokens."""
+
+    name: str
+    perplexity: Perplexity
+    text: str
+    windows: int
+    window: int
+
+    def __str__(self) -> str:
+        on = f"{self.text}, {self.windows} windows of {self.window}, {self.perplexity.tokens} tokens scored"
+        return f"{self.name}: perplexity {self.perplexity.value:.3f} ({on})"
+
+
+def evaluate_pte(path: Path, text: str, window: int | None, count: int) -> Measured:
+    """Perplexity through a `.pte` or an export, with the tokenizer next to it.
 
     An export keeps it in perplexity.json, where `compare` finds it.
 
     Args:
+        text, count: see `text.windows.source_windows`.
         window: tokens; by default 512, or as many as the cache holds.
 
     Raises:
@@ -118,23 +132,23 @@ def evaluate_pte(path: Path, text: str, window: int | None, count: int) -> str:
         window = window or min(_WINDOW, program.limits.length)
         if window > program.limits.length:
             raise SharpError(
-                f"--window {window}: {program.pte} has a cache of {program.limits.length} tokens; "
+                f"window {window}: {program.pte} has a cache of {program.limits.length} tokens; "
                 f"use a window of {program.limits.length} or less"
             )
         windows = source_windows(tokenizer, text, window, count)
         found = perplexity(whole_window(program.step), windows)
-    pte = program.pte
+    measured = Measured(str(program.pte), found, text, *windows.shape)
     if program.sha256 is not None and math.isfinite(found.value):
         kept = MeasuredPerplexity(
             sha256=program.sha256,
             perplexity=found.value,
             text=text,
-            windows=len(windows),
-            window=windows.shape[1],
+            windows=measured.windows,
+            window=measured.window,
             tokens=found.tokens,
         )
-        replace_text(pte.with_name(PERPLEXITY_JSON), kept.model_dump_json(indent=1) + "\n")
-    return _described(str(pte), found, windows, text)
+        replace_text(program.pte.with_name(PERPLEXITY_JSON), kept.model_dump_json(indent=1) + "\n")
+    return measured
 
 
 def evaluate_pte_tasks(path: Path, names: Sequence[str], limit: int | None, include_path: Sequence[Path]) -> list[str]:
@@ -163,9 +177,9 @@ def evaluate_pte_tasks(path: Path, names: Sequence[str], limit: int | None, incl
 
 def _check_windows(window: int | None, count: int) -> None:
     if window is not None and window < 2:
-        raise SharpError(f"--window {window}: leaves no token to predict; use 2 or more")
+        raise SharpError(f"window {window}: leaves no token to predict; use 2 or more")
     if count < 1:
-        raise SharpError(f"--windows {count}: measure on 1 window or more")
+        raise SharpError(f"windows {count}: measure on 1 window or more")
 
 
 def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> tuple[Recipe, Opened]:
@@ -200,12 +214,3 @@ def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
             path = Path(directory, MODEL_PTE)
             write_pte(decoder, shared.checkpoint, path, stages)
             yield Form("quantized, .pte", load_pte(path))
-
-
-def _perplexity(form: Form, windows: torch.Tensor, text: str) -> str:
-    return _described(form.name, perplexity(whole_window(form.step), windows), windows, text)
-
-
-def _described(name: str, found: Perplexity, windows: torch.Tensor, text: str) -> str:
-    on = f"{text}, {len(windows)} windows of {windows.shape[1]}, {found.tokens} tokens scored"
-    return f"{name}: perplexity {found.value:.3f} ({on})"

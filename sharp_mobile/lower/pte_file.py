@@ -22,6 +22,8 @@ from executorch.exir.schema import Buffer
 from flatbuffers.table import Table
 from tqdm import tqdm
 
+from sharp_mobile.console import shows_bars
+
 _HEAD = 64  # bytes that hold the program's header
 _UINT64 = 8
 # Places of fields in the tables of ExecuTorch's program.fbs: of Program, of DataSegment, of SubsegmentOffsets.
@@ -59,7 +61,7 @@ def write_pte_file(manager: ExecutorchProgramManager, path: Path) -> None:
     )
     with path.open("w+b") as file:
         # Tensor by tensor from where each lies: nothing is put together in memory.
-        with tqdm.wrapattr(file, "write", len(content), desc="write") as output:
+        with tqdm.wrapattr(file, "write", len(content), desc="write", disable=not shows_bars()) as output:
             content.write_to_file(output)
         if tied is not None:
             _overlap(file, tied)

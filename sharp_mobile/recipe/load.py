@@ -1,6 +1,7 @@
 """Finding and reading recipes: what the command's MODEL argument means, with the settings that override it."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,29 @@ def setting_sections() -> dict[str, list[str]]:
     return found
 
 
-def load_recipe(argument: str, **overrides: Any) -> Recipe:
-    """The recipe that the command's MODEL argument means.
+def load_recipe(argument: str | Path, **overrides: Any) -> Recipe:
+    """The recipe that the command's MODEL argument means, or the `recipe` of a public function.
+
+        >>> from sharp_mobile import load_recipe
+        >>> load_recipe("smollm2-135m-t_next").plan
+        't_next'
+        >>> recipe = load_recipe("my-model", plan="2:3", rank=64, quantize={"recovery": 4})
+        >>> recipe.recovery.rank, recipe.quantize.recovery
+        (64, 4)
 
     Args:
         argument: a recipe's name (`smollm2-135m`, looked for in ./export and among those of sharp-mobile), a .yaml
             file, or a model (packaged name, directory, .gguf file, hub id), which gets the default settings; nothing
             is shared then, unless the model is a SHARP checkpoint.
-        overrides: settings by path (`**{"quantize.recovery": 4}`), or by their own names where one section alone has
-            the name (`rank=32`, `max_length=512`); None leaves the recipe's.
+        overrides: settings by their names where one section alone has the name (`rank=32`, `max_length=512`), several
+            of a section (`quantize={"recovery": 4}`), or one by its path (`**{"quantize.recovery": 4}`); None leaves
+            the recipe's.
 
     Raises:
         SharpError: the argument is nothing of these, the file is no YAML, or a field or an override does not exist or
             has a wrong value.
     """
+    argument = str(argument)
     path = recipe_file(argument)
     if path is not None:
         return _validated(_read_yaml(path), overrides, str(path))
@@ -101,7 +111,7 @@ def _example() -> str:
 
 
 def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) -> Recipe:
-    for path, value in overrides.items():
+    for path, value in _one_by_one(overrides):
         section, name = _setting(path)
         if value is None:
             continue
@@ -113,6 +123,15 @@ def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) 
         return Recipe(**content)
     except (ValidationError, TypeError) as error:
         raise SharpError(f"{source}: {_explain(error)}") from error
+
+
+def _one_by_one(overrides: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each setting with its value; several of a section come as a dictionary."""
+    for name, value in overrides.items():
+        if name in _SECTIONS and isinstance(value, dict):
+            yield from ((f"{name}.{setting}", own) for setting, own in value.items())
+        else:
+            yield name, value
 
 
 def _setting(path: str) -> tuple[str | None, str]:

@@ -43,6 +43,11 @@ _GROUP = re.compile(rf"(\d+):({_ITEM}(?:,{_ITEM})*)")
 class SharePlan:
     """References and their targets, 0-based, both ascending.
 
+        >>> from sharp_mobile import SharePlan
+        >>> plan = SharePlan.parse("t_back without 10", layers=16)
+        >>> str(plan), plan.stored_ratio
+        ('7:8, 9:11, 12:13-15', 0.6875)
+
     Args:
         layers: N, the model's decoder layers.
         groups: (reference, its targets) for each reference.

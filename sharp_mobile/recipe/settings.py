@@ -281,6 +281,11 @@ Model = Annotated[InstanceOf[Source], BeforeValidator(_source), PlainSerializer(
 class Recipe(_Section):
     """A validated recipe.
 
+        >>> from sharp_mobile import Recipe
+        >>> recipe = Recipe(model="my-model", plan="2:3", recovery={"rank": 64}, lower={"max_length": 512})
+        >>> recipe.recovery.rank, recipe.lower.max_length, recipe.quantize.linear
+        (64, 512, 4)
+
     Raises:
         pydantic.ValidationError: a field does not exist or has a wrong value; `load_recipe` makes it one line.
     """

@@ -38,7 +38,7 @@ def test_an_empty_prompt_and_no_tokens_are_refused(tiny_export: ExportResult) ->
         with pytest.raises(SharpError, match="the prompt is empty and the tokenizer puts no token before it"):
             generate(tiny_export.directory, "", 5, raw)
     for count in (0, -3):
-        with pytest.raises(SharpError, match=f"--tokens {count}: generate 1 token or more"):
+        with pytest.raises(SharpError, match=f"^tokens {count}: generate 1 token or more"):
             generate(tiny_export.directory, "Hello", count)
 
 

@@ -63,18 +63,19 @@ def test_a_pte_is_measured_step_by_step_where_it_gives_the_last_logits_only(
     work = own_export.directory.parent / "recovered"
     _, quantized = lines_of(tiny_recipe, tiny_text, work, quantized=True, pte=False)
     for path in (own_export.directory, own_export.directory / "model.pte"):
-        line = evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS)
-        assert measured(line) == pytest.approx(measured(quantized), rel=0.01)
+        found = evaluate_pte(path, str(tiny_text), WINDOW, WINDOWS)
+        assert found.perplexity.value == pytest.approx(measured(quantized), rel=0.01)
+        assert str(found).startswith(f"{own_export.directory / 'model.pte'}: perplexity {found.perplexity.value:.3f} (")
 
 
 @pytest.mark.slow
 def test_an_export_keeps_its_perplexity(own_export: ExportResult, tiny_text: Path) -> None:
     directory = own_export.directory
-    line = evaluate_pte(directory, str(tiny_text), WINDOW, 2)
+    found = evaluate_pte(directory, str(tiny_text), WINDOW, 2)
     kept = read_perplexity(directory, own_export.manifest.sha256)
     assert kept is not None
     assert (kept.windows, kept.window, kept.tokens) == (2, WINDOW, 2 * (WINDOW - 1))
-    assert f"perplexity {kept.perplexity:.3f}" in line
+    assert kept.perplexity == found.perplexity.value
 
 
 @pytest.mark.slow
@@ -121,12 +122,12 @@ def test_a_program_that_is_not_the_one_of_its_manifest_is_not_measured(
 @pytest.mark.parametrize(
     ("window", "count", "says"),
     [
-        (0, 1, "--window 0: leaves no token to predict; use 2 or more"),
-        (1, 1, "--window 1: leaves no token"),
-        (-5, 1, "--window -5: leaves no token"),
-        (8, 0, "--windows 0: measure on 1 window or more"),
-        (8, -1, "--windows -1: measure"),
-        (97, 1, r"--window 97: .*model\.pte has a cache of 96 tokens"),
+        (0, 1, "window 0: leaves no token to predict; use 2 or more"),
+        (1, 1, "window 1: leaves no token"),
+        (-5, 1, "window -5: leaves no token"),
+        (8, 0, "windows 0: measure on 1 window or more"),
+        (8, -1, "windows -1: measure"),
+        (97, 1, r"window 97: .*model\.pte has a cache of 96 tokens"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(

@@ -109,6 +109,14 @@ def test_overrides_win_over_the_file_and_none_leaves_it(tmp_path: Path) -> None:
     assert (recipe.lower.max_length, recipe.lower.attention) == (512, "portable")
 
 
+def test_several_settings_of_a_section_come_as_a_dictionary() -> None:
+    recipe = load_recipe("smollm2-135m", recovery={"rank": 96, "neurons": 4}, quantize={"recovery": 8}, max_length=512)
+    assert (recipe.recovery.rank, recipe.recovery.neurons, recipe.quantize.recovery) == (96, 4, 8)
+    assert recipe == load_recipe("smollm2-135m", rank=96, neurons=4, max_length=512)
+    with pytest.raises(SharpError, match=r"^recovery\.rnk is not a setting of a recipe; choose from form, rank"):
+        load_recipe("smollm2-135m", recovery={"rnk": 96})
+
+
 def test_every_setting_has_a_path_and_a_short_name_while_one_section_alone_has_it() -> None:
     for name, sections in setting_sections().items():
         values = [f"{section}.{name}" for section in sections]

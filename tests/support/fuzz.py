@@ -35,7 +35,7 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 
 import click
 
-from sharp_mobile.cli.main import silence_libraries
+from sharp_mobile.system.libraries import silence_libraries
 
 silence_libraries()  # before they are imported
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from sharp_mobile.checkpoint.meta_model import open_blueprint
 from sharp_mobile.checkpoint.tokenizer import has_tokenizer
-from sharp_mobile.decoder.decoder import DecoderOptions
+from sharp_mobile.decoder.options import decoder_options
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.duration import spoken, warmup_seconds
 from sharp_mobile.quantize.bit_allocation import budgeted_bytes, rounded_shapes
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.plan_budget import is_auto
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recovery.plan_search.stage import is_auto
 from sharp_mobile.recovery.run import Opened, planned
 from sharp_mobile.verify.estimate import FileBytes, ResidentBytes, file_bytes, resident_bytes
 from sharp_mobile.verify.meta_decoder import blueprint_decoder
@@ -29,7 +29,7 @@ _LABELS = {
     "lm_head": "LM head",
     "attention": "attention",
     "mlps": "MLPs",
-    "fragile": "8 for 4 bits",
+    "eight_bit_budget": "8 for 4 bits",
     "recovery": "recovery parameters",
     "rest": "norms and rest",
     "program": "program",
@@ -136,10 +136,11 @@ def predict(opened: Opened) -> Size:
     """
     decoder = blueprint_decoder(opened.recipe, opened.checkpoint, opened.plan, opened.recovery)
     recipe = opened.recipe
-    fragile = 0
-    if recipe.quantize.linear == 4 and recipe.rounds_to_text(has_tokenizer(opened.checkpoint.path)):
-        fragile = budgeted_bytes(rounded_shapes(decoder), recipe.quantize.group_size, recipe.quantize.fragile)
-    return Size(file_bytes(decoder, fragile), resident_bytes(decoder, fragile))
+    budget = 0
+    if recipe.rounds_to_text(has_tokenizer(opened.checkpoint.path)):
+        quantize = recipe.quantize
+        budget = budgeted_bytes(rounded_shapes(decoder), quantize.group_size, quantize.eight_bit_budget)
+    return Size(file_bytes(decoder, budget), resident_bytes(decoder, budget))
 
 
 def report(recipes: Sequence[Recipe]) -> Report:
@@ -224,7 +225,7 @@ def _plan_json(plan: PlanSize) -> dict[str, Any]:
 
 def _settings(opened: Opened) -> str:
     quantize = opened.recipe.quantize
-    options = DecoderOptions.of(opened.recipe.lower, opened.checkpoint.config)
+    options = decoder_options(opened.recipe.lower, opened.checkpoint.config)
     return (
         f"bits: linears {quantize.linear}, embedding {quantize.embedding}, LM head {quantize.lm_head}, recovery "
         f"{quantize.recovery}; groups of {quantize.group_size}; max_length {options.max_length}, {options.attention}"

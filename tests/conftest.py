@@ -110,7 +110,7 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_recipe(exportable: Path, tiny_text: Path) -> Recipe:
-    """Share the third layer's MLP, warm it up on the text, quantize to 4 bits."""
+    """Share the third layer's MLP, warm it up on the text, round to the nearest 4 bits."""
     from sharp_mobile.recipe.settings import Recipe
 
     return Recipe(
@@ -118,6 +118,7 @@ def tiny_recipe(exportable: Path, tiny_text: Path) -> Recipe:
         plan="2:3",
         recovery={"rank": 32},
         warmup={"text": str(tiny_text), "window": 32, "windows": 16},
+        quantize={"rounding": "nearest"},
         lower={"max_length": 96},
     )
 
@@ -181,6 +182,7 @@ def exported(model: Path, text: Path, plan: str, directory: Path) -> Export:
         plan=plan,
         recovery={"rank": RANK},
         warmup={"text": str(text), "window": 32, "windows": 16},
+        quantize={"rounding": "nearest"},
         lower={"max_length": 96, "attention": "portable"},
     )
     torch.manual_seed(0)

@@ -326,7 +326,7 @@ def test_the_stock_runner_speaks_with_the_tokenizer_that_was_written(kind: str, 
     else:
         model.save_pretrained(source)
         (write_tokenizer_model if kind == "tokenizer.model" else write_llama2_json)(source)
-    recipe = Recipe(model=str(source), lower={"max_length": 64})
+    recipe = Recipe(model=str(source), quantize={"rounding": "nearest"}, lower={"max_length": 64})
     result = export(recipe, "x", tmp_path / "out", work=tmp_path / "work")
     named = result.manifest.tokenizer
     assert named == ("tokenizer.model" if kind == "tokenizer.model" else "tokenizer.json")
@@ -393,6 +393,11 @@ def test_what_was_recovered_for_rounded_weights_keeps_them(
     made = {} if aware is None else {"quantization_aware": aware}
     save_sharp_checkpoint(checkpoint.model, plan, tmp_path / "sharp", provenance=made)
     assert load_recipe(str(tmp_path / "sharp")).quantize.rounding == rounding
+    (tmp_path / "mine.yaml").write_text(f"model: {tmp_path / 'sharp'}\nplan: '2:3'\nrecovery: {{rank: 8}}\n")
+    written = load_recipe(str(tmp_path / "mine.yaml"))
+    assert open_recipe(written).recipe.quantize.rounding == rounding
+    asked = written.model_copy(update={"quantize": written.quantize.model_copy(update={"rounding": "gptq"})})
+    assert open_recipe(asked).recipe.quantize.rounding == "gptq"
 
 
 def test_a_sharp_checkpoint_keeps_its_plan(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def exported(name: str, plan: str, directory: Path) -> ExportResult:
     """An export with next to no calibration, which a direct share does not need; 4 bits for all, to count bytes by."""
-    settings = {"fragile": 0, "window": 16, "windows": 1, "max_length": 256}
+    settings = {"eight_bit_budget": 0, "window": 16, "windows": 1, "max_length": 256}
     recipe = load_recipe("smollm2-135m-t_next", plan=plan, **settings)
     return export(recipe, name, directory / name, work=directory)
 

@@ -4,8 +4,7 @@ One `Decoder` serves all families: what a family is, `families.py` says; what a 
 say. It runs in eager mode with float or quantized segments, and is exported with lowered ones.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401  registers llama::custom_sdpa and update_cache
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from sharp_mobile.decoder.fuse import Projections, fuse, linear
+from sharp_mobile.decoder.options import DecoderOptions, decoder_options
 from sharp_mobile.decoder.segments import (
     AttentionInput,
     Entry,
@@ -37,12 +37,7 @@ from sharp_mobile.model.families import (
     sliding_window,
 )
 from sharp_mobile.model.share import SharedMLP, own_mlp
-from sharp_mobile.recipe.settings import LowerSection
-
-AttentionKind = Literal["custom_sdpa", "portable"]
-
-# Portable attention holds the scores [h, S, length] several times over, and memory is planned for the largest S.
-_PORTABLE_CHUNK = 128
+from sharp_mobile.recipe.lower_settings import LowerSettings
 
 
 class Rotation(nn.Module):
@@ -158,36 +153,6 @@ class PortableAttention(Attention):
         return attended.permute(2, 0, 1, 3).reshape(1, tokens, queries * width)
 
 
-@dataclass(frozen=True)
-class DecoderOptions:
-    """How a decoder is built.
-
-    max_length: positions in the KV cache.
-    attention: the operator; custom_sdpa cannot soft-cap scores (Gemma 2), portable can all.
-    all_logits: logits of every token [1, S, V] rather than of the last [1, 1, V].
-    prefill_chunk: tokens that one step takes at most; None for what suits the attention.
-    """
-
-    max_length: int
-    attention: AttentionKind = "custom_sdpa"
-    all_logits: bool = False
-    prefill_chunk: int | None = None
-
-    @classmethod
-    def of(cls, section: LowerSection, config: Any) -> "DecoderOptions":
-        """The options of a recipe for a model; `auto` is the quickest attention operator that can do what it needs."""
-        attention = section.attention
-        if attention == "auto":
-            attention = "custom_sdpa" if score_cap(config) is None else "portable"
-        return cls(section.max_length, attention, section.logits == "all", section.prefill_chunk)
-
-    @property
-    def chunk(self) -> int:
-        """The most tokens of a step: at most one less than the cache holds, as in the stock runner's exports."""
-        suiting = _PORTABLE_CHUNK if self.attention == "portable" else self.max_length
-        return min(self.prefill_chunk or suiting, self.max_length - 1)
-
-
 class Surroundings(NamedTuple):
     """Of a layer's attention: cos and signed sin (nothing without RoPE), and the mask of its scores."""
 
@@ -275,7 +240,7 @@ class Decoder(nn.Module):
 
 
 @torch.no_grad()
-def build_decoder(model: Any, options: DecoderOptions) -> Decoder:
+def build_decoder(model: Any, settings: LowerSettings) -> Decoder:
     """The decoder of a Hugging Face causal language model, plain or shared, in float and without copying weights.
 
     Raises:
@@ -284,6 +249,7 @@ def build_decoder(model: Any, options: DecoderOptions) -> Decoder:
     """
     config: Any = model.config
     family = family_of(config.model_type)
+    options = decoder_options(settings, config)
     layers = list(decoder_layers(model))
     if not 2 <= options.max_length <= config.max_position_embeddings:
         raise SharpError(

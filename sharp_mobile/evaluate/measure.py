@@ -188,13 +188,11 @@ def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> 
     Args:
         shorten: take as many positions as the model has, if they are fewer.
     """
-    lower = recipe.lower.model_copy(update={"max_length": max_length, "logits": "all"})
-    recipe = recipe.model_copy(update={"lower": lower})
     opened = open_recipe(recipe, work=wanted.work)
     longest = opened.checkpoint.config.max_position_embeddings
-    if shorten and longest < max_length:
-        lower = lower.model_copy(update={"max_length": longest})
-        opened = replace(opened, recipe=opened.recipe.model_copy(update={"lower": lower}))
+    length = min(longest, max_length) if shorten else max_length
+    lower = opened.recipe.lower.model_copy(update={"max_length": length, "logits": "all"})
+    opened = replace(opened, recipe=opened.recipe.model_copy(update={"lower": lower}))
     if wanted.quantized or wanted.pte:
         check_lowerable(opened.recipe, opened.checkpoint)
     return opened.recipe, opened

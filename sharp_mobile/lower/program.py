@@ -10,8 +10,9 @@ from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEv
 from torch import nn
 
 from sharp_mobile.console import progress_bar
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear
+from sharp_mobile.decoder.options import DecoderOptions
 from sharp_mobile.lower.template import Delegate, Template, kind_of, trace_template
 
 # Not 1, which export would take for a constant.

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import read_codes
+from sharp_mobile.decoder.options import DecoderOptions
 from sharp_mobile.lower.program import assemble, forget_weights, lower_segments
 from sharp_mobile.lower.pte_file import write_pte_file
 from sharp_mobile.pte.read import stored_places

@@ -13,8 +13,9 @@ from functools import cache
 import torch
 from transformers import PreTrainedConfig
 
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recipe.settings import FinetuneSection, WarmupSection
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
 
 _WIDTH, _TIMED_SECONDS = 768, 0.2
 # Of one core of a Xeon with AMX (190 GFLOP/s): 37 s to round by 6,144 tokens, 11.6 s a target to fit by 24,576; a step
@@ -39,7 +40,7 @@ def rounding_seconds(config: PreTrainedConfig, tokens: int) -> float:
     return _ROUNDING * _forward(config, tokens) / products_per_second()
 
 
-def warmup_seconds(config: PreTrainedConfig, warmup: WarmupSection, recovery: Mapping[int, Recovery]) -> float:
+def warmup_seconds(config: PreTrainedConfig, warmup: WarmupSettings, recovery: Mapping[int, Recovery]) -> float:
     """To fit the recovery parameters of these layers by the warm-up's text; 0 where there is nothing to fit."""
     fitted = sum(not own.direct for own in recovery.values())
     tokens = warmup.window * warmup.windows
@@ -49,10 +50,10 @@ def warmup_seconds(config: PreTrainedConfig, warmup: WarmupSection, recovery: Ma
     return fitted * each / warmup.workers / products_per_second()
 
 
-def finetune_seconds(config: PreTrainedConfig, section: FinetuneSection, steps: int) -> float:
+def finetune_seconds(config: PreTrainedConfig, settings: FinetuneSettings, steps: int) -> float:
     """To train so many steps; distillation computes the original, too."""
-    passes = 2 + (section.distillation > 0) + section.gradient_checkpointing
-    tokens = section.batch_size * section.length
+    passes = 2 + (settings.distillation > 0) + settings.gradient_checkpointing
+    tokens = settings.batch_size * settings.length
     return _TRAINING * steps * passes * _forward(config, tokens) / products_per_second()
 
 

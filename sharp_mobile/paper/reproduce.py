@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.console import say
-from sharp_mobile.errors import SharpError
+from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.files.json_file import parse_json
 from sharp_mobile.files.json_file import read_text as read_file
@@ -32,9 +32,9 @@ from sharp_mobile.paper.studies import Pairs
 from sharp_mobile.paper.study import study
 from sharp_mobile.paper.tables import FIGURES, PAPER_MODEL, Row, Table
 from sharp_mobile.paper.variants import Means, Variant, build
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.source import Source
-from sharp_mobile.recovery.finetune.run import FinetuneSettings
-from sharp_mobile.recovery.warmup.fit import WarmupSettings
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.text.windows import read_text, token_windows
 
 VARIANTS_JSON = "variants.json"
@@ -67,12 +67,24 @@ class Budget(_Data):
         """Stage 1."""
         if self.warmup == "closed_form":
             return WarmupSettings()
-        return WarmupSettings(self.warmup, "original", weighted=False)
+        return WarmupSettings(method=self.warmup, inputs="original", weighted=False)
 
     @property
     def finetune_settings(self) -> FinetuneSettings:
-        """Stage 2."""
-        return FinetuneSettings(learning_rate=self.learning_rate, distillation=self.distillation, batch_size=self.batch)
+        """Stage 2.
+
+        Raises:
+            SharpError: a value out of its range.
+        """
+        try:
+            return FinetuneSettings(
+                epochs=1,
+                learning_rate=self.learning_rate,
+                distillation=self.distillation,
+                batch_size=self.batch,
+            )
+        except ValidationError as error:
+            raise SharpError(first_problem(error, "finetune")) from error
 
 
 class Measurement(_Data):

@@ -24,11 +24,12 @@ from sharp_mobile.paper.baselines.basis_sharing import MLP, share_bases
 from sharp_mobile.paper.baselines.layer_pruning import drop_mlps, t_ori
 from sharp_mobile.paper.baselines.llm_pruner import prune_channels
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.finetune.batches import rows_of_windows
-from sharp_mobile.recovery.finetune.run import FinetuneSettings, finetune
-from sharp_mobile.recovery.warmup.fit import WarmupSettings
+from sharp_mobile.recovery.finetune.run import finetune
 from sharp_mobile.recovery.warmup.run import warm_up
 
 PAPER_HIDDEN, PAPER_INNER = 4096, 11008

@@ -5,7 +5,7 @@ A linear y = W x whose row o is rounded with the error e_o changes the model's p
 
     KL ≈ ½ Σ_o E[(g_o · e_o x)²],   g = ∂ log p(t) / ∂y  for a token t drawn from the model's own prediction
 
-(the Fisher information of y). With tokens that count 1/‖x‖², as in `rounding`, this is taken apart:
+(the Fisher information of y). With tokens that count 1/‖x‖², as in `gptq`, this is taken apart:
 
     KL ≈ ½ Σ_o E[(g_o ‖x‖)²] · e_o H e_oᵀ / tr H,   H = Σ x xᵀ / ‖x‖²
 

@@ -23,8 +23,8 @@ from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, de
 from sharp_mobile.decoder.segments import GatedMLP
 from sharp_mobile.model.families import mlp_weights
 from sharp_mobile.model.share import SharedMLP, shared_layers
-from sharp_mobile.quantize.nearest import QuantizeOptions, is_tied, quantize_embedding, quantize_linear, recovery_group
-from sharp_mobile.recipe.settings import embedding_bits
+from sharp_mobile.quantize.nearest import is_tied, quantize_embedding, quantize_linear, recovery_group
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -67,11 +67,11 @@ class _Rounder:
         return self._rounded
 
 
-def round_factor(matrix: torch.Tensor, options: QuantizeOptions) -> torch.Tensor:
+def round_factor(matrix: torch.Tensor, settings: QuantizeSettings) -> torch.Tensor:
     """What the export keeps of a recovery parameter [out, in], differentiable."""
-    group = recovery_group(matrix.shape[1]) if options.recovery == 4 else 0
+    group = recovery_group(matrix.shape[1]) if settings.recovery == 4 else 0
     with torch.no_grad():
-        rounded = quantize_linear(linear(matrix.float().contiguous()), options.recovery, group, options.scales)
+        rounded = quantize_linear(linear(matrix.float().contiguous()), settings.recovery, group, settings.scales)
         if not isinstance(rounded, QuantizedLinear):
             return matrix
         weight = rounded.weight().to(matrix.dtype)
@@ -96,15 +96,15 @@ class _SimulatedLinear(nn.Module):
 class _SimulatedMLP(FusedMLP):
     """The fused form of a target, made anew from its recovery parameters at every call."""
 
-    def __init__(self, shared: SharedMLP, options: QuantizeOptions, rounder: _Rounder) -> None:
+    def __init__(self, shared: SharedMLP, settings: QuantizeSettings, rounder: _Rounder) -> None:
         weights = mlp_weights(shared.reference) if shared.recovery.reference else ()
-        of_shared = None if options.linear == "float" else rounder
+        of_shared = None if settings.linear == "float" else rounder
         linears = [_SimulatedLinear(weight.detach(), of_shared) for weight in weights]
         super().__init__(shared, Projections(*linears) if linears else None)
-        self._shared, self._options = (shared,), options
+        self._shared, self._settings = (shared,), settings
         self.recovery = nn.ModuleDict(
             {
-                name: _SimulatedLinear(torch.empty(0), None if options.recovery == "float" else rounder)
+                name: _SimulatedLinear(torch.empty(0), None if settings.recovery == "float" else rounder)
                 for name in self.recovery
             }
         )
@@ -113,7 +113,7 @@ class _SimulatedMLP(FusedMLP):
         fused = FusedFactors.of(self._shared[0])
         for name, matrix in fused.matrices().items():
             factor: Any = self.recovery[name]
-            factor.set_weight(round_factor(matrix, self._options))
+            factor.set_weight(round_factor(matrix, self._settings))
         for name, alpha in fused.alphas.items():
             setattr(self, f"{name}_alpha", alpha)
         for name, bias in fused.biases.items():
@@ -124,10 +124,10 @@ class _SimulatedMLP(FusedMLP):
 class Simulation:
     """A model within `simulated`, which can be made the float model again for a while."""
 
-    def __init__(self, model: Any, options: QuantizeOptions) -> None:
+    def __init__(self, model: Any, settings: QuantizeSettings) -> None:
         self._swaps: list[tuple[nn.Module, str, Any, Any]] = []  # module, attribute, float value, simulated value
         self._rounder = _Rounder()
-        self._prepare(model, options)
+        self._prepare(model, settings)
         self._install()
 
     @contextmanager
@@ -152,24 +152,24 @@ class Simulation:
     def _swap(self, module: nn.Module, name: str, simulated: Any) -> None:
         self._swaps.append((module, name, _get(module, name), simulated))
 
-    def _prepare(self, model: Any, options: QuantizeOptions) -> None:
+    def _prepare(self, model: Any, settings: QuantizeSettings) -> None:
         head, embedding = model.lm_head, model.model.embed_tokens
         for module in model.modules():
             if isinstance(module, nn.Linear):
-                bits = options.lm_head if module is head else options.linear
-                self._swap_linear(module, quantize_linear(module, bits, options.group_size, options.scales))
-        bits = embedding_bits(options.embedding, options.lm_head, is_tied(embedding, head))
-        table = quantize_embedding(embedding, bits, options.group_size, options.scales)
+                bits = settings.lm_head if module is head else settings.linear
+                self._swap_linear(module, quantize_linear(module, bits, settings.group_size, settings.scales))
+        bits = settings.embedding_bits(is_tied(embedding, head))
+        table = quantize_embedding(embedding, bits, settings.group_size, settings.scales)
         if isinstance(table, QuantizedEmbedding):
             rows = table(torch.arange(embedding.num_embeddings))
             self._swap(embedding, "weight", nn.Parameter(rows.to(embedding.weight.dtype), requires_grad=False))
         self._install()  # targets read the references' rounded weights
         for mlp in shared_layers(model).values():
-            form = self._direct(mlp, options) if mlp.recovery.direct else _SimulatedMLP(mlp, options, self._rounder)
+            form = self._direct(mlp, settings) if mlp.recovery.direct else _SimulatedMLP(mlp, settings, self._rounder)
             self._swap(mlp, "forward", form)
 
-    def _direct(self, mlp: SharedMLP, options: QuantizeOptions) -> nn.Module:
-        rounder = None if options.linear == "float" else self._rounder
+    def _direct(self, mlp: SharedMLP, settings: QuantizeSettings) -> nn.Module:
+        rounder = None if settings.linear == "float" else self._rounder
         gate, up, down = (_SimulatedLinear(w.detach(), rounder) for w in mlp_weights(mlp.reference))
         return GatedMLP(gate, up, down, mlp.activation, (mlp.gate.bias, mlp.up.bias, mlp.down.bias))
 
@@ -199,8 +199,8 @@ def _set(module: nn.Module, name: str, value: Any) -> None:
 
 
 @contextmanager
-def simulated(model: Any, options: QuantizeOptions) -> Iterator[Simulation]:
-    """Within the block a Hugging Face model computes as its export with these options will; afterwards in float again.
+def simulated(model: Any, settings: QuantizeSettings) -> Iterator[Simulation]:
+    """Within the block a Hugging Face model computes as its export with these settings; afterwards it is float again.
 
     Recovery parameters are the model's own and can be trained. Memory holds the rounded weights beside the float ones.
 
@@ -210,7 +210,7 @@ def simulated(model: Any, options: QuantizeOptions) -> Iterator[Simulation]:
     Raises:
         SharpError: as `quantize`.
     """
-    simulation = Simulation(model, options)
+    simulation = Simulation(model, settings)
     try:
         yield simulation
     finally:

@@ -12,7 +12,7 @@ layers call sees the inputs of all of them.
 
 The text goes through the float model segment by segment, all windows at once. A weight is rounded when its last user
 has seen the text, so what is held at a time is the float weights and the H of one segment, and those of the references
-whose targets are still to come. Weights that `fragile` finds to cost most are then rounded to 8 bits instead.
+whose targets are still to come. Weights that `bit_allocation` finds to cost most are then rounded to 8 bits instead.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,8 @@ from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segment_walk import first_given, in_float, linears_of, segments_of, step
 from sharp_mobile.quantize.bit_allocation import Candidate, choose, sensitivities
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize_linear
+from sharp_mobile.quantize.nearest import quantize_linear
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.system.memory import page_out
 
 # H gets this fraction of its mean diagonal added, so that inputs that never come are not trusted with errors.
@@ -41,7 +42,7 @@ _SENSITIVITY_WINDOWS = 2
 
 
 @torch.no_grad()
-def round_to_text(decoder: Decoder, windows: torch.Tensor, options: QuantizeOptions) -> None:
+def round_to_text(decoder: Decoder, windows: torch.Tensor, settings: QuantizeSettings) -> None:
     """Round the 4-bit linears of a float `Decoder` by calibration text, in place; all others stay for `quantize`.
 
     Recovery parameters and the LM head are left, too.
@@ -49,19 +50,19 @@ def round_to_text(decoder: Decoder, windows: torch.Tensor, options: QuantizeOpti
     Args:
         windows: tokens int64 [windows, T], T at most the decoder's cache.
     """
-    if options.linear != 4:
+    if settings.linear != 4:
         return
     few = windows[:: -(-len(windows) // _SENSITIVITY_WINDOWS)]
-    found = sensitivities(decoder, few) if options.fragile else {}
+    found = sensitivities(decoder, few) if settings.eight_bit_budget else {}
     segments, candidates = segments_of(decoder), []
     for linear, hessian in _hessians(decoder, windows):
-        codes, scales, errors = round_weight(linear.weight, hessian, options.group_size)
+        codes, scales, errors = round_weight(linear.weight, hessian, settings.group_size)
         rounded = QuantizedLinear(codes, scales, 4, None if linear.bias is None else linear.bias.detach().float())
         _replace(segments, linear, rounded)
-        if options.fragile:
+        if settings.eight_bit_budget:
             candidates.append(Candidate(linear, rounded, float(found[linear] @ errors / hessian.trace())))
-    for fragile in choose(candidates, options.group_size, options.fragile):
-        _replace(segments, fragile.rounded, quantize_linear(fragile.linear, 8, 0))
+    for chosen in choose(candidates, settings.group_size, settings.eight_bit_budget):
+        _replace(segments, chosen.rounded, quantize_linear(chosen.linear, 8, 0))
 
 
 def _hessians(decoder: Decoder, windows: torch.Tensor) -> Iterator[tuple[nn.Linear, torch.Tensor]]:

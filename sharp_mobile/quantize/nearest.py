@@ -7,7 +7,7 @@ Float weights may be of any type and lie in a file that is mapped: they are read
 on the meta device and have shapes alone, as the integers have then.
 """
 
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from torchao.quantization.quant_primitives import (
 from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, code_range
 from sharp_mobile.errors import SharpError
-from sharp_mobile.recipe.settings import Bits, QuantizeSection, embedding_bits
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
+from sharp_mobile.recipe.section import Bits
 from sharp_mobile.system.memory import page_out
 
 INT4_GROUPS = (128, 64, 32)
@@ -106,29 +107,8 @@ def recovery_group(rank_width: int) -> int:
     )
 
 
-class QuantizeOptions(NamedTuple):
-    """Bits of each kind of weight ("float" leaves it), the int4 group size, and how scales are chosen.
-
-    embedding: "auto" as `recipe.embedding_bits` says. scales: of what is rounded to the nearest. fragile: see
-    `fragile.budgeted_bytes`.
-    """
-
-    linear: Bits = 4
-    group_size: int = 32
-    embedding: Bits | Literal["auto"] = "auto"
-    lm_head: Bits = 4
-    recovery: Bits = 4
-    scales: Literal["hqq", "minmax"] = "hqq"
-    fragile: float = 0.0
-
-    @classmethod
-    def of(cls, section: QuantizeSection) -> "QuantizeOptions":
-        """The options of a recipe; how codes are rounded is `rounding`'s."""
-        return cls(**section.model_dump(exclude={"rounding"}))
-
-
 @torch.no_grad()
-def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
+def quantize(decoder: nn.Module, settings: QuantizeSettings) -> None:
     """Replace the float linears and the embedding of a `Decoder` by integer ones, in place.
 
     A linear that several layers call is quantized once and stays one object.
@@ -138,11 +118,11 @@ def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
     """
     modules = dict(decoder.named_modules())
     tied = is_tied(modules.get(_EMBEDDING), modules.get(_LM_HEAD))
-    options = options._replace(embedding=embedding_bits(options.embedding, options.lm_head, tied))
+    table_bits = settings.embedding_bits(tied)
     done: dict[int, nn.Module] = {}
-    if tied and options.embedding == options.lm_head == 8:
+    if tied and table_bits == settings.lm_head == 8:
         table, head = modules[_EMBEDDING], modules[_LM_HEAD]
-        both = cast(QuantizedLinear, _quantized(_LM_HEAD, head, options))
+        both = cast(QuantizedLinear, _quantized(_LM_HEAD, head, settings, table_bits))
         done = {id(head): both, id(table): QuantizedEmbedding(both.codes, both.scales.reshape(-1), 8)}
     wanted = [module for module in modules.values() if isinstance(module, nn.Linear | nn.Embedding)]
     total = sum(module.weight.numel() for module in wanted if id(module) not in done)
@@ -152,7 +132,7 @@ def quantize(decoder: nn.Module, options: QuantizeOptions) -> None:
             if not isinstance(child, nn.Linear | nn.Embedding):
                 continue
             if id(child) not in done:
-                done[id(child)] = _quantized(f"{name}.{child_name}".strip("."), child, options)
+                done[id(child)] = _quantized(f"{name}.{child_name}".strip("."), child, settings, table_bits)
                 bar.update(child.weight.numel())
             setattr(module, child_name, done[id(child)])
     bar.close()
@@ -169,15 +149,16 @@ def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:
     return table.untyped_storage() is head.untyped_storage() and table.storage_offset() == head.storage_offset()
 
 
-def _quantized(name: str, module: nn.Module, options: QuantizeOptions) -> nn.Module:
+def _quantized(name: str, module: nn.Module, settings: QuantizeSettings, table_bits: Bits) -> nn.Module:
+    group_size, scales = settings.group_size, settings.scales
     try:
         if isinstance(module, nn.Embedding):
-            return quantize_embedding(module, cast(Bits, options.embedding), options.group_size, options.scales)
+            return quantize_embedding(module, table_bits, group_size, scales)
         linear = cast(nn.Linear, module)
         if ".recovery." in name:
-            group = recovery_group(linear.in_features) if options.recovery == 4 else 0
-            return quantize_linear(linear, options.recovery, group, options.scales)
-        bits = options.lm_head if name.endswith("lm_head") else options.linear
-        return quantize_linear(linear, bits, options.group_size, options.scales)
+            group = recovery_group(linear.in_features) if settings.recovery == 4 else 0
+            return quantize_linear(linear, settings.recovery, group, scales)
+        bits = settings.lm_head if name.endswith("lm_head") else settings.linear
+        return quantize_linear(linear, bits, group_size, scales)
     except SharpError as error:
         raise SharpError(f"{name}: {error}") from error

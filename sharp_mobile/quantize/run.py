@@ -7,12 +7,12 @@ import torch
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.console import say
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.translation import check_translation
 from sharp_mobile.errors import prefixed
 from sharp_mobile.model.duration import rounding_seconds, spoken
 from sharp_mobile.quantize.gptq import round_to_text
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.quantize.nearest import quantize
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.text.windows import source_windows
@@ -31,7 +31,7 @@ def check_lowerable(recipe: Recipe, checkpoint: Checkpoint) -> None:
     recipe.check_fits(checkpoint.config)
     if recipe.rounds_to_text(checkpoint.tokenizer() is not None):
         _rounding_windows(recipe, checkpoint)
-    build_decoder(checkpoint.model, DecoderOptions.of(recipe.lower, checkpoint.config))
+    build_decoder(checkpoint.model, recipe.lower)
 
 
 def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
@@ -50,16 +50,15 @@ def make_decoder(recipe: Recipe, checkpoint: Checkpoint, stages: Stages) -> Deco
         SharpError: as `check_translation`, or no text to round by.
     """
     with stages.stage("build decoder"):
-        decoder = build_decoder(checkpoint.model, DecoderOptions.of(recipe.lower, checkpoint.config))
+        decoder = build_decoder(checkpoint.model, recipe.lower)
     with stages.stage("compare with Hugging Face"), prefixed(checkpoint.path):
         check_translation(decoder, checkpoint.model)
-    options = QuantizeOptions.of(recipe.quantize)
     if recipe.rounds_to_text(checkpoint.tokenizer() is not None):
         windows = _rounding_windows(recipe, checkpoint)
         seconds = rounding_seconds(checkpoint.config, windows.numel())
         say(f"rounding by {windows.numel():,} tokens of text: {spoken(seconds)} on this machine")
         with stages.stage("round"):
-            round_to_text(decoder, windows, options)
+            round_to_text(decoder, windows, recipe.quantize)
     with stages.stage("quantize"):
-        quantize(decoder, options)
+        quantize(decoder, recipe.quantize)
     return decoder

@@ -14,6 +14,7 @@ from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription
 from sharp_mobile.recipe.source import Source
 from sharp_mobile.shipped import shipped
 
+_RENAMED = {"fragile": "eight_bit_budget"}
 _SECTIONS = {
     section: field.annotation
     for section, field in Recipe.model_fields.items()
@@ -65,18 +66,14 @@ def load_recipe(argument: str | Path, **overrides: Any) -> Recipe:
 
 
 def _settings_of(path: Path) -> dict[str, Any]:
-    """Plan, recovery and rounding of a model without a recipe: a SHARP checkpoint's own; else nothing is shared.
-
-    What was recovered for weights that are rounded to the nearest must not meet others.
-    """
+    """Plan, recovery and rounding of a model without a recipe: a SHARP checkpoint's own; else the defaults."""
     if not (path / SHARP_JSON).is_file():
-        return {"plan": "none", "quantize": {"rounding": "auto"}}
+        return {}
     description = SharpDescription.read(path / SHARP_JSON)
-    recovered_in_float = description.produced_by.get("quantization_aware") is False
     return {
         "plan": description.plan,
         "recovery": {"layers": description.recovery},
-        "quantize": {"rounding": "auto" if recovered_in_float else "nearest"},
+        "quantize": {} if description.recovered_in_float else {"rounding": "nearest"},
     }
 
 
@@ -123,6 +120,8 @@ def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) 
         return Recipe(**content)
     except (ValidationError, TypeError) as error:
         raise SharpError(f"{source}: {_explain(error)}") from error
+    except SharpError as error:
+        raise SharpError(f"{source}: {error}") from error
 
 
 def _one_by_one(overrides: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -146,6 +145,8 @@ def _setting(path: str) -> tuple[str | None, str]:
         raise SharpError(
             f"{name} is a setting of several sections; write {' or '.join(f'{s}.{name}' for s in known[name])}"
         )
+    if name in _RENAMED:
+        raise SharpError(f"{path}: is called {_RENAMED[name]} now; rename it")
     if section not in known.get(name, []):
         raise SharpError(f"{path} is not a setting of a recipe; choose from {', '.join(known)}")
     return section, name
@@ -157,6 +158,8 @@ def _explain(error: ValidationError | TypeError) -> str:
         return f"{error}; field names are words"
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])[:100]
+    if first["type"] == "extra_forbidden" and first["loc"][-1] in _RENAMED:
+        return joined(f"{where}: is called {_RENAMED[str(first['loc'][-1])]} now; rename it")
     if first["type"] == "extra_forbidden":
         return joined(f"{where}: no such field; {_fields_beside(first['loc'])}")
     if first["type"] == "missing":

@@ -41,6 +41,14 @@ class SharpDescription(BaseModel):
         found = self.report.get("warnings")
         return tuple(str(warning) for warning in found) if isinstance(found, list) else ()
 
+    @property
+    def recovered_in_float(self) -> bool:
+        """Whether it says that recovery saw no quantization, so that weights may be rounded in any way.
+
+        What was recovered for weights that are rounded to the nearest must not meet others.
+        """
+        return self.produced_by.get("quantization_aware") is False
+
     @classmethod
     def read(cls, path: Path) -> "SharpDescription":
         """Read sharp.json.

@@ -21,16 +21,16 @@ from sharp_mobile.console import say, silence, warn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import check_writable, copy_directory, replace_directory
 from sharp_mobile.model.duration import spoken, warmup_seconds
-from sharp_mobile.quantize.nearest import QuantizeOptions
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan, layer_ranges
+from sharp_mobile.recipe.plan_budget import is_auto
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recipe.settings import FinetuneSection, Recipe, WarmupSection
+from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
-from sharp_mobile.recovery.finetune.stage import fine_tune, processes, settings_of
-from sharp_mobile.recovery.plan_search.stage import is_auto, resolve
+from sharp_mobile.recovery.finetune.stage import fine_tune, processes
+from sharp_mobile.recovery.plan_search.stage import resolve
 from sharp_mobile.recovery.sole_maker import sole_maker
-from sharp_mobile.recovery.warmup.adam import AdamSettings
-from sharp_mobile.recovery.warmup.fit import WarmupSettings
 from sharp_mobile.recovery.warmup.run import warm_up
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.text.windows import check_length, source_windows
@@ -86,6 +86,8 @@ def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED)
     Raises:
         SharpError: the checkpoint is broken, the plan does not fit it, or it is shared already by another plan.
     """
+    for line in recipe.without_effect():
+        warn(line)
     dtype = None if mapped else torch.float32
     checkpoint = open_checkpoint(recipe.model, dtype=dtype)
     recipe = recipe.fitted_to(checkpoint.config)
@@ -110,10 +112,18 @@ def planned(recipe: Recipe, checkpoint: Checkpoint, explanation: tuple[str, ...]
     if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
         raise SharpError(
             f"{checkpoint.path}: already shares layers, by plan {checkpoint.plan}; leave out plan and recovery, or "
-            "start "
-            "from the original model"
+            "start from the original model"
         )
+    if checkpoint.plan is not None:
+        recipe = _rounded_as_recovered(recipe, checkpoint.path)
     return Opened(recipe, checkpoint, plan, recovery, explanation)
+
+
+def _rounded_as_recovered(recipe: Recipe, directory: Path) -> Recipe:
+    """The recipe of a SHARP checkpoint, its weights rounded to the nearest if recovery saw them so."""
+    if recipe.quantize.rounding != "auto" or SharpDescription.read(directory / SHARP_JSON).recovered_in_float:
+        return recipe
+    return recipe.model_copy(update={"quantize": recipe.quantize.model_copy(update={"rounding": "nearest"})})
 
 
 @dataclass(frozen=True)
@@ -163,26 +173,24 @@ def share(opened: Opened, *, work: Path, stages: Stages) -> Shared:
     return Shared(opened, named, (*checkpoint.warnings, *warnings), kept)
 
 
-def _recovery_key(opened: Opened, section: FinetuneSection) -> str:
-    """What a recovered model depends on, as a short name; `section` says how it is fine-tuned, if it is."""
+def _recovery_key(opened: Opened, finetune: FinetuneSettings) -> str:
+    """What a recovered model depends on, as a short name; `finetune` says how it is fine-tuned, if it is."""
     settings = [opened.checkpoint.fingerprint, str(opened.plan), describe_recoveries(opened.recovery)]
-    # Who fits does not change what is fitted.
-    settings += [opened.recipe.warmup.model_dump(exclude={"workers"}), __version__]
+    settings += [opened.recipe.warmup.identity, __version__]
     if quantized := quantization_of(opened.recipe):
-        settings += [quantized._asdict()]
-    if (finetune := settings_of(section)) is not None:
-        settings += [finetune.identity, section.model_dump(include=set(section.DATA))]
+        settings += [quantized.nearest]
+    if finetune.is_on:
+        settings += [finetune.model_dump(exclude=set(finetune.FREE))]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _recover(opened: Opened, kept: Path) -> Checkpoint:
     """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
-    checkpoint, section = opened.checkpoint, opened.recipe.finetune
-    settings = settings_of(section)
-    if settings is None:
+    checkpoint, settings = opened.checkpoint, opened.recipe.finetune
+    if not settings.is_on:
         _warm_up(opened, kept)
         return checkpoint
-    warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSection())}")
+    warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSettings())}")
 
     def warm_up_once() -> None:
         with sole_maker(warm) as missing:
@@ -196,7 +204,6 @@ def _recover(opened: Opened, kept: Path) -> Checkpoint:
         warm_up_once,
         warm,
         kept,
-        section,
         settings,
         quantized=quantization_of(opened.recipe),
     )
@@ -217,7 +224,7 @@ def _warm_up(opened: Opened, kept: Path) -> None:
         opened.plan,
         opened.recovery,
         windows,
-        settings=_warmup_settings(warmup),
+        settings=warmup,
         quantized=quantization_of(opened.recipe),
         checkpoint_dir=fits,
     )
@@ -238,14 +245,9 @@ def _warm_up(opened: Opened, kept: Path) -> None:
     group.wait_for_everyone()
 
 
-def quantization_of(recipe: Recipe) -> QuantizeOptions | None:
+def quantization_of(recipe: Recipe) -> QuantizeSettings | None:
     """What quantization-aware recovery simulates; None where recovery is to the float model."""
-    return QuantizeOptions.of(recipe.quantize) if recipe.recovery.quantization_aware else None
-
-
-def _warmup_settings(warmup: WarmupSection) -> WarmupSettings:
-    adam = AdamSettings(warmup.adam_epochs, warmup.adam_lr, warmup.adam_batch)
-    return WarmupSettings(warmup.method, warmup.inputs, warmup.weighted, adam, warmup.workers)
+    return recipe.quantize if recipe.recovery.quantization_aware else None
 
 
 def recover(recipe: Recipe, out: Path | None, *, work: Path = RECOVERED) -> Path:

@@ -47,15 +47,16 @@ class FileBytes(NamedTuple):
     """Bytes of a `.pte`, by what they are for.
 
     lm_head: what it has beside the embedding where they are one weight. attention, mlps: projections, their scales and
-    biases; a shared MLP counts once. fragile: what some of these have more, because text gives them 8 bits. recovery:
-    what the targets have of their own. rest: norms, RoPE. program: graphs, names and padding.
+    biases; a shared MLP counts once. eight_bit_budget: what some of these have more,
+    because text gives them 8 bits. recovery: what the targets have of their own. rest: norms, RoPE. program: graphs,
+    names and padding.
     """
 
     embedding: int
     lm_head: int
     attention: int
     mlps: int
-    fragile: int
+    eight_bit_budget: int
     recovery: int
     rest: int
     program: int
@@ -79,24 +80,24 @@ class ResidentBytes(NamedTuple):
         return sum(self)
 
 
-def file_bytes(decoder: Decoder, fragile: int = 0) -> FileBytes:
+def file_bytes(decoder: Decoder, eight_bit_budget: int = 0) -> FileBytes:
     """Bytes of the `.pte` of a quantized decoder, which may be on the meta device.
 
     Args:
-        fragile: what is going to be spent on 8 bits in the place of 4 (see `fragile.budgeted_bytes`).
+        eight_bit_budget: bytes to spend on 8 bits in the place of 4 (see `bit_allocation.budgeted_bytes`).
     """
-    parts: Counter[str] = Counter(program=_program_bytes(decoder), fragile=fragile)
+    parts: Counter[str] = Counter(program=_program_bytes(decoder), eight_bit_budget=eight_bit_budget)
     for name, tensor in _stored(decoder):
         parts[_part(name)] += tensor.nbytes
     return FileBytes(*(parts[part] for part in FileBytes._fields))
 
 
-def resident_bytes(decoder: Decoder, fragile: int = 0) -> ResidentBytes:
+def resident_bytes(decoder: Decoder, eight_bit_budget: int = 0) -> ResidentBytes:
     """Resident bytes of a quantized decoder's `.pte` in use; see `file_bytes`."""
     linears = [module for module in decoder.modules() if isinstance(module, _LINEARS)]  # each once
     file = file_bytes(decoder)
     return ResidentBytes(
-        packed=sum(_packed_bytes(linear) for linear in linears) + fragile,
+        packed=sum(_packed_bytes(linear) for linear in linears) + eight_bit_budget,
         cache=sum(cache.nbytes for layer in decoder.attentions for cache in (layer.k_cache, layer.v_cache)),
         activations=_activation_bytes(decoder),
         constants=file.rest + file.program,

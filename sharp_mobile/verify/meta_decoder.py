@@ -4,9 +4,9 @@ import torch
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.meta_model import meta_model
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.model.share import share_layers
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.quantize.nearest import quantize
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recoveries
 from sharp_mobile.recipe.settings import Recipe
@@ -22,6 +22,6 @@ def blueprint_decoder(recipe: Recipe, checkpoint: Checkpoint, plan: SharePlan, r
     with torch.device("meta"):
         model = meta_model(checkpoint.config, checkpoint.path)
         share_layers(model, plan, recovery)
-        decoder = build_decoder(model, DecoderOptions.of(recipe.lower, checkpoint.config))
-        quantize(decoder, QuantizeOptions.of(recipe.quantize))
+        decoder = build_decoder(model, recipe.lower)
+        quantize(decoder, recipe.quantize)
     return decoder

@@ -11,10 +11,11 @@ from torch import nn
 from sharp_mobile.bench import runner as runner_module
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.runner import Killed, Task, build_runner, launch
-from sharp_mobile.decoder.decoder import DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import build_decoder
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.pte.runtime import greedy, load_pte
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.verify.inspect import inspect_pte
 
 
@@ -48,7 +49,9 @@ def test_tokens_and_logits_are_the_python_runtimes(
 @pytest.mark.slow
 def test_a_program_that_ends_a_text_stops(runner: Path, tmp_path: Path) -> None:
     """Where one of get_eos_ids comes, as the Python runtime does."""
-    decoder = lower_segments(build_decoder(tiny_model(num_hidden_layers=2), DecoderOptions(32, "portable")))[0]
+    decoder = lower_segments(
+        build_decoder(tiny_model(num_hidden_layers=2), LowerSettings(max_length=32, attention="portable"))
+    )[0]
     metadata = {"get_max_context_len": 32, "get_eos_ids": [256]}
     (tmp_path / "model.pte").write_bytes(assemble(decoder, metadata).buffer)
     whole = launch(runner, tmp_path / "model.pte", Task(prompt=(5, 6), tokens=12)).tokens
@@ -60,7 +63,9 @@ def test_a_program_that_ends_a_text_stops(runner: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_missing_operator_names_the_way_out(runner: Path, tmp_path: Path) -> None:
-    decoder = lower_segments(build_decoder(tiny_model(num_hidden_layers=2), DecoderOptions(32, "custom_sdpa")))[0]
+    decoder = lower_segments(
+        build_decoder(tiny_model(num_hidden_layers=2), LowerSettings(max_length=32, attention="custom_sdpa"))
+    )[0]
     (tmp_path / "model.pte").write_bytes(assemble(decoder, {"get_max_context_len": 32}).buffer)
     with pytest.raises(SharpError, match=r"model\.pte: .*llama::\S+.*export with lower\.attention: portable"):
         launch(runner, tmp_path / "model.pte", Task())
@@ -156,7 +161,9 @@ def test_a_package_without_its_libraries_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_prompt_longer_than_a_step_goes_in_chunks(runner: Path, tmp_path: Path) -> None:
-    decoder = build_decoder(tiny_model(num_hidden_layers=2), DecoderOptions(32, "portable", prefill_chunk=4))
+    decoder = build_decoder(
+        tiny_model(num_hidden_layers=2), LowerSettings(max_length=32, attention="portable", prefill_chunk=4)
+    )
     program = assemble(lower_segments(decoder)[0], {"get_max_context_len": 32, "get_max_seq_len": 4})
     (tmp_path / "model.pte").write_bytes(program.buffer)
     prompt = (9, 8, 7, 6, 5, 4, 3, 2, 1)

@@ -7,9 +7,10 @@ import torch
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 from transformers import PreTrainedModel
 
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 
@@ -50,7 +51,7 @@ def in_pieces(decoder: Decoder, tokens: torch.Tensor, *lengths: int) -> torch.Te
 
 
 def eager_decoder(model: PreTrainedModel, max_length: int = 32) -> Decoder:
-    return build_decoder(model, DecoderOptions(max_length, "portable", all_logits=True))
+    return build_decoder(model, LowerSettings(max_length=max_length, attention="portable", logits="all"))
 
 
 def assert_same_model(model: PreTrainedModel, max_length: int = 32, length: int = LENGTH) -> torch.Tensor:
@@ -150,7 +151,7 @@ def test_a_window_longer_than_the_cache_is_no_window() -> None:
 
 
 def test_layers_with_one_window_have_one_mask() -> None:
-    decoder = build_decoder(tiny_model("gemma2"), DecoderOptions(32, "portable"))
+    decoder = build_decoder(tiny_model("gemma2"), LowerSettings(max_length=32, attention="portable"))
     windows = [attention.settings.window for attention in decoder.attentions]
     masks = [surroundings.mask for surroundings in decoder.surroundings(0, LENGTH)]
     assert len({id(mask) for mask in masks}) == len(set(windows)) == 2
@@ -166,7 +167,7 @@ def test_what_an_earlier_text_left_in_the_cache_is_not_seen() -> None:
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "gemma3_text"])
 def test_both_attention_operators_agree(model_type: str) -> None:
     model = tiny_model(model_type, **WINDOWED.get(model_type, {}))
-    decoder = build_decoder(model, DecoderOptions(32, "custom_sdpa", all_logits=True))
+    decoder = build_decoder(model, LowerSettings(max_length=32, attention="custom_sdpa", logits="all"))
     custom = decoder.deployed(decoder.entry, list(decoder.middles), decoder.exit)
     tokens = tiny_tokens(LENGTH)
     for lengths in ((LENGTH,), (10, 1, 13)):
@@ -178,7 +179,7 @@ def test_both_attention_operators_agree(model_type: str) -> None:
 def test_the_last_tokens_logits_are_the_last_of_all() -> None:
     tokens, position = tiny_tokens(LENGTH), torch.tensor([0])
     every = eager_decoder(tiny_model())(tokens, position)
-    last = build_decoder(tiny_model(), DecoderOptions(32))(tokens, position)
+    last = build_decoder(tiny_model(), LowerSettings(max_length=32))(tokens, position)
     assert last.shape == (1, 1, 256)
     torch.testing.assert_close(last, every[:, -1:], rtol=0, atol=1e-5)
 
@@ -194,18 +195,18 @@ def test_weights_are_not_copied() -> None:
 @pytest.mark.parametrize("max_length", [1, 129])
 def test_a_length_that_the_model_does_not_have_is_refused(max_length: int) -> None:
     with pytest.raises(SharpError, match=rf"lower.max_length {max_length} is outside 2…128"):
-        build_decoder(tiny_model(), DecoderOptions(max_length))
+        build_decoder(tiny_model(), LowerSettings(max_length=max_length))
 
 
 def test_rope_that_changes_with_the_text_is_refused() -> None:
     model = tiny_model(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
     with pytest.raises(SharpError, match="RoPE type 'dynamic' changes with the text's length"):
-        build_decoder(model, DecoderOptions(32))
+        build_decoder(model, LowerSettings(max_length=32))
 
 
 def test_soft_capped_scores_need_portable_attention() -> None:
     with pytest.raises(SharpError, match=r"gemma2 soft-caps attention scores.*use lower.attention: portable"):
-        build_decoder(tiny_model("gemma2"), DecoderOptions(32, "custom_sdpa"))
+        build_decoder(tiny_model("gemma2"), LowerSettings(max_length=32, attention="custom_sdpa"))
 
 
 @pytest.mark.parametrize("cuts", [(0, 40), (20, 16)])

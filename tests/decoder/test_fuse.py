@@ -7,15 +7,17 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.fuse import FusedMLP, Projections, fuse, linear
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segments import GatedMLP
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.families import mlp_weights
 from sharp_mobile.model.share import SharedMLP, recovery_parameters, share_layers, shared_layers
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
 
 RANK = 32
@@ -142,9 +144,9 @@ def mlps(decoder: Decoder) -> list[Any]:
 
 @pytest.mark.parametrize("quantized", [False, True])
 def test_a_reference_and_its_targets_hold_the_same_objects(quantized: bool) -> None:
-    decoder = build_decoder(shared_model(), DecoderOptions(16))
+    decoder = build_decoder(shared_model(), LowerSettings(max_length=16))
     if quantized:
-        quantize(decoder, QuantizeOptions())
+        quantize(decoder, QuantizeSettings(lm_head=4, recovery=4))
     _, reference, first, second, other, _ = mlps(decoder)
     for name in ("gate", "up", "down"):
         assert isinstance(getattr(reference, name), QuantizedLinear) == quantized
@@ -161,8 +163,8 @@ def activation_quantizations(mlp: nn.Module) -> int:
 
 def test_an_input_is_quantized_once_for_all_that_read_it() -> None:
     """A plain MLP quantizes x and h. A target quantizes x, for gate, up and the stacked A; its two halves; h; A_d h."""
-    decoder = build_decoder(shared_model(), DecoderOptions(16))
-    quantize(decoder, QuantizeOptions())
+    decoder = build_decoder(shared_model(), LowerSettings(max_length=16))
+    quantize(decoder, QuantizeSettings(lm_head=4, recovery=4))
     _, reference, target, *_ = mlps(decoder)
     assert isinstance(target, FusedMLP)
     assert activation_quantizations(reference) == 2

@@ -8,7 +8,7 @@ from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 from transformers import PreTrainedModel
 
 import sharp_mobile.decoder.decoder as decoder_module
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.translation import (
     _check_activations,
     check_translation,
@@ -17,6 +17,7 @@ from sharp_mobile.decoder.translation import (
 )
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 
@@ -54,7 +55,7 @@ PLAIN: dict[str, dict[str, Any]] = {"gemma2": {"sliding_window": 64}, "gemma3_te
 
 
 def decoder_of(model: PreTrainedModel, max_length: int = LENGTH) -> Decoder:
-    return build_decoder(model, DecoderOptions(max_length, "portable"))
+    return build_decoder(model, LowerSettings(max_length=max_length, attention="portable"))
 
 
 @pytest.mark.slow

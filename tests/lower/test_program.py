@@ -8,14 +8,16 @@ import pytest
 import torch
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.pipeline import eager_step
 from sharp_mobile.pte.runtime import Step, greedy, load_pte, whole_window
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.verify.agreement import TOLERANCE_INTEGER, compare
 
@@ -45,7 +47,7 @@ def in_pieces(step: Step, tokens: torch.Tensor, *lengths: int) -> torch.Tensor:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_float_program_of_every_family_is_its_eager_decoder(model_type: str, tmp_path: Path) -> None:
     model = tiny_model(model_type, num_hidden_layers=2, **OPTIONS.get(model_type, {}))
-    decoder = build_decoder(model, DecoderOptions(MAX_LENGTH, "portable", all_logits=True))
+    decoder = build_decoder(model, LowerSettings(max_length=MAX_LENGTH, attention="portable", logits="all"))
     tokens = tiny_tokens(LENGTH)
     expected = eager_step(decoder)(tokens, 0)
     lowered, _ = lower_segments(decoder)
@@ -64,8 +66,8 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Decoder, Path]:
     """A quantized llama of three layers, the second a direct share of the first, and its `.pte`."""
     model = tiny_model(num_hidden_layers=3)
     share_layers(model, SharePlan.parse("direct:1:2", 3), Recovery("lora", 0))
-    decoder = build_decoder(model, DecoderOptions(MAX_LENGTH))
-    quantize(decoder, QuantizeOptions(linear=4, group_size=32, embedding=4, lm_head=8))
+    decoder = build_decoder(model, LowerSettings(max_length=MAX_LENGTH))
+    quantize(decoder, QuantizeSettings(linear=4, group_size=32, embedding=4, lm_head=8, recovery=4))
     path = tmp_path_factory.mktemp("quantized") / "model.pte"
     write(lower_segments(decoder)[0], path)
     decoder.options = replace(decoder.options, all_logits=True)
@@ -87,7 +89,7 @@ def test_a_quantized_program_predicts_what_its_eager_decoder_predicts(quantized:
 
 @pytest.mark.slow
 def test_another_models_program_is_not_taken_for_this_one(quantized: tuple[Decoder, Path]) -> None:
-    other = build_decoder(tiny_model(num_hidden_layers=3, seed=1), DecoderOptions(MAX_LENGTH, all_logits=True))
+    other = build_decoder(tiny_model(num_hidden_layers=3, seed=1), LowerSettings(max_length=MAX_LENGTH, logits="all"))
     agreement = compare(lambda: load_pte(quantized[1]), eager_step(other), [5, 6, 7], 8, [], TOLERANCE_INTEGER)
     assert "more than the tolerated 0.1" in agreement.problems()[0]
     assert agreement.agreeing < 8
@@ -119,7 +121,9 @@ def test_a_text_that_fills_the_cache_is_taken_and_a_longer_one_refused(quantized
 @pytest.mark.slow
 @pytest.mark.parametrize("all_logits", [True, False], ids=["all", "last"])
 def test_a_long_prompt_goes_in_chunks(all_logits: bool, tmp_path: Path) -> None:
-    options = DecoderOptions(64, "portable", all_logits, prefill_chunk=4)
+    options = LowerSettings(
+        max_length=64, attention="portable", logits="all" if all_logits else "last", prefill_chunk=4
+    )
     decoder = build_decoder(tiny_model(num_hidden_layers=2), options)
     program = assemble(lower_segments(decoder)[0], {"get_max_context_len": 64, "get_max_seq_len": 4})
     (tmp_path / "model.pte").write_bytes(program.buffer)
@@ -133,7 +137,9 @@ def test_a_long_prompt_goes_in_chunks(all_logits: bool, tmp_path: Path) -> None:
 def test_portable_attention_writes_its_cache_in_place_and_plans_memory_for_it_once(tmp_path: Path) -> None:
     length = 1024
     model = tiny_model(num_hidden_layers=4, max_position_embeddings=length)
-    decoder = lower_segments(build_decoder(model, DecoderOptions(length, "portable", prefill_chunk=8)))[0]
+    decoder = lower_segments(
+        build_decoder(model, LowerSettings(max_length=length, attention="portable", prefill_chunk=8))
+    )[0]
     caches = sum(cache.numel() * 4 for a in decoder.attentions for cache in (a.k_cache, a.v_cache))
     method = assemble(decoder, {}).executorch_program.execution_plan[0]
     names = {operator.name for operator in method.operators}

@@ -7,11 +7,13 @@ import torch
 from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.bench.runner import Task, launch
-from sharp_mobile.decoder.decoder import DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import build_decoder
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.pte_file import write_pte_file
 from sharp_mobile.pte.runtime import load_pte
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.recipe.lower_settings import LowerSettings
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.verify.inspect import inspect_pte
 
 pytestmark = pytest.mark.slow
@@ -26,8 +28,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     model = tiny_model(
         num_hidden_layers=2, tie_word_embeddings=True, vocab_size=VOCABULARY, hidden_size=HIDDEN, head_dim=32
     )
-    decoder = build_decoder(model, DecoderOptions(32, "portable"))
-    quantize(decoder, QuantizeOptions(lm_head=8))
+    decoder = build_decoder(model, LowerSettings(max_length=32, attention="portable"))
+    quantize(decoder, QuantizeSettings(recovery=4))
     program = assemble(lower_segments(decoder)[0], LENGTH)
     directory = tmp_path_factory.mktemp("tied")
     write_pte_file(program, directory / "once.pte")
@@ -63,8 +65,8 @@ def test_it_computes_the_same(files: tuple[Path, Path], runner: Path, tmp_path: 
 
 
 def test_a_program_without_tied_weights_is_written_as_executorch_writes_it(tmp_path: Path) -> None:
-    decoder = build_decoder(tiny_model(num_hidden_layers=2), DecoderOptions(32, "portable"))
-    quantize(decoder, QuantizeOptions(group_size=32))
+    decoder = build_decoder(tiny_model(num_hidden_layers=2), LowerSettings(max_length=32, attention="portable"))
+    quantize(decoder, QuantizeSettings(group_size=32, lm_head=4, recovery=4))
     program = assemble(lower_segments(decoder)[0], LENGTH)
     write_pte_file(program, tmp_path / "model.pte")
     assert (tmp_path / "model.pte").read_bytes() == program.buffer

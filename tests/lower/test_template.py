@@ -18,14 +18,16 @@ from tiny_models import tiny_model
 from torch import nn
 from transformers.activations import ACT2FN
 
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.segments import lowerable
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.template import Template, kind_of, trace_template
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.pte.runtime import quiet_native
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize, quantize_linear
+from sharp_mobile.quantize.nearest import quantize, quantize_linear
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
 
 LONGEST = 15
@@ -44,9 +46,9 @@ def make_decoder(quantized: bool) -> Decoder:
     share_layers(model, SharePlan.parse("2:3", 4), Recovery("lora", 32))
     for _, parameter in recovery_parameters(model):
         nn.init.normal_(parameter, std=0.3)
-    decoder = build_decoder(model.requires_grad_(False), DecoderOptions(LONGEST + 1))
+    decoder = build_decoder(model.requires_grad_(False), LowerSettings(max_length=LONGEST + 1))
     if quantized:
-        quantize(decoder, QuantizeOptions(lm_head=8, recovery=8))
+        quantize(decoder, QuantizeSettings())
     return decoder
 
 
@@ -114,7 +116,7 @@ def test_an_instance_has_its_own_bits_and_groups(group: int | None, template: Te
     """A segment with one linear unlike those of the template's, against what its own template gives; and back."""
     segment = make_decoder(quantized=False).middles[0]
     down = quantize_linear(segment.end.mlp.down, 4 if group else 8, group or 0)
-    quantize(segment, QuantizeOptions(recovery=8))
+    quantize(segment, QuantizeSettings(lm_head=4))
     plain = template.instance(segment)[0].lowered.processed_bytes
     segment.end.mlp.down = down
     own = trace_template(segment, inputs(8), LENGTH).instance(segment)[0].lowered
@@ -150,11 +152,11 @@ def test_kinds_tell_structures_apart_and_neither_tensors_nor_bits() -> None:
     decoder = make_decoder(quantized=False)
     plain, reference, target = decoder.middles
     assert kind_of(plain) == kind_of(reference) != kind_of(target)
-    other = build_decoder(tiny_model(num_hidden_layers=4, seed=1), DecoderOptions(LONGEST + 1))
+    other = build_decoder(tiny_model(num_hidden_layers=4, seed=1), LowerSettings(max_length=LONGEST + 1))
     assert kind_of(other.middles[0]) == kind_of(plain)
     before = kind_of(plain)
     plain.end.mlp.down = quantize_linear(plain.end.mlp.down, 8, 0)
-    quantize(decoder, QuantizeOptions(recovery=8))
+    quantize(decoder, QuantizeSettings(lm_head=4))
     assert before != kind_of(plain) == kind_of(reference)
 
 

@@ -8,7 +8,7 @@ from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
 from sharp_mobile.decoder import segment_walk as walk
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segment_walk import linears_of, segments_of
 from sharp_mobile.model.share import recovery_parameters, share_layers
@@ -21,10 +21,11 @@ from sharp_mobile.quantize.bit_allocation import (
     sensitivities,
 )
 from sharp_mobile.quantize.gptq import round_to_text
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recipe.settings import QuantizeSection
 from sharp_mobile.verify.estimate import file_bytes
 
 GROUP = 32
@@ -41,7 +42,7 @@ def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain_decoder(family: str = "llama") -> Decoder:
-    options = DecoderOptions(64, attention="portable", all_logits=True)
+    options = LowerSettings(max_length=64, attention="portable", logits="all")
     return build_decoder(tiny_model(family, num_hidden_layers=4), options)
 
 
@@ -50,7 +51,7 @@ def shared_decoder() -> Decoder:
     share_layers(model, SharePlan.parse("2:3", 4), Recovery("lora", 8))
     for _, parameter in recovery_parameters(model):
         nn.init.normal_(parameter, std=0.02)
-    return build_decoder(model, DecoderOptions(64, all_logits=True))
+    return build_decoder(model, LowerSettings(max_length=64, logits="all"))
 
 
 def distinct_linears(decoder: Decoder) -> list[nn.Linear]:
@@ -153,8 +154,8 @@ def test_bytes_go_where_one_saves_the_most_and_the_budget_is_kept() -> None:
 
 
 def test_a_decoder_has_as_many_bytes_more_as_were_foretold() -> None:
-    def rounded(fragile: float) -> Decoder:
-        decoder, options = shared_decoder(), QuantizeOptions(fragile=fragile, recovery=8)
+    def rounded(budget: float) -> Decoder:
+        decoder, options = shared_decoder(), QuantizeSettings(lm_head=4, eight_bit_budget=budget)
         round_to_text(decoder, windows(), options)
         quantize(decoder, options)
         return decoder
@@ -177,5 +178,5 @@ def test_bytes_by_hand() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_a_share_is_from_0_to_1(share: float) -> None:
-    with pytest.raises(ValidationError, match="fragile"):
-        QuantizeSection(fragile=share)
+    with pytest.raises(ValidationError, match="eight_bit_budget"):
+        QuantizeSettings(eight_bit_budget=share)

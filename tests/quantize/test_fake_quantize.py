@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from tiny_models import tiny_model, tiny_tokens
 
-from sharp_mobile.decoder.decoder import DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import build_decoder
 from sharp_mobile.decoder.fuse import Projections, fuse, linear
 from sharp_mobile.model.families import mlp_weights
 from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
 from sharp_mobile.quantize.fake_quantize import simulated
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
 
 PLAN = SharePlan.parse("2:3, 4:5", 6)
@@ -29,7 +31,11 @@ KINDS: dict[str, Recovery | dict[int, Recovery]] = {
     },
     "adapters": {layer: Recovery("lora", 32) for layer in range(6)},
 }
-OPTIONS = (QuantizeOptions(), QuantizeOptions(lm_head=8, recovery=8), QuantizeOptions(linear=8, recovery="float"))
+OPTIONS = (
+    QuantizeSettings(lm_head=4, recovery=4),
+    QuantizeSettings(),
+    QuantizeSettings(linear=8, recovery="float", lm_head=4),
+)
 
 
 def shared_model(recovery: Any = KINDS["lora"], model_type: str = "llama", **overrides: Any) -> Any:
@@ -43,7 +49,7 @@ def shared_model(recovery: Any = KINDS["lora"], model_type: str = "llama", **ove
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_target_computes_as_its_exported_form(kind: str, options: QuantizeOptions) -> None:
+def test_a_target_computes_as_its_exported_form(kind: str, options: QuantizeSettings) -> None:
     model = shared_model(KINDS[kind], mlp_bias=True)
     x = torch.randn(1, 9, 64)
     for mlp in shared_layers(model).values():
@@ -63,8 +69,8 @@ def test_a_target_computes_as_its_exported_form(kind: str, options: QuantizeOpti
 def test_a_whole_model_computes_as_the_quantized_decoder(model_type: str, tied: bool) -> None:
     """But for what a code at the border between two decides (see lower/check.py): compared in what it predicts."""
     model, tokens = shared_model(model_type=model_type, tie_word_embeddings=tied), tiny_tokens(24)
-    options = QuantizeOptions(lm_head=8, recovery=8)
-    decoder = build_decoder(model, DecoderOptions(32, "portable", all_logits=True))
+    options = QuantizeSettings()
+    decoder = build_decoder(model, LowerSettings(max_length=32, attention="portable", logits="all"))
     quantize(decoder, options)
     with torch.no_grad():
         expected = decoder(tokens, torch.tensor([0])).log_softmax(-1)
@@ -81,7 +87,7 @@ def test_a_whole_model_computes_as_the_quantized_decoder(model_type: str, tied: 
 def test_afterwards_and_while_suspended_it_is_the_float_model() -> None:
     model, tokens = shared_model(), tiny_tokens(24)
     before, names = model(tokens).logits, dict(model.named_parameters())
-    with simulated(model, QuantizeOptions()) as simulation:
+    with simulated(model, QuantizeSettings(lm_head=4, recovery=4)) as simulation:
         inside = model(tokens).logits
         assert dict(model.named_parameters()).keys() == names.keys()
         with simulation.suspended():
@@ -102,7 +108,7 @@ def test_recovery_parameters_learn_through_the_rounding(kind: str) -> None:
     trained = [parameter for _, parameter in recovery_parameters(model)]
     optimizer = torch.optim.Adam(trained, lr=3e-3)
     losses = []
-    with simulated(model, QuantizeOptions(lm_head=8)):
+    with simulated(model, QuantizeSettings(recovery=4)):
         for _ in range(25):
             loss = F.mse_loss(model(tokens).logits, expected)
             optimizer.zero_grad()

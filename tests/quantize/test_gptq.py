@@ -7,20 +7,22 @@ import torch
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.quantize.gptq import clipped_scales, round_to_text, round_weight
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize, quantize_weight
+from sharp_mobile.quantize.nearest import quantize, quantize_weight
 from sharp_mobile.quantize.run import check_lowerable
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recipe.settings import QuantizeSection, Recipe
+from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recovery.run import open_recipe
 
 GROUP, WIDTH, OUT = 32, 128, 48
-OPTIONS = QuantizeOptions(group_size=GROUP)
+OPTIONS = QuantizeSettings(group_size=GROUP, lm_head=4, recovery=4, eight_bit_budget=0)
 DTYPES = (torch.bfloat16, torch.float32)
 
 
@@ -93,12 +95,12 @@ def shared_decoder() -> Decoder:
     share_layers(model, SharePlan.parse("2:3", 4), Recovery("lora", 8))
     for _, parameter in recovery_parameters(model):
         nn.init.normal_(parameter, std=0.02)
-    return build_decoder(model, DecoderOptions(64))
+    return build_decoder(model, LowerSettings(max_length=64))
 
 
 def test_a_shared_weight_stays_one_and_sees_all_its_users() -> None:
     decoder, windows = shared_decoder(), torch.cat([tiny_tokens(48, seed=seed) for seed in range(4)])
-    alone = build_decoder(tiny_model(num_hidden_layers=4), DecoderOptions(64))
+    alone = build_decoder(tiny_model(num_hidden_layers=4), LowerSettings(max_length=64))
     for one in (decoder, alone):
         round_to_text(one, windows, OPTIONS)
     assert not decoder.options.all_logits
@@ -115,13 +117,15 @@ def test_quantizing_leaves_what_is_rounded_and_takes_the_rest() -> None:
     decoder = shared_decoder()
     round_to_text(decoder, tiny_tokens(48), OPTIONS)
     codes = decoder.middles[0].start.k.codes
-    quantize(decoder, OPTIONS._replace(recovery=8))
+    quantize(decoder, OPTIONS.model_copy(update={"recovery": 8}))
     assert decoder.middles[0].start.k.codes is codes
     assert not any(isinstance(module, nn.Linear) for module in decoder.modules())
 
 
 def test_weights_of_a_shorter_type_are_rounded_as_the_same_numbers_in_float() -> None:
-    short, long = (build_decoder(tiny_model().to(torch.bfloat16).to(dtype), DecoderOptions(64)) for dtype in DTYPES)
+    short, long = (
+        build_decoder(tiny_model().to(torch.bfloat16).to(dtype), LowerSettings(max_length=64)) for dtype in DTYPES
+    )
     for decoder in (short, long):
         round_to_text(decoder, tiny_tokens(48), OPTIONS)
         quantize(decoder, OPTIONS)
@@ -134,7 +138,7 @@ def test_it_needs_a_text_and_no_quantization_aware_recovery(tmp_path: Path) -> N
     recipe = Recipe(model=str(tmp_path / "model"), quantize={"rounding": "gptq"}, lower={"max_length": 64})
     with pytest.raises(SharpError, match=r"rounding: gptq reads text, and there is no tokenizer"):
         check_lowerable(recipe, open_recipe(recipe).checkpoint)
-    other = recipe.model_copy(update={"quantize": QuantizeSection(rounding="auto")})
+    other = recipe.model_copy(update={"quantize": QuantizeSettings(rounding="auto")})
     check_lowerable(other, open_recipe(other).checkpoint)
     with pytest.raises(ValueError, match="exclude each other"):
         Recipe(model="a", quantize={"rounding": "gptq"}, recovery={"quantization_aware": True})

@@ -8,7 +8,7 @@ from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.integer import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -21,14 +21,15 @@ from sharp_mobile.decoder.integer import (
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.quantize.nearest import (
-    QuantizeOptions,
     quantize,
     quantize_embedding,
     quantize_linear,
     quantize_weight,
     recovery_group,
 )
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
 
 
@@ -43,7 +44,7 @@ def shared_decoder(rank: int = 32, **overrides: Any) -> Decoder:
     share_layers(model, SharePlan.parse("2:3,4", 6), Recovery("lora", rank))
     for _, parameter in recovery_parameters(model):
         nn.init.normal_(parameter, std=0.3)
-    return build_decoder(model.requires_grad_(False), DecoderOptions(32, "portable", all_logits=True))
+    return build_decoder(model.requires_grad_(False), LowerSettings(max_length=32, attention="portable", logits="all"))
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])
@@ -187,7 +188,7 @@ def test_float_leaves_weights_alone() -> None:
 
 def test_every_kind_of_weight_gets_its_bits() -> None:
     decoder = shared_decoder()
-    quantize(decoder, QuantizeOptions(linear=4, group_size=32, embedding=8, lm_head=8, recovery=4))
+    quantize(decoder, QuantizeSettings(linear=4, group_size=32, embedding=8, lm_head=8, recovery=4))
     bits: dict[str, set[tuple[int, int]]] = {"linear": set(), "recovery": set(), "lm_head": set()}
     for name, module in decoder.named_modules():
         assert not isinstance(module, nn.Linear | nn.Embedding), name
@@ -201,16 +202,16 @@ def test_every_kind_of_weight_gets_its_bits() -> None:
 
 def test_a_float_recovery_stays_float_beside_integers() -> None:
     decoder = shared_decoder(rank=5)
-    quantize(decoder, QuantizeOptions(recovery="float", lm_head="float"))
+    quantize(decoder, QuantizeSettings(recovery="float", lm_head="float"))
     kept = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
     assert kept == {"low", "gate_out", "up_out", "down_in", "down_out", "lm_head"}
 
 
 def test_quantizing_twice_changes_nothing() -> None:
     decoder, tokens = shared_decoder(), tiny_tokens()
-    quantize(decoder, QuantizeOptions())
+    quantize(decoder, QuantizeSettings(lm_head=4, recovery=4))
     modules, logits = list(decoder.modules()), decoder(tokens, torch.tensor([0]))
-    quantize(decoder, QuantizeOptions(linear=8))
+    quantize(decoder, QuantizeSettings(linear=8, lm_head=4, recovery=4))
     assert list(decoder.modules()) == modules
     assert torch.equal(decoder(tokens, torch.tensor([0])), logits)
 
@@ -219,7 +220,7 @@ def test_quantizing_twice_changes_nothing() -> None:
 def test_tied_weights_have_one_set_of_codes_where_both_have_8_bits(tied: bool, lm_head: Any, bits: int) -> None:
     decoder = shared_decoder(tie_word_embeddings=tied)
     table, tokens = decoder.embedding.weight.detach().clone(), tiny_tokens()
-    quantize(decoder, QuantizeOptions(group_size=32, lm_head=lm_head))
+    quantize(decoder, QuantizeSettings(group_size=32, lm_head=lm_head, recovery=4))
     assert decoder.embedding.bits == bits
     assert (decoder.embedding.codes is getattr(decoder.exit.head.lm_head, "codes", None)) == (bits == 8)
     torch.testing.assert_close(decoder.embedding(tokens), table[tokens], rtol=0, atol=0.6 * 2.0**-bits)
@@ -228,14 +229,14 @@ def test_tied_weights_have_one_set_of_codes_where_both_have_8_bits(tied: bool, l
 def test_tied_weights_are_quantized_apart_if_they_should_be() -> None:
     """The embedding is looked up and the LM head multiplied: two operators, two layouts, two numbers of bits."""
     decoder = shared_decoder(tie_word_embeddings=True)
-    quantize(decoder, QuantizeOptions(embedding=4, lm_head=8))
+    quantize(decoder, QuantizeSettings(embedding=4, lm_head=8, recovery=4))
     assert (decoder.embedding.bits, decoder.exit.head.lm_head.bits) == (4, 8)
 
 
 def test_8_bits_keep_the_predictions() -> None:
     decoder, tokens = shared_decoder(), tiny_tokens()
     exact = decoder(tokens, torch.tensor([0])).log_softmax(-1)
-    quantize(decoder, QuantizeOptions(linear=8, embedding=8, lm_head=8, recovery=8))
+    quantize(decoder, QuantizeSettings(linear=8, embedding=8, lm_head=8, recovery=8))
     rounded = decoder(tokens, torch.tensor([0])).log_softmax(-1)
     divergence = (exact.exp() * (exact - rounded)).sum(-1).mean()
     assert 0 < divergence < 0.02
@@ -243,15 +244,15 @@ def test_8_bits_keep_the_predictions() -> None:
 
 def test_a_group_that_does_not_divide_names_the_weight() -> None:
     with pytest.raises(SharpError, match=r"^embedding: group size 128 does not divide the input width 64"):
-        quantize(shared_decoder(), QuantizeOptions(group_size=128))
+        quantize(shared_decoder(), QuantizeSettings(group_size=128, lm_head=4, recovery=4))
     with pytest.raises(SharpError, match=r"^\S*\.down: group size 64 does not divide the input width 96"):
-        quantize(shared_decoder(), QuantizeOptions(group_size=64, lm_head=8))
+        quantize(shared_decoder(), QuantizeSettings(group_size=64, lm_head=8, recovery=4))
 
 
 def test_a_rank_that_4_bits_cannot_take_is_refused() -> None:
     with pytest.raises(SharpError, match=r"recovery\.\w+: 4-bit recovery .* multiple of 32, not 40; .*recovery: 8"):
-        quantize(shared_decoder(rank=40), QuantizeOptions(recovery=4))
-    quantize(shared_decoder(rank=40), QuantizeOptions(recovery=8))
+        quantize(shared_decoder(rank=40), QuantizeSettings(lm_head=4, recovery=4))
+    quantize(shared_decoder(rank=40), QuantizeSettings(lm_head=4, recovery=8))
 
 
 @pytest.mark.parametrize(("rank", "group"), [(32, 32), (64, 64), (96, 32), (128, 128), (192, 64), (384, 128)])

@@ -12,8 +12,8 @@ from tiny_models import tiny_config
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.load import load_recipe, recipe_files, recipe_name, setting_sections
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.plan_budget import PlanBudget, is_auto
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recovery.plan_search.stage import Budget, is_auto
 
 
 def write(directory: Path, text: str) -> str:
@@ -27,7 +27,7 @@ def test_every_shipped_recipe_loads_and_its_plan_parses(name: str) -> None:
     recipe = load_recipe(name)
     recipe.check_exportable()
     if is_auto(recipe.plan):
-        assert Budget.parse(recipe.plan).amount < 1
+        assert PlanBudget.parse(recipe.plan).amount < 1
     else:
         assert SharePlan.parse(recipe.plan, 30).is_none == (name == "smollm2-135m-unshared")
     first_line = recipe_files()[name].read_text().splitlines()[0]
@@ -47,7 +47,7 @@ def test_a_recipe_needs_only_a_model(tmp_path: Path) -> None:
 
 def test_a_model_without_a_recipe_gets_the_defaults_and_shares_nothing(tmp_path: Path) -> None:
     for model in ("smollm2-135m-instruct", str(tmp_path), "meta-llama/Llama-3.2-1B"):
-        assert load_recipe(model) == Recipe(model=model, plan="none", quantize={"rounding": "auto"})
+        assert load_recipe(model) == Recipe(model=model)
 
 
 def test_recovery_parameters_by_layer(tmp_path: Path) -> None:
@@ -302,16 +302,127 @@ def test_the_papers_warm_up_can_be_written(tmp_path: Path) -> None:
     assert (section.adam_epochs, section.adam_batch, section.workers) == (5, 512, 2)
 
 
+def test_weights_are_rounded_by_text_wherever_that_is_possible(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "model: a/b\n"))
+    assert recipe.rounds_to_text(tokenizer=True)
+    assert not recipe.rounds_to_text(tokenizer=False)
+    for without in ({"rounding": "nearest"}, {"quantization_aware": True}, {"linear": 8}, {"linear": "float"}):
+        assert not load_recipe(write(tmp_path, "model: a/b\n"), **without).rounds_to_text(tokenizer=True)
+    assert load_recipe(write(tmp_path, "model: a/b\nquantize: {rounding: gptq}\n")).rounds_to_text(tokenizer=False)
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_the_shipped_recipes_are_rounded_as_they_were_measured(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.rounds_to_text(tokenizer=True) == (name != "smollm2-135m-s62")
+    assert (recipe.quantize.lm_head, recipe.quantize.eight_bit_budget) == (8, 0.05)
+
+
+def test_an_old_name_is_answered_with_the_new_one(tmp_path: Path) -> None:
+    with pytest.raises(SharpError) as error:
+        load_recipe(write(tmp_path, "model: a/b\nquantize: {fragile: 0.09}\n"))
+    assert str(error.value).endswith("mine.yaml: quantize.fragile: is called eight_bit_budget now; rename it")
+    for name in ("fragile", "quantize.fragile"):
+        with pytest.raises(SharpError, match=f"^{name}: is called eight_bit_budget now; rename it$"):
+            load_recipe("a/b", **{name: "0.09"})
+
+
+WRONG_VALUES = {
+    "finetune": {
+        "epochs: -1": "epochs: Input should be greater than or equal to 0, not -1",
+        "epochs: .inf": "epochs: Input should be a finite number",
+        "max_steps: -3": "max_steps: Input should be greater than or equal to 0",
+        "distillation: 1.5": "distillation: Input should be less than or equal to 1, not 1.5",
+        "distillation: -0.1": "distillation: Input should be greater than or equal to 0",
+        "learning_rate: 0": "learning_rate: Input should be greater than 0, not 0",
+        "learning_rate: .nan": "learning_rate: Input should be a finite number",
+        "learning_rate: .inf": "learning_rate: Input should be a finite number",
+        "warmup_ratio: 1": "warmup_ratio: Input should be less than 1",
+        "warmup_ratio: -0.5": "warmup_ratio: Input should be greater than or equal to 0",
+        "schedule: step": "schedule: Input should be 'cosine', 'linear' or 'constant'",
+        "weight_decay: -1": "weight_decay: Input should be greater than or equal to 0",
+        "max_grad_norm: -1": "max_grad_norm: Input should be greater than or equal to 0",
+        "batch_size: 0": "batch_size: Input should be greater than or equal to 1",
+        "micro_batch: 0": "micro_batch: Input should be greater than or equal to 1",
+        "seed: -1": "seed: Input should be greater than or equal to 0",
+        "seed: 4294967296": "seed: Input should be less than or equal to 4294967295",
+        "precision: float16": "precision: Input should be 'auto', 'float32' or 'bfloat16'",
+        "log_every: 0": "log_every: Input should be greater than or equal to 1",
+        "save_every: 0": "save_every: Input should be greater than or equal to 1",
+        "evaluate_every: 0": "evaluate_every: Input should be greater than or equal to 1",
+        "keep: 0": "keep: Input should be greater than or equal to 1",
+        "length: 1": "length: Input should be greater than or equal to 2",
+        "validation_windows: 0": "validation_windows: Input should be greater than or equal to 1",
+        "batch_size: 4, micro_batch: 3": "batch_size: 4 must be a multiple of micro_batch x processes = 3 x 1; use 6",
+        "max_steps: 9, keep_best: true": "keep_best compares evaluations; set evaluate_every",
+        "max_steps: 9, keep_best: true, evaluate_every: 10": "there is none in 9 steps; use evaluate_every: 9 or less",
+    },
+    "warmup": {
+        "window: 1": "window: Input should be greater than or equal to 2",
+        "windows: 0": "windows: Input should be greater than or equal to 1",
+        "method: sgd": "method: Input should be 'closed_form', 'adam' or 'closed_form_adam'",
+        "inputs: both": "inputs: Input should be 'sequential' or 'original'",
+        "adam_epochs: 0": "adam_epochs: Input should be greater than or equal to 1",
+        "adam_lr: 0": "adam_lr: Input should be greater than 0",
+        "adam_lr: .nan": "adam_lr: Input should be a finite number",
+        "adam_batch: 0": "adam_batch: Input should be greater than or equal to 1",
+        "workers: 0": "workers: Input should be greater than or equal to 1",
+        "workers: 2": "workers cannot share targets that are fitted one after the other; use inputs: original, or",
+    },
+    "quantize": {
+        "eight_bit_budget: -0.1": "eight_bit_budget: Input should be greater than or equal to 0",
+        "eight_bit_budget: 1.5": "eight_bit_budget: Input should be less than or equal to 1",
+        "eight_bit_budget: .nan": "eight_bit_budget: Input should be a finite number",
+    },
+    "recovery": {
+        "neurons: -1": "neurons: Input should be greater than or equal to 0",
+        "bypass: -1": "bypass: Input should be greater than or equal to 0",
+        "adapters: -1": "adapters: Input should be greater than or equal to 0",
+        "reference: false": "without the reference",
+    },
+    "auto": {
+        "auto_windows: 3": "auto_windows: Input should be greater than or equal to 4",
+        "reach: 9": "reach: Input should be less than or equal to 8",
+    },
+    "lower": {"prefill_chunk: 1": "prefill_chunk: Input should be greater than or equal to 2"},
+}
+
+
 @pytest.mark.parametrize(
-    ("setting", "says"),
+    ("section", "setting", "says"),
+    [(section, setting, says) for section, cases in WRONG_VALUES.items() for setting, says in cases.items()],
+)
+def test_a_wrong_value_is_refused_when_the_recipe_is_read(
+    tmp_path: Path, section: str, setting: str, says: str
+) -> None:
+    with pytest.raises(SharpError) as error:
+        load_recipe(write(tmp_path, f"model: a/b\n{section}: {{{setting}}}\n"))
+    message = str(error.value)
+    assert f"mine.yaml: {section}" in message or "mine.yaml: recovery " in message
+    assert says in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
     [
-        ("method: sgd", "warmup.method: Input should be 'closed_form', 'adam' or 'closed_form_adam'"),
-        ("adam_lr: 0", "warmup.adam_lr: Input should be greater than 0"),
-        ("adam_lr: .nan", "warmup.adam_lr: Input should be a finite number"),
-        ("adam_epochs: 0", "warmup.adam_epochs: Input should be greater than or equal to 1"),
-        ("workers: 2", "warmup: workers cannot share targets that are fitted one after the other"),
+        ("recovery: {quantization_aware: true}\nquantize: {rounding: gptq}", "exclude each other; leave one out"),
+        (
+            "recovery: {quantization_aware: true}\nwarmup: {inputs: original}",
+            "warmup.inputs: original inputs cannot be quantization-aware; use sequential",
+        ),
+        ("plan: auto 12 parsecs", "plan 'auto 12 parsecs': name a budget, such as 'auto s=0.62'"),
     ],
 )
-def test_a_wrong_warm_up_is_named(tmp_path: Path, setting: str, says: str) -> None:
-    with pytest.raises(SharpError, match=says):
-        load_recipe(write(tmp_path, f"model: models/mine\nwarmup: {{{setting}}}\n"))
+def test_settings_that_exclude_each_other_are_refused_when_the_recipe_is_read(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(SharpError) as error:
+        load_recipe(write(tmp_path, f"model: a/b\n{text}\n"))
+    assert str(error.value).startswith(str(tmp_path / "mine.yaml: "))
+    assert says in str(error.value)
+
+
+def test_fine_tuning_of_a_recipe_is_switched_off_by_no_steps() -> None:
+    assert load_recipe("smollm2-135m-s62").finetune.is_on
+    assert not load_recipe("smollm2-135m-s62", max_steps=0).finetune.is_on

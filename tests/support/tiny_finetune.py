@@ -11,9 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.model.share import recovery_parameters, share_layers
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recovery.finetune.run import FinetuneReport, FinetuneSettings, finetune
+from sharp_mobile.recovery.finetune.run import FinetuneReport, finetune
 from sharp_mobile.recovery.finetune.teacher import target_mlps
 from sharp_mobile.text.conversation import IGNORED
 

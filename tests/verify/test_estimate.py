@@ -10,12 +10,14 @@ from transformers import AutoModelForCausalLM
 
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.checkpoint.meta_model import open_blueprint
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.pipeline import ExportResult
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
+from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.verify.estimate import file_bytes, resident_bytes
@@ -27,19 +29,19 @@ NOTHING = SharePlan.parse("none", 6)
 MLP, MLP_SCALES = 3 * HIDDEN * INNER // 2, 3 * HIDDEN * INNER // 32 * 2
 
 
-def decoder_of(model: nn.Module, plan: SharePlan, recovery: Any, options: QuantizeOptions) -> Decoder:
+def decoder_of(model: nn.Module, plan: SharePlan, recovery: Any, options: QuantizeSettings) -> Decoder:
     share_layers(model, plan, recovery)
     attention = "portable" if model.config.model_type == "gemma2" else "custom_sdpa"
-    decoder = build_decoder(model.requires_grad_(False), DecoderOptions(32, attention))
+    decoder = build_decoder(model.requires_grad_(False), LowerSettings(max_length=32, attention=attention))
     quantize(decoder, options)
     return decoder
 
 
-def real(plan: SharePlan, recovery: Any, options: QuantizeOptions, **model: Any) -> Decoder:
+def real(plan: SharePlan, recovery: Any, options: QuantizeSettings, **model: Any) -> Decoder:
     return decoder_of(tiny_model(**model), plan, recovery, options)
 
 
-def on_meta(plan: SharePlan, recovery: Any, options: QuantizeOptions, **model: Any) -> Decoder:
+def on_meta(plan: SharePlan, recovery: Any, options: QuantizeSettings, **model: Any) -> Decoder:
     with torch.device("meta"):
         return decoder_of(AutoModelForCausalLM.from_config(tiny_config(**model)), plan, recovery, options)
 
@@ -59,7 +61,7 @@ RECOVERIES = [
 def test_shapes_alone_tell_what_weights_tell(recovery: Recovery) -> None:
     plan = SharePlan.parse("2:3,4", 6)
     for recovered in (4, 8, "float"):
-        options = QuantizeOptions(recovery=recovered)  # type: ignore[arg-type]
+        options = QuantizeSettings(recovery=recovered, lm_head=4)  # type: ignore[arg-type]
         one, other = real(plan, recovery, options), on_meta(plan, recovery, options)
         assert all(module.codes.is_meta for module in other.modules() if isinstance(module, QuantizedLinear))
         assert file_bytes(one) == file_bytes(other)
@@ -70,14 +72,14 @@ def test_shapes_alone_tell_what_weights_tell(recovery: Recovery) -> None:
 def test_every_family_has_a_decoder_without_weights(model_type: str) -> None:
     for tied in (True, False):
         given = {"model_type": model_type, "tie_word_embeddings": tied}
-        one, other = (make(NOTHING, {}, QuantizeOptions(lm_head=8), **given) for make in (real, on_meta))
+        one, other = (make(NOTHING, {}, QuantizeSettings(recovery=4), **given) for make in (real, on_meta))
         assert file_bytes(one) == file_bytes(other)
         assert resident_bytes(one) == resident_bytes(other)
 
 
 def test_each_part_is_what_its_shapes_make_it() -> None:
     plan, recovery = SharePlan.parse("2:3,4", 6), Recovery("lora", 32)
-    found = file_bytes(on_meta(plan, recovery, QuantizeOptions(lm_head=8)))
+    found = file_bytes(on_meta(plan, recovery, QuantizeSettings(recovery=4)))
     assert found.embedding == VOCABULARY * HIDDEN // 2 + VOCABULARY * HIDDEN // 32 * 4
     assert found.lm_head == VOCABULARY * (HIDDEN + 4)
     assert found.attention == 6 * 2 * HIDDEN * (64 + 32) * (1 / 2 + 2 / 32)
@@ -91,18 +93,18 @@ def test_each_part_is_what_its_shapes_make_it() -> None:
 
 
 def test_a_tied_table_counts_once_at_8_bits_and_as_floats() -> None:
-    tied, own = (on_meta(NOTHING, {}, QuantizeOptions(lm_head=8), tie_word_embeddings=tie) for tie in (True, False))
+    tied, own = (on_meta(NOTHING, {}, QuantizeSettings(recovery=4), tie_word_embeddings=tie) for tie in (True, False))
     assert file_bytes(tied).embedding == VOCABULARY * (HIDDEN + 4)
     assert file_bytes(tied).lm_head == VOCABULARY * 4  # the scales are in both layouts
     assert file_bytes(own).embedding < file_bytes(own).lm_head == VOCABULARY * (HIDDEN + 4)
-    floats = QuantizeOptions("float", 32, "float", "float")
+    floats = QuantizeSettings(linear="float", group_size=32, embedding="float", lm_head="float", recovery=4)
     tied = on_meta(NOTHING, {}, floats, tie_word_embeddings=True)
     assert file_bytes(tied).embedding == VOCABULARY * HIDDEN * 4
     assert file_bytes(tied).lm_head == 0
 
 
 def test_memory_has_a_shared_weight_once_and_the_cache_of_every_layer() -> None:
-    options = QuantizeOptions(lm_head=8)
+    options = QuantizeSettings(recovery=4)
     alone, shared = on_meta(NOTHING, {}, options), on_meta(SharePlan.parse("direct:2:3,4", 6), {}, options)
     one, other = resident_bytes(alone), resident_bytes(shared)
     assert one.packed - other.packed == 2 * (MLP + MLP_SCALES + (2 * INNER + HIDDEN) * 8)

@@ -18,14 +18,16 @@ from tiny_models import tiny_model
 from torch import nn
 
 from sharp_mobile.cli import main
-from sharp_mobile.decoder.decoder import Decoder, DecoderOptions, build_decoder
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.integer import QuantizedLinear, project
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.template import trace_template
 from sharp_mobile.model.share import recovery_parameters, share_layers
-from sharp_mobile.quantize.nearest import QuantizeOptions, quantize, quantize_linear
+from sharp_mobile.quantize.nearest import quantize, quantize_linear
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery, recoveries
 from sharp_mobile.verify.agreement import sharing_problems
 from sharp_mobile.verify.inspect import Inspection, describe, inspect_pte
@@ -43,7 +45,7 @@ def shared_decoder(plan: SharePlan, rank: int) -> Decoder:
     share_layers(model, plan, Recovery("lora", rank))
     for _, parameter in recovery_parameters(model):
         nn.init.normal_(parameter, std=0.3)
-    return build_decoder(model.requires_grad_(False), DecoderOptions(32))
+    return build_decoder(model.requires_grad_(False), LowerSettings(max_length=32))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """A quantized shared model's `.pte`, and the keys of its weights."""
     torch.manual_seed(0)
     decoder = shared_decoder(PLAN, RANK)
-    quantize(decoder, QuantizeOptions(lm_head=8, recovery=8))
+    quantize(decoder, QuantizeSettings())
     lowered, keys = lower_segments(decoder)
     path = tmp_path_factory.mktemp("inspect") / "model.pte"
     path.write_bytes(assemble(lowered, METADATA).buffer)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from project import PROJECT
+from tiny_exports import write_export
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pipeline import ExportResult
@@ -36,6 +37,13 @@ def test_what_is_no_manifest_is_refused(content: str, told: str, tmp_path: Path)
         read_manifest(tmp_path)
 
 
+def test_a_manifest_with_settings_of_an_older_release_is_read(tmp_path: Path) -> None:
+    written = write_export(tmp_path / "old").model_dump(mode="json")
+    written["recipe"] = {"quantize": {"rounding": "auto", "fragile": 0.05}}
+    (tmp_path / "old" / MANIFEST_JSON).write_text(json.dumps(written))
+    assert read_manifest(tmp_path / "old").recipe == written["recipe"]
+
+
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match=r"is not an export's directory: it has no manifest\.json"):
         read_manifest(tmp_path)
@@ -52,6 +60,6 @@ def test_a_target_without_reference_saves_an_mlp_as_most_layers_have_it() -> Non
         users = (f"layers.{layer}.mlp.down.codes",)
         return StoredTensor(key=f"key {layer}", bytes=100 * bits, kind=f"int{bits} codes", users=users)
 
-    tensors = (codes(1, 8), codes(2, 4), codes(3, 4))  # the first is fragile
+    tensors = (codes(1, 8), codes(2, 4), codes(3, 4))  # the first was given 8 bits
     assert measure(2000, tensors, dropped=2) == Sizes(file=2000, tensors=1600, shared=800, recovery=0)
     assert measure(2000, (), dropped=2).shared == 0

@@ -13,15 +13,14 @@ says what is wrapped, sequences.py in which order the data comes, shard.py how a
 one device).
 """
 
-import math
 import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,100 +29,12 @@ from transformers import TrainingArguments
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, shared_layers
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recovery.finetune.batches import OrderedSequences, Rows, Sequences
 from sharp_mobile.recovery.finetune.run_directory import RunDirectory
 from sharp_mobile.recovery.finetune.shard import shard_frozen_weights
 from sharp_mobile.recovery.finetune.teacher import LossModel, two_views
 from sharp_mobile.recovery.finetune.trainer import RecoveryTrainer, digest_of
-
-# Settings that may differ between a run and its resume: they change neither what is learnt nor in which order.
-_FREE = ("micro_batch", "gradient_checkpointing", "shard", "log_every", "save_every", "keep")
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """How recovery parameters are fine-tuned; the defaults are the paper's (Section 3.1).
-
-    Args:
-        distillation: λ, the weight of KL(original ‖ shared) on the next-token distribution; 1 − λ is that of the
-            next-token loss.
-        warmup_ratio: the part of the steps in which the learning rate rises to `learning_rate`.
-        schedule: how it falls afterwards.
-        max_grad_norm: clip gradients to this norm; 0 does not clip.
-        batch_size: sequences a step, over all processes.
-        micro_batch: sequences a process computes at once.
-        epochs: passes over the data; `max_steps` overrules it.
-        precision: of the computation; the parameters stay as they are. `auto` is bfloat16 where the GPU, or the
-            matrix unit of the CPU (AMX), has it.
-        gradient_checkpointing: recompute activations in the backward pass, to save their memory.
-        shard: split the frozen weights over the processes (FSDP), for models larger than one device.
-        log_every, save_every, evaluate_every: in steps.
-        keep: checkpoints that are kept.
-        keep_best: end with the recovery parameters of the lowest validation loss, not with the last ones.
-
-    Raises:
-        SharpError: a value out of its range.
-    """
-
-    distillation: float = 0.0
-    learning_rate: float = 2e-5
-    warmup_ratio: float = 0.05
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    batch_size: int = 8
-    micro_batch: int = 1
-    epochs: float = 1.0
-    max_steps: int | None = None
-    seed: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    gradient_checkpointing: bool = False
-    shard: bool = False
-    log_every: int = 10
-    save_every: int = 100
-    evaluate_every: int | None = None
-    keep: int = 2
-    keep_best: bool = False
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "distillation": (0.0 <= self.distillation <= 1.0, "between 0 and 1"),
-            "learning_rate": (self.learning_rate > 0, "positive"),
-            "warmup_ratio": (0.0 <= self.warmup_ratio < 1.0, "from 0 to below 1"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
-            "max_grad_norm": (self.max_grad_norm >= 0, "0 or more"),
-            "epochs": (self.max_steps is not None or self.epochs > 0, "positive"),
-            "max_steps": (self.max_steps is None or self.max_steps > 0, "positive"),
-            "evaluate_every": (self.evaluate_every is None or self.evaluate_every > 0, "positive"),
-        }
-        for name in ("batch_size", "micro_batch", "log_every", "save_every", "keep"):
-            ranges[name] = (getattr(self, name) > 0, "positive")
-        for name, (holds, expected) in ranges.items():
-            if not holds:
-                raise SharpError(f"finetune.{name}: must be {expected}, not {getattr(self, name)}")
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a run depends on."""
-        return {name: value for name, value in asdict(self).items() if name not in _FREE}
-
-    def accumulation(self, processes: int) -> int:
-        """Micro-batches that each of the processes computes for one step.
-
-        Raises:
-            SharpError: they do not divide the batch.
-        """
-        together = self.micro_batch * processes
-        if self.batch_size % together:
-            raise SharpError(
-                f"finetune.batch_size: {self.batch_size} must be a multiple of micro_batch x processes = "
-                f"{self.micro_batch} x {processes}; use {together * math.ceil(self.batch_size / together)}"
-            )
-        return self.batch_size // together
-
-    def steps(self, rows: int) -> int:
-        """Optimizer steps on `rows` sequences."""
-        return self.max_steps or math.ceil(self.epochs * rows / self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -241,6 +152,8 @@ def _check(
     originals: Mapping[int, nn.Module],
     settings: FinetuneSettings,
 ) -> None:
+    if not settings.is_on:
+        raise SharpError("finetune.epochs: is 0, which leaves nothing to train; set epochs or max_steps")
     if not names:
         raise SharpError("fine-tuning: the model has no recovery parameters to train; share it with a positive rank")
     missing = [

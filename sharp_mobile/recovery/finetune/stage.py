@@ -27,30 +27,19 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.model.duration import finetune_seconds, spoken
 from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
 from sharp_mobile.quantize.fake_quantize import simulated
-from sharp_mobile.quantize.nearest import QuantizeOptions
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recoveries
-from sharp_mobile.recipe.settings import FinetuneSection
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription
 from sharp_mobile.recovery.finetune.batches import Rows, rows_of_windows
-from sharp_mobile.recovery.finetune.run import FinetuneReport, FinetuneSettings, finetune
+from sharp_mobile.recovery.finetune.run import FinetuneReport, finetune
 from sharp_mobile.recovery.finetune.teacher import target_mlps
 from sharp_mobile.text.sequences import prepare_data
 from sharp_mobile.text.windows import check_length, source_windows
 
 _MUCH_WORSE = 10  # times the perplexity that the model began with
 _PATIENCE = timedelta(days=7)  # for the first process's warm-up
-
-
-def settings_of(section: FinetuneSection) -> FinetuneSettings | None:
-    """A recipe's settings, or None where it does not fine-tune.
-
-    Raises:
-        SharpError: a value out of its range.
-    """
-    if not section.is_on:
-        return None
-    return FinetuneSettings(**section.model_dump(exclude=set(FinetuneSection.DATA)))
 
 
 def processes() -> PartialState:
@@ -65,10 +54,9 @@ def fine_tune(
     warm_up: Callable[[], None],
     warm: Path,
     kept: Path,
-    section: FinetuneSection,
     settings: FinetuneSettings,
     *,
-    quantized: QuantizeOptions | None,
+    quantized: QuantizeSettings | None,
 ) -> Checkpoint:
     """Fine-tune a model that is warmed up, or is now; keep the result as a SHARP checkpoint.
 
@@ -78,7 +66,7 @@ def fine_tune(
             it.
         warm: the SHARP checkpoint of the warmed-up model.
         kept: the SHARP checkpoint to be written.
-        quantized: tune the model as it will be exported with these options, not the float one.
+        quantized: tune the model as it will be exported with these settings, not the float one.
 
     Returns:
         The fine-tuned model.
@@ -88,9 +76,9 @@ def fine_tune(
     """
     group = processes()
     settings.accumulation(group.num_processes)
-    data, validation = _data(checkpoint, section, kept.parent.parent / "data")
+    data, validation = _data(checkpoint, settings, kept.parent.parent / "data")
     steps = settings.steps(len(data))
-    seconds = finetune_seconds(checkpoint.config, section, steps)
+    seconds = finetune_seconds(checkpoint.config, settings, steps)
     say(f"fine-tuning afterwards: {steps:,} steps, {spoken(seconds)} on this machine")
     originals = target_mlps(checkpoint.model, plan)
     warm_up()
@@ -108,7 +96,7 @@ def fine_tune(
         )
     _check_progress(report, settings, run)
     if group.is_main_process:
-        _keep(checkpoint, plan, warm, kept, section, settings, report)
+        _keep(checkpoint, plan, warm, kept, settings, report)
         shutil.rmtree(run, ignore_errors=True)
     group.wait_for_everyone()
     return open_checkpoint(kept) if settings.shard else checkpoint
@@ -128,15 +116,15 @@ def _check_progress(report: FinetuneReport, settings: FinetuneSettings, run: Pat
         )
 
 
-def _data(checkpoint: Checkpoint, section: FinetuneSection, work: Path) -> tuple[Rows, Rows]:
+def _data(checkpoint: Checkpoint, settings: FinetuneSettings, work: Path) -> tuple[Rows, Rows]:
     """What is trained on, and what is watched: the recipe's, or the hundredth that the paper holds out."""
-    check_length(section.length, checkpoint.config)
+    check_length(settings.length, checkpoint.config)
     tokenizer = checkpoint.tokenizer_for("fine-tuning")
     with processes().main_process_first():
-        data = prepare_data(tokenizer, section.train_text, section.length, work=work)
-    if section.validation_text is None:
+        data = prepare_data(tokenizer, settings.train_text, settings.length, work=work)
+    if settings.validation_text is None:
         return data.train, data.validation
-    held_out = source_windows(tokenizer, section.validation_text, section.length, section.validation_windows)
+    held_out = source_windows(tokenizer, settings.validation_text, settings.length, settings.validation_windows)
     return data.train, rows_of_windows(held_out)
 
 
@@ -153,7 +141,6 @@ def _keep(
     plan: SharePlan,
     warm: Path,
     kept: Path,
-    section: FinetuneSection,
     settings: FinetuneSettings,
     report: FinetuneReport,
 ) -> None:
@@ -170,6 +157,6 @@ def _keep(
         plan,
         kept,
         tokenizer_source=checkpoint,
-        provenance={**before.produced_by, "finetune": section.model_dump()},
+        provenance={**before.produced_by, "finetune": settings.model_dump()},
         report={**before.report, "finetune": asdict(report), "warnings": warnings},
     )

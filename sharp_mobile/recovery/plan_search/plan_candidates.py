@@ -20,8 +20,9 @@ from sharp_mobile.console import progress_bar
 from sharp_mobile.model.families import decoder_layers
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.plan_search.imitation_error import TargetDamage
-from sharp_mobile.recovery.warmup.fit import Silent, Target, WarmupSettings, fit_target, measure
+from sharp_mobile.recovery.warmup.fit import Silent, Target, fit_target, measure
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, norm_ratios, sink_layers
 from sharp_mobile.recovery.warmup.regression import StoredRegression
 

@@ -1,18 +1,13 @@
 """A recipe whose plan is `auto`: the budget it names, the choices it has, and the recipe that comes of it.
 
-    auto s=0.62      at most this part of the MLPs' parameters, recovery parameters included (paper, Eq. 1)
-    auto tau=0.57    at most this part of the layers keep their MLP; the recovery parameters are the recipe's own
-    auto 60MB        at most so many bytes of MLPs and recovery parameters, as the recipe quantizes them
-
 What was measured is kept as JSON under the work directory, and taken from there the next time, whatever the budget.
 """
 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +18,14 @@ from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.files.json_file import parse_json, read_text
 from sharp_mobile.files.outputs import replace_text
+from sharp_mobile.recipe.plan_budget import PlanBudget
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recipe.settings import LayerRecovery, Recipe, RecoverySection
+from sharp_mobile.recipe.recovery_settings import LayerRecovery, RecoverySettings
+from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import describe_recoveries
 from sharp_mobile.recovery.plan_search.choose import Cost, choose_plan
 from sharp_mobile.recovery.plan_search.plan_candidates import LayerTrials, measure_trials
 from sharp_mobile.text.windows import check_length, source_windows
-
-_BUDGET = re.compile(r"auto\s+(?:(s|tau)\s*=\s*(0?\.\d+|1(?:\.0*)?)|(\d+(?:\.\d+)?)\s*(MB|GB|kB))", re.IGNORECASE)
-_UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What may be kept: a part of the parameters (`s`) or of the layers (`tau`), or `bytes`."""
-
-    kind: str
-    amount: float
-
-    @classmethod
-    def parse(cls, text: str) -> "Budget":
-        """Read the plan's text.
-
-        Raises:
-            SharpError: it names no budget.
-        """
-        match = _BUDGET.fullmatch(text.strip())
-        if match is None:
-            raise SharpError(f"plan '{text}': name a budget, such as 'auto s=0.62', 'auto tau=0.57' or 'auto 60MB'")
-        if match[1]:
-            return cls(match[1].lower(), float(match[2]))
-        return cls("bytes", float(match[3]) * _UNITS[match[4].lower()])
-
-
-def is_auto(plan: str) -> bool:
-    """Whether a recipe's plan is to be chosen."""
-    return plan.strip().lower().startswith("auto")
 
 
 def usual_choices(hidden: int, inner: int) -> tuple[Recovery, ...]:
@@ -89,7 +56,7 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path) -> tuple[Recipe,
         SharpError: a plan that names no budget or one too small, a checkpoint that is shared already or has no
             tokenizer, or a text that does not suffice.
     """
-    budget = Budget.parse(recipe.plan)
+    budget = PlanBudget.parse(recipe.plan)
     if checkpoint.plan is not None:
         raise SharpError(f"{checkpoint.path}: already shares layers; choose a plan for the original model")
     config, auto = checkpoint.config, recipe.auto
@@ -101,7 +68,7 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path) -> tuple[Recipe,
     cost, allowed = _cost(budget, recipe, config)
     choice = choose_plan(measured, config.num_hidden_layers, allowed, cost, reach=auto.reach)
     layers = {name: LayerRecovery(**own) for name, own in describe_recoveries(choice.recovery).items()}
-    recovery = RecoverySection(layers=layers, quantization_aware=recipe.recovery.quantization_aware)
+    recovery = RecoverySettings(layers=layers, quantization_aware=recipe.recovery.quantization_aware)
     return recipe.model_copy(update={"plan": str(choice.plan), "recovery": recovery}), choice.explain()
 
 
@@ -127,7 +94,7 @@ def _measured(checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recov
         raise SharpError(f"{kept}: {first_problem(error)}; {remedy}") from error
 
 
-def _cost(budget: Budget, recipe: Recipe, config: Any) -> tuple[Cost, float]:
+def _cost(budget: PlanBudget, recipe: Recipe, config: Any) -> tuple[Cost, float]:
     """What a layer costs, and what all may cost."""
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     own = 3 * hidden * inner

@@ -8,46 +8,39 @@ change Adam's steps and makes the loss a relative error: 1 is that of an MLP tha
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from sharp_mobile.model.share import recovery_parameters
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.warmup.regression import FitError, Regression
 
 _DIVERGED = 10.0  # times the first epoch's loss
 
 
-@dataclass(frozen=True)
-class AdamSettings:
-    """How Adam runs: passes over the tokens, a fixed learning rate, tokens a step, and the seed of their order."""
-
-    epochs: int = 5
-    lr: float = 1e-3
-    batch: int = 256
-    seed: int = 0
-
-
 @torch.enable_grad()
-def fit_by_adam(mlp: nn.Module, task: Regression, settings: AdamSettings, step: Callable[[int], None]) -> None:
+def fit_by_adam(
+    mlp: nn.Module, task: Regression, settings: WarmupSettings, seed: int, step: Callable[[int], None]
+) -> None:
     """Train the recovery parameters of `mlp` from where they are; all else in it stays as it is.
 
     Tokens are visited in another order every epoch, the same in every run with the same seed.
 
     Args:
+        seed: of that order.
         step: told the number of tokens after each step.
 
     Raises:
         FitError: the loss is not finite, or rises from epoch to epoch; it says what to try.
     """
     parameters = [parameter for _, parameter in recovery_parameters(mlp)]
-    optimizer = torch.optim.Adam(parameters, lr=settings.lr)
-    order = torch.Generator().manual_seed(settings.seed)
+    optimizer = torch.optim.Adam(parameters, lr=settings.adam_lr)
+    order = torch.Generator().manual_seed(seed)
     first = math.inf
-    for epoch in range(settings.epochs):
+    for epoch in range(settings.adam_epochs):
         total = 0.0
-        for rows in torch.randperm(task.tokens, generator=order).split(settings.batch):
+        for rows in torch.randperm(task.tokens, generator=order).split(settings.adam_batch):
             x, y, w = task.batch(rows)
             loss = (w * (mlp(x) - y)).pow(2).sum() / task.energy
             optimizer.zero_grad()
@@ -62,10 +55,10 @@ def fit_by_adam(mlp: nn.Module, task: Regression, settings: AdamSettings, step: 
             raise _diverged(f"its loss rose from {first:.3g} to {total:.3g}", settings)
 
 
-def _diverged(what: str, settings: AdamSettings) -> FitError:
+def _diverged(what: str, settings: WarmupSettings) -> FitError:
     return FitError(
-        f"diverges under Adam: {what}; try a smaller warmup.adam_lr (now {settings.lr:g}), a larger "
-        f"warmup.adam_batch (now {settings.batch}) or warmup.method closed_form; targets fitted before are kept"
+        f"diverges under Adam: {what}; try a smaller warmup.adam_lr (now {settings.adam_lr:g}), a larger "
+        f"warmup.adam_batch (now {settings.adam_batch}) or warmup.method closed_form; targets fitted before are kept"
     )
 
 

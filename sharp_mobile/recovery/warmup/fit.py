@@ -7,8 +7,8 @@ closed_form_adam   Adam from the closed form; where that ends worse than it bega
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -16,61 +16,12 @@ from torch import nn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import Bypass, RecoveredProjection, SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recovery.warmup.adam import AdamSettings, fit_by_adam, relative_error
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
+from sharp_mobile.recovery.warmup.adam import fit_by_adam, relative_error
 from sharp_mobile.recovery.warmup.closed_form import fit_gate_up, input_statistics
 from sharp_mobile.recovery.warmup.hybrid import feature_moments, set_outputs
 from sharp_mobile.recovery.warmup.regression import Batch, FitError, Regression, not_finite
 from sharp_mobile.recovery.warmup.saved_fits import TargetFit
-
-Method = Literal["closed_form", "adam", "closed_form_adam"]
-Inputs = Literal["sequential", "original"]
-
-
-@dataclass(frozen=True)
-class WarmupSettings:
-    """How recovery parameters are warmed up. The paper's way is adam, original, weighted=False.
-
-    Args:
-        method: see the module.
-        inputs: `sequential`: targets one after the other, each on the stream of the already recovered model, learning
-            what brings it back; `original`: each alone on the original model's activations.
-        weighted: hold outlier tokens down (see `regression`).
-        adam: what the methods with Adam in their name need.
-        workers: processes that fit targets of `original` inputs side by side.
-
-    Raises:
-        SharpError: a value out of its range.
-    """
-
-    method: Method = "closed_form"
-    inputs: Inputs = "sequential"
-    weighted: bool = True
-    adam: AdamSettings = field(default_factory=AdamSettings)
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        for name, value, choices in (("method", self.method, Method), ("inputs", self.inputs, Inputs)):
-            if value not in get_args(choices):
-                raise SharpError(f"warmup.{name}: {value} does not exist; choose one of {', '.join(get_args(choices))}")
-        numbers = {"adam_epochs": self.adam.epochs, "adam_batch": self.adam.batch, "workers": self.workers}
-        for name, number in numbers.items():
-            if number < 1:
-                raise SharpError(f"warmup.{name}: {number} is too few; use 1 or more")
-        if not (math.isfinite(self.adam.lr) and self.adam.lr > 0):
-            raise SharpError(
-                f"warmup.adam_lr: {self.adam.lr} is not a learning rate; use a positive number such as 1e-3"
-            )
-        if self.workers > 1 and self.inputs == "sequential":
-            raise SharpError(
-                f"warmup.workers: {self.workers} cannot share targets that are fitted one after the other; use "
-                "warmup.inputs original, or 1 worker"
-            )
-
-    @property
-    def passes(self) -> int:
-        """How often a target's tokens are gone through, the last time to measure the error."""
-        closed = 2 if self.method != "adam" else 0
-        return closed + (self.adam.epochs if self.method != "closed_form" else 0) + 1
 
 
 class Progress(Protocol):
@@ -111,7 +62,7 @@ def fit_target(target: Target, task: Regression, settings: WarmupSettings, progr
     """
     if target.mlp.recovery.direct:
         return
-    reset(target.mlp, settings.adam.seed + target.layer)
+    reset(target.mlp, target.layer)
     if settings.method != "adam":
         _closed_form(target, task, progress)
     if settings.method != "closed_form":
@@ -143,12 +94,12 @@ def _closed_form(target: Target, task: Regression, progress: Progress) -> None:
 
 
 def _adam(target: Target, task: Regression, settings: WarmupSettings, progress: Progress) -> None:
-    mlp, adam = target.mlp, replace(settings.adam, seed=settings.adam.seed + target.layer)
+    mlp, seed = target.mlp, target.layer
     if settings.method == "adam":
-        fit_by_adam(mlp, task, adam, progress.step)
+        fit_by_adam(mlp, task, settings, seed, progress.step)
         return
     before, closed = relative_error(mlp, task), {name: value.clone() for name, value in mlp.state_dict().items()}
-    fit_by_adam(mlp, task, adam, progress.step)
+    fit_by_adam(mlp, task, settings, seed, progress.step)
     if not relative_error(mlp, task) < before:
         mlp.load_state_dict(closed)
 

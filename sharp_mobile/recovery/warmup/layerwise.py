@@ -21,7 +21,8 @@ from torch import nn
 from sharp_mobile.console import progress_bar
 from sharp_mobile.model.families import Family, NoMLP, decoder_layers, mlp_weights
 from sharp_mobile.quantize.fake_quantize import Simulation
-from sharp_mobile.recovery.warmup.fit import Target, WarmupSettings, fit_target, measure, named
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
+from sharp_mobile.recovery.warmup.fit import Target, fit_target, measure, named
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
 from sharp_mobile.recovery.warmup.parallel import Job, Workers
 from sharp_mobile.recovery.warmup.regression import FitError, StreamRegression

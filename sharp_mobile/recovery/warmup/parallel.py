@@ -23,7 +23,8 @@ import torch.distributed as dist
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.recovery.warmup.fit import Silent, Target, WarmupSettings, fit_target, measure, named
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
+from sharp_mobile.recovery.warmup.fit import Silent, Target, fit_target, measure, named
 from sharp_mobile.recovery.warmup.layer_activations import hidden_file
 from sharp_mobile.recovery.warmup.regression import FitError, StoredRegression
 from sharp_mobile.recovery.warmup.saved_fits import TargetFit, write_fit

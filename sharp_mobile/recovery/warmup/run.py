@@ -35,10 +35,11 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.model.families import decoder_layers, family_of, mlp_weights
 from sharp_mobile.model.share import SharedMLP, share_layers
 from sharp_mobile.quantize.fake_quantize import Simulation, simulated
-from sharp_mobile.quantize.nearest import QuantizeOptions
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recoveries, Recovery, recoveries
-from sharp_mobile.recovery.warmup.fit import Target, WarmupSettings
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
+from sharp_mobile.recovery.warmup.fit import Target
 from sharp_mobile.recovery.warmup.layer_activations import norm_ratios, sink_layers
 from sharp_mobile.recovery.warmup.layerwise import OriginalStream, SequentialStreams
 from sharp_mobile.recovery.warmup.parallel import Ranks, ranks
@@ -74,7 +75,7 @@ def warm_up(
     windows: torch.Tensor,
     *,
     settings: WarmupSettings | None = None,
-    quantized: QuantizeOptions | None = None,
+    quantized: QuantizeSettings | None = None,
     workdir: Path | None = None,
     checkpoint_dir: Path | None = None,
 ) -> WarmupReport:
@@ -89,8 +90,9 @@ def warm_up(
         model: the original Hugging Face model, float32 on the CPU; left in eval mode, all but the recovery
             parameters frozen.
         windows: calibration tokens, int64 [windows, T].
-        settings: method, inputs and so on; the defaults if None.
-        quantized: fit to the model as it will be exported with these options, not to the float one.
+        settings: method, inputs and so on, the defaults if None; its text is not read here.
+        quantized: fit to the model as it will be exported with these settings, not to the float one; the inputs are
+            sequential then.
         workdir: where the hidden states are kept meanwhile; the system's temporary directory if None.
         checkpoint_dir: keep each fitted target here, and take those that an interrupted run with the same model,
             plan, recovery parameters, settings and windows has left.
@@ -101,8 +103,6 @@ def warm_up(
     """
     started = time.monotonic()
     settings = settings or WarmupSettings()
-    if quantized and settings.inputs == "original":
-        raise SharpError("warmup.inputs: original inputs cannot be quantization-aware; use sequential")
     chosen = recoveries(plan, recovery)
     learning = tuple(chosen) if quantized else plan.targets
     fitted = any(not chosen[layer].direct for layer in learning)
@@ -193,10 +193,9 @@ def _saved_fits(
     recovery: Recoveries,
     windows: torch.Tensor,
     settings: WarmupSettings,
-    quantized: QuantizeOptions | None,
+    quantized: QuantizeSettings | None,
 ) -> SavedFits:
-    described = {**asdict(settings), "quantized": quantized and quantized._asdict()}
-    del described["workers"]  # who fits does not change what is fitted
+    described = {**settings.identity, "quantized": quantized and quantized.nearest}
     each = [(layer, asdict(own)) for layer, own in recovery.items()]
     return SavedFits(directory, model, {"plan": str(plan), "recovery": each, **described}, windows)
 

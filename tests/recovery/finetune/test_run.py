@@ -13,8 +13,9 @@ from tiny_models import tiny_tokens
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recovery.finetune import trainer
-from sharp_mobile.recovery.finetune.run import FinetuneSettings, finetune
+from sharp_mobile.recovery.finetune.run import finetune
 from sharp_mobile.recovery.finetune.run_directory import RunDirectory
 
 
@@ -221,15 +222,11 @@ def test_a_loss_that_runs_away_ends_the_run_and_leaves_a_good_checkpoint(
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"distillation": 1.5}, r"finetune.distillation: must be between 0 and 1, not 1.5"),
-        ({"learning_rate": 0.0}, "finetune.learning_rate"),
-        ({"batch_size": 0}, "finetune.batch_size"),
-        ({"epochs": 0.0, "max_steps": None}, "finetune.epochs"),
-        ({"micro_batch": 3}, "batch_size: 4 must be a multiple of micro_batch x processes = 3 x 1; use 6"),
+        ({"epochs": 0.0, "max_steps": None}, "finetune.epochs: is 0, which leaves nothing to train"),
         ({"shard": True}, "one process only"),
     ],
 )
-def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, Any], complaint: str) -> None:
+def test_settings_that_cannot_train_are_refused(tmp_path: Path, settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SharpError, match=complaint):
         tiny_finetune(tmp_path / "run", **settings)
 

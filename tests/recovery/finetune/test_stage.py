@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import subprocess
@@ -18,10 +17,11 @@ from tiny_models import tiny_model, tiny_tokens
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import shared_layers
+from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.load import load_recipe
-from sharp_mobile.recipe.settings import FinetuneSection, Recipe
-from sharp_mobile.recovery.finetune.run import FinetuneReport, FinetuneSettings, Loss
-from sharp_mobile.recovery.finetune.stage import _check_progress, settings_of
+from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recovery.finetune.run import FinetuneReport, Loss
+from sharp_mobile.recovery.finetune.stage import _check_progress
 from sharp_mobile.recovery.run import recover
 
 
@@ -46,23 +46,16 @@ def recovered(recipe: Recipe, tmp_path: Path) -> Path:
     return recover(recipe, None, work=tmp_path / "work")
 
 
-def test_the_recipe_section_has_the_settings_and_their_defaults() -> None:
-    section = {name: field.default for name, field in FinetuneSection.model_fields.items()}
-    settings = {field.name: field.default for field in dataclasses.fields(FinetuneSettings)}
-    assert section.pop("epochs") == 0  # off, until a recipe says how long
-    assert settings.pop("epochs") == 1
-    assert {name: default for name, default in section.items() if name not in FinetuneSection.DATA} == settings
-
-
 def test_a_recipe_fine_tunes_only_if_it_says_how_long(tmp_path: Path) -> None:
-    assert settings_of(FinetuneSection()) is None
-    assert settings_of(FinetuneSection(max_steps=3)) == FinetuneSettings(epochs=0.0, max_steps=3)
+    assert not FinetuneSettings().is_on
+    assert FinetuneSettings(max_steps=3).is_on
+    assert not FinetuneSettings(epochs=2, max_steps=0).is_on
     path = tmp_path / "recipe.yaml"
     path.write_text("model: a/b\nfinetune: {epochs: 2, learning_rate: 1e-3}\n")
-    read = load_recipe(str(path), keep_best="true", distillation="0.5")
-    assert settings_of(read.finetune) == FinetuneSettings(
-        epochs=2.0, learning_rate=1e-3, keep_best=True, distillation=0.5
-    )
+    read = load_recipe(str(path), keep_best="true", evaluate_every=5, distillation="0.5").finetune
+    assert read == FinetuneSettings(epochs=2.0, learning_rate=1e-3, keep_best=True, evaluate_every=5, distillation=0.5)
+    assert read.is_on
+    assert (read.steps(20), FinetuneSettings(epochs=2, max_steps=3).steps(20)) == (5, 3)
 
 
 def test_a_fine_tuned_checkpoint_is_kept_beside_the_warmed_up_one(
@@ -102,14 +95,12 @@ def test_wrong_settings_and_texts_are_refused_before_the_warm_up(
     tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
     for wrong, complaint in (
-        ({"distillation": 2.0}, "finetune.distillation"),
         ({"train_text": "nowhere.txt"}, "nowhere.txt"),
         ({"length": 129}, "sequence length 129: the model takes 2 to 128 tokens"),
         (
             {"length": 120, "validation_text": str(tiny_text), "validation_windows": 999},
             "windows of 120, 999 are needed",
         ),
-        ({"batch_size": 3, "micro_batch": 2}, "finetune.batch_size: 3"),
     ):
         with pytest.raises(SharpError, match=complaint):
             recovered(recipe(tiny_checkpoint, tiny_text, max_steps=3, **wrong), tmp_path)

@@ -6,7 +6,7 @@ from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 from sharp_mobile.model.families import decoder_layers
 from sharp_mobile.model.share import recovery_parameters
 from sharp_mobile.quantize.fake_quantize import simulated
-from sharp_mobile.quantize.nearest import QuantizeOptions
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recovery.finetune.teacher import LossModel, two_views
 
 
@@ -57,7 +57,7 @@ def test_training_mode_does_not_switch_dropout_on() -> None:
 def test_the_original_is_in_float_where_the_shared_model_simulates_its_export() -> None:
     model, originals = shared_model(rank=32)
     tokens, original = tiny_tokens(), tiny_model()
-    with simulated(model, QuantizeOptions()) as simulation, two_views(model, originals) as views:
+    with simulated(model, QuantizeSettings(lm_head=4, recovery=4)) as simulation, two_views(model, originals) as views:
         loss = LossModel(model, views, 1.0, simulation.suspended)(tokens, tokens)["loss"]
         loss.backward()
         log_p = model(tokens).logits[0, :-1].log_softmax(-1)

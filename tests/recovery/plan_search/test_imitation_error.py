@@ -9,8 +9,8 @@ from tiny_models import tiny_model, tiny_tokens
 from sharp_mobile.model.families import decoder_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.plan_search.imitation_error import TargetDamage
-from sharp_mobile.recovery.warmup.fit import WarmupSettings
 from sharp_mobile.recovery.warmup.run import warm_up
 
 WINDOWS = tiny_tokens(24, batch=30)

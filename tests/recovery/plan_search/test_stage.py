@@ -5,9 +5,10 @@ import pytest
 from reported import recorded
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.recipe.plan_budget import PlanBudget
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recovery.plan_search.stage import Budget, usual_choices
+from sharp_mobile.recovery.plan_search.stage import usual_choices
 from sharp_mobile.recovery.run import open_recipe, recover
 
 
@@ -22,10 +23,10 @@ def recipe(checkpoint: Path, text: Path, plan: str, **auto: Any) -> Recipe:
 
 
 def test_budgets() -> None:
-    assert Budget.parse("auto s=0.62") == Budget("s", 0.62)
-    assert Budget.parse("auto tau = .5") == Budget("tau", 0.5)
-    assert Budget.parse("AUTO 60 MB") == Budget("bytes", 60e6)
-    assert Budget.parse("auto 1.5GB") == Budget("bytes", 1.5e9)
+    assert PlanBudget.parse("auto s=0.62") == PlanBudget("s", 0.62)
+    assert PlanBudget.parse("auto tau = .5") == PlanBudget("tau", 0.5)
+    assert PlanBudget.parse("AUTO 60 MB") == PlanBudget("bytes", 60e6)
+    assert PlanBudget.parse("auto 1.5GB") == PlanBudget("bytes", 1.5e9)
 
 
 @pytest.mark.parametrize("text", ["auto", "auto 0.62", "auto s=1.5", "auto s=-1", "auto 12 parsecs"])

@@ -10,11 +10,12 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from sharp_mobile.model.share import SharedMLP, recovery_parameters
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recovery.warmup.adam import AdamSettings, fit_by_adam, relative_error
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
+from sharp_mobile.recovery.warmup.adam import fit_by_adam, relative_error
 from sharp_mobile.recovery.warmup.regression import FitError, StoredRegression
 
 FORMS = ("lora", "right", "left", "hadamard")
-SETTINGS = AdamSettings(epochs=3, lr=1e-2, batch=32)
+SETTINGS = WarmupSettings(adam_epochs=3, adam_lr=0.01, adam_batch=32)
 
 
 def task(own: nn.Module, *, weighted: bool = True) -> StoredRegression:
@@ -39,7 +40,7 @@ def test_the_error_falls(form: str, weighted: bool) -> None:
     regression = task(own, weighted=weighted)
     before = relative_error(mlp, regression)
     steps: list[int] = []
-    fit_by_adam(mlp, regression, SETTINGS, steps.append)
+    fit_by_adam(mlp, regression, SETTINGS, 0, steps.append)
     assert relative_error(mlp, regression) < 0.8 * before
     assert sum(steps) == 3 * 400
 
@@ -47,7 +48,7 @@ def test_the_error_falls(form: str, weighted: bool) -> None:
 def test_only_recovery_parameters_move() -> None:
     own, mlp = mlps(bias=True)
     before, reference = copy.deepcopy(mlp.state_dict()), copy.deepcopy(mlp.reference.state_dict())
-    fit_by_adam(mlp, task(own), SETTINGS, lambda tokens: None)
+    fit_by_adam(mlp, task(own), SETTINGS, 0, lambda tokens: None)
     recovered = dict(recovery_parameters(mlp))
     assert recovered.keys() | {"gate.bias", "up.bias", "down.bias"} == before.keys()
     for name, value in mlp.state_dict().items():
@@ -59,7 +60,7 @@ def test_the_same_seed_gives_the_same_parameters() -> None:
     results = []
     for seed in (0, 0, 1):
         own, mlp = mlps()
-        fit_by_adam(mlp, task(own), AdamSettings(epochs=2, lr=1e-2, batch=32, seed=seed), lambda tokens: None)
+        fit_by_adam(mlp, task(own), SETTINGS, seed, lambda tokens: None)
         results.append(mlp.down.B.detach())
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
@@ -69,7 +70,7 @@ def test_one_step_is_the_papers() -> None:
     """One batch of everything, w = 1: a step along the sign of the mean squared error's gradient, lr long."""
     own, mlp = mlps()
     regression, start = task(own, weighted=False), copy.deepcopy(mlp)
-    fit_by_adam(mlp, regression, AdamSettings(epochs=1, lr=1e-3, batch=400), lambda tokens: None)
+    fit_by_adam(mlp, regression, WarmupSettings(adam_epochs=1, adam_lr=0.001, adam_batch=400), 0, lambda tokens: None)
     (start(regression.inputs(slice(None))) - regression.outputs(slice(None))).pow(2).mean().backward()
     step = mlp.down.B.detach() - start.down.B.detach()
     torch.testing.assert_close(step, -1e-3 * start.down.B.grad.sign(), rtol=1e-2, atol=1e-5)
@@ -79,4 +80,4 @@ def test_one_step_is_the_papers() -> None:
 def test_a_diverging_loss_says_what_to_try(lr: float) -> None:
     own, mlp = mlps()
     with pytest.raises(FitError, match=r"diverges under Adam: .*; try a smaller warmup\.adam_lr"):
-        fit_by_adam(mlp, task(own), AdamSettings(epochs=4, lr=lr, batch=400), lambda tokens: None)
+        fit_by_adam(mlp, task(own), WarmupSettings(adam_epochs=4, adam_lr=lr, adam_batch=400), 0, lambda tokens: None)

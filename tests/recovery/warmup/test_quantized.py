@@ -9,16 +9,15 @@ import torch
 import torch.nn.functional as F
 from tiny_models import tiny_model, tiny_tokens
 
-from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import shared_layers
 from sharp_mobile.quantize.fake_quantize import simulated
-from sharp_mobile.quantize.nearest import QuantizeOptions
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recovery.warmup.fit import WarmupSettings
+from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.warmup.run import warm_up
 
-OPTIONS = QuantizeOptions(lm_head=8, recovery=8)
+OPTIONS = QuantizeSettings()
 WINDOWS = torch.cat([tiny_tokens(32, seed=seed) for seed in range(60)])
 HELD_OUT = torch.cat([tiny_tokens(32, seed=1000 + seed) for seed in range(8)])
 
@@ -41,7 +40,7 @@ def stream_error(model: Any, original: Any, layer: int) -> float:
     return float((computed - expected).norm() / expected.norm())
 
 
-def fitted(plan: str, recovery: Any, quantized: QuantizeOptions | None, **options: Any) -> Any:
+def fitted(plan: str, recovery: Any, quantized: QuantizeSettings | None, **options: Any) -> Any:
     model = tiny_model(tie_word_embeddings=True)
     settings = options.pop("settings", None)
     warm_up(model, SharePlan.parse(plan, 6), recovery, WINDOWS, quantized=quantized, settings=settings, **options)
@@ -95,8 +94,3 @@ def test_the_model_is_float_again_and_a_resumed_run_is_the_same(tmp_path: Path) 
     assert not torch.equal(shared_layers(first)[2].gate.A, shared_layers(other)[2].gate.A)
     plain = copy.deepcopy(tiny_model(tie_word_embeddings=True)).state_dict()
     assert all(torch.equal(value, plain[name]) for name, value in first.state_dict().items() if name in plain)
-
-
-def test_original_inputs_are_refused() -> None:
-    with pytest.raises(SharpError, match="original inputs cannot be quantization-aware; use sequential"):
-        fitted("2:3", Recovery("lora", 4), OPTIONS, settings=WarmupSettings(inputs="original"))

@@ -251,10 +251,10 @@ def build_decoder(model: Any, settings: LowerSettings) -> Decoder:
     family = family_of(config.model_type)
     options = decoder_options(settings, config)
     layers = list(decoder_layers(model))
-    if not 2 <= options.max_length <= config.max_position_embeddings:
+    if options.max_length > config.max_position_embeddings:
         raise SharpError(
-            f"lower.max_length {options.max_length} is outside 2…{config.max_position_embeddings}, "
-            "the positions this model knows"
+            f"lower.max_length: {options.max_length} is more than the {config.max_position_embeddings} positions that "
+            "this model has; use that many or fewer"
         )
     rotations, rotation_of = _rotations(model, options.max_length)
     heads = _heads(layers[0].self_attn, config, rotations)

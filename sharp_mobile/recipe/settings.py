@@ -89,6 +89,12 @@ class Recipe(Section):
                 "warmup.inputs: original inputs cannot be quantization-aware; use sequential, or leave "
                 "recovery.quantization_aware out"
             )
+        if self.finetune.shard and self.finetune.distillation > 0:
+            # FSDP splits the weights that are installed when it starts, which are the quantized ones.
+            raise ValueError(
+                "finetune.shard: the original cannot teach in float where split weights are quantization-aware; use "
+                "shard: false, or distillation: 0"
+            )
         return self
 
     @model_validator(mode="after")

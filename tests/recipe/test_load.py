@@ -411,6 +411,10 @@ def test_a_wrong_value_is_refused_when_the_recipe_is_read(
             "recovery: {quantization_aware: true}\nwarmup: {inputs: original}",
             "warmup.inputs: original inputs cannot be quantization-aware; use sequential",
         ),
+        (
+            "recovery: {quantization_aware: true}\nfinetune: {max_steps: 9, shard: true, distillation: 0.5}",
+            "finetune.shard: the original cannot teach in float where split weights are quantization-aware",
+        ),
         ("plan: auto 12 parsecs", "plan 'auto 12 parsecs': name a budget, such as 'auto s=0.62'"),
     ],
 )

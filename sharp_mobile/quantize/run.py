@@ -9,7 +9,7 @@ from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.console import say
 from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.translation import check_translation
-from sharp_mobile.errors import prefixed
+from sharp_mobile.errors import SharpError, prefixed
 from sharp_mobile.model.duration import rounding_seconds, spoken
 from sharp_mobile.quantize.gptq import round_to_text
 from sharp_mobile.quantize.nearest import quantize
@@ -38,7 +38,12 @@ def _rounding_windows(recipe: Recipe, checkpoint: Checkpoint) -> torch.Tensor:
     """Windows int64 [12, T] of the warm-up's text, no longer than the decoder's cache."""
     tokenizer = checkpoint.tokenizer_for("quantize.rounding: gptq")
     window = min(recipe.warmup.window, recipe.lower.max_length)
-    return source_windows(tokenizer, recipe.warmup.text, window, _ROUNDING_WINDOWS)
+    try:
+        return source_windows(tokenizer, recipe.warmup.text, window, _ROUNDING_WINDOWS)
+    except SharpError as error:
+        raise SharpError(
+            f"weights are rounded by warmup.text: {error}; or use quantize.rounding: nearest, which costs quality"
+        ) from error
 
 
 def make_decoder(recipe: Recipe, checkpoint: Checkpoint, stages: Stages) -> Decoder:

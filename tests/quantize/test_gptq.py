@@ -142,3 +142,13 @@ def test_it_needs_a_text_and_no_quantization_aware_recovery(tmp_path: Path) -> N
     check_lowerable(other, open_recipe(other).checkpoint)
     with pytest.raises(ValueError, match="exclude each other"):
         Recipe(model="a", quantize={"rounding": "gptq"}, recovery={"quantization_aware": True})
+
+
+def test_a_text_that_is_too_short_to_round_by_names_both_ways_out(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("Hello")
+    warmup = {"text": str(tmp_path / "short.txt"), "window": 32}
+    recipe = Recipe(model=str(tiny_checkpoint), warmup=warmup, lower={"max_length": 64})
+    opened = open_recipe(recipe)
+    with pytest.raises(SharpError, match=r"short\.txt: .*; or use quantize\.rounding: nearest") as error:
+        check_lowerable(opened.recipe, opened.checkpoint)
+    assert str(error.value).startswith("weights are rounded by warmup.text: ")

@@ -50,15 +50,6 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
-def save_tiny_model(directory: Path, **sizes: object) -> Path:
-    """A Hugging Face directory: a tiny Llama with its tokenizer."""
-    from tiny_models import tiny_model, tiny_tokenizer
-
-    tiny_model(**sizes).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
-
-
 @pytest.fixture
 def no_warnings() -> Iterator[None]:
     """A warning fails the test, unless it is recorded."""
@@ -71,6 +62,8 @@ def no_warnings() -> Iterator[None]:
 @pytest.fixture
 def tiny_checkpoint(tmp_path: Path) -> Path:
     """A Hugging Face directory: a tiny Llama with its tokenizer."""
+    from tiny_models import save_tiny_model
+
     return save_tiny_model(tmp_path / "tiny-llama")
 
 
@@ -91,6 +84,8 @@ def exportable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "vocab_size": 49152}
 
     def make(directory: Path) -> Path:
+        from tiny_models import save_tiny_model
+
         return save_tiny_model(directory, num_hidden_layers=4, tie_word_embeddings=True, **sizes)
 
     return made_once(tmp_path_factory, "exportable", make)
@@ -145,6 +140,26 @@ def own_export(tiny_export: ExportResult, tmp_path: Path) -> ExportResult:
     return replace(tiny_export, directory=directory / tiny_export.directory.name)
 
 
+@pytest.fixture(scope="session")
+def mute_export(
+    exportable: Path, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ExportResult, list[str]]:
+    """An export as `tiny_export` that shares nothing, of a model without a tokenizer; and the warnings."""
+    from reported import recorded
+
+    from sharp_mobile.pipeline import export
+    from sharp_mobile.recipe.source import Source
+
+    def make(directory: Path) -> tuple[ExportResult, list[str]]:
+        model = shutil.copytree(exportable, directory / "mute", ignore=shutil.ignore_patterns("tokenizer*"))
+        plain = tiny_recipe.model_copy(update={"model": Source(str(model)), "plan": "none"})
+        with recorded() as report:
+            result = export(plain, "tiny", directory / "out", work=directory)
+        return result, report.warnings
+
+    return made_once(tmp_path_factory, "mute-export", make)
+
+
 # Exports that a plain C++ program can run, and so Kotlin and Swift around it: attention in portable operators.
 HIDDEN, INNER, RANK = 192, 768, 32
 
@@ -165,6 +180,8 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "head_dim": 48, "vocab_size": 65536}
 
     def make(directory: Path) -> Path:
+        from tiny_models import save_tiny_model
+
         return save_tiny_model(directory, num_hidden_layers=4, tie_word_embeddings=True, **sizes)
 
     return made_once(tmp_path_factory, "tiny-llama", make)

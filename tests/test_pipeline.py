@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from children import Child, command
 from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 from project import PROJECT
 from reported import recorded
 from tiny_gguf import write_gguf
-from tiny_models import CHATML, tiny_model, tiny_tokenizer
+from tiny_models import CHATML, save_tiny_model, tiny_model, tiny_tokenizer
 from tiny_sentencepiece import VOCABULARY, write_llama2_json, write_tokenizer_model
 
 from sharp_mobile.checkpoint.config import config_of
@@ -120,8 +121,8 @@ def test_the_report_and_the_summary_tell_the_sizes(tiny_export: ExportResult) ->
 
 
 @pytest.mark.slow
-def test_what_was_recovered_once_is_taken_again(tiny_export: ExportResult, tiny_recipe: Recipe) -> None:
-    work = tiny_export.directory.parent / "recovered"
+def test_what_was_recovered_once_is_taken_again(own_export: ExportResult, tiny_recipe: Recipe) -> None:
+    work = own_export.directory.parent / "recovered"
     kept = {path.name for path in work.iterdir()}
     opened = open_recipe(tiny_recipe)
     with recorded() as report:
@@ -139,26 +140,23 @@ def test_what_was_recovered_once_is_taken_again(tiny_export: ExportResult, tiny_
 
 @pytest.mark.slow
 def test_a_recovered_checkpoint_exports_to_the_same_bytes(
-    tiny_export: ExportResult, tiny_recipe: Recipe, tmp_path: Path
+    own_export: ExportResult, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    work = tiny_export.directory.parent / "recovered"
+    work = own_export.directory.parent / "recovered"
     directory = recover(tiny_recipe, tmp_path / "sharp", work=work)
     sharp = tiny_recipe.model_copy(update={"model": Source(str(directory))})
     result = export(sharp, "sharp", tmp_path / "out", work=tmp_path / "unused")
     assert not (tmp_path / "unused").exists()
     assert result.manifest.plan == "2:3"
-    assert result.manifest.sha256 == tiny_export.manifest.sha256
+    assert result.manifest.sha256 == own_export.manifest.sha256
 
 
 @pytest.mark.slow
 def test_sizes_foretell_the_unshared_export_which_needs_no_tokenizer(
-    tiny_export: ExportResult, tiny_recipe: Recipe, exportable: Path, tmp_path: Path
+    tiny_export: ExportResult, mute_export: tuple[ExportResult, list[str]]
 ) -> None:
-    shutil.copytree(exportable, tmp_path / "mute", ignore=shutil.ignore_patterns("tokenizer*"))
-    plain = tiny_recipe.model_copy(update={"model": Source(str(tmp_path / "mute")), "plan": "none"})
-    with recorded() as report:
-        result = export(plain, "mute", tmp_path / "out", work=tmp_path)
-    assert any("has no tokenizer" in line for line in report.warnings)
+    result, reported = mute_export
+    assert any("has no tokenizer" in line for line in reported)
     assert any("has no tokenizer" in warning for warning in result.manifest.warnings)
     assert not (result.directory / "tokenizer.json").exists()
     assert result.manifest.sizes.shared == result.manifest.sizes.recovery == 0
@@ -167,18 +165,17 @@ def test_sizes_foretell_the_unshared_export_which_needs_no_tokenizer(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["right", "left"])
-def test_the_other_forms_export_and_agree(form: Any, exportable: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_the_other_forms_export_and_agree(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """With float linears, where the program must be the trained model but for the embedding's 8 bits."""
-    checkpoint = open_checkpoint(exportable)
-    plan, recovery = SharePlan.parse("2:3", 4), Recovery(form, 16)
-    share_layers(checkpoint.model, plan, recovery)
+    checkpoint = open_checkpoint(save_tiny_model(tmp_path / "model", num_hidden_layers=5))
+    plan = SharePlan.parse("1:2, 3:4", 5)
+    share_layers(checkpoint.model, plan, {1: Recovery("right", 16), 3: Recovery("left", 16)})
     for _, parameter in recovery_parameters(checkpoint.model):
         torch.nn.init.normal_(parameter, std=0.1)
     save_sharp_checkpoint(checkpoint.model, plan, tmp_path / "sharp", tokenizer_source=checkpoint)
-    content = tiny_recipe.model_dump() | {"model": str(tmp_path / "sharp"), "recovery": {"form": form, "rank": 16}}
+    content = tiny_recipe.model_dump(exclude={"plan", "recovery"}) | {"model": str(tmp_path / "sharp")}
     content["quantize"] = {"linear": "float", "lm_head": "float", "recovery": "float", "embedding": 8}
-    result = export(Recipe(**content), form, tmp_path / "out", work=tmp_path)
+    result = export(Recipe(**content), "forms", tmp_path / "out", work=tmp_path)
     assert result.agreement.divergence < 1e-6
     assert result.agreement.agreeing == len(result.agreement.tokens)
     prompt = torch.tensor([result.manifest.expected.prompt_tokens])
@@ -302,8 +299,8 @@ def test_a_tokenizer_of_another_model_is_told(tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_failing_chat_template_does_not_stop_an_export(exportable: Path, tmp_path: Path) -> None:
-    model = shutil.copytree(exportable, tmp_path / "model")
+def test_a_failing_chat_template_does_not_stop_an_export(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model", num_hidden_layers=1)
     (model / "chat_template.jinja").write_text("{{ raise_exception('a system message is needed') }}")
     recipe = Recipe(model=str(model), plan="none", quantize={"rounding": "nearest"}, lower={"max_length": 96})
     with recorded() as report:
@@ -318,7 +315,7 @@ def test_a_failing_chat_template_does_not_stop_an_export(exportable: Path, tmp_p
 @pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json", "gguf"])
 def test_the_stock_runner_speaks_with_the_tokenizer_that_was_written(kind: str, tmp_path: Path) -> None:
     """SentencePiece as Llama 2 has it: its model alone, its tokenizer.json, and in a GGUF."""
-    model, source = tiny_model(vocab_size=VOCABULARY, num_hidden_layers=2), tmp_path / "source"
+    model, source = tiny_model(vocab_size=VOCABULARY, num_hidden_layers=1), tmp_path / "source"
     with torch.no_grad():
         model.lm_head.weight[:259] = 0  # special tokens and bytes, which make no text alone, are never the largest
     if kind == "gguf":
@@ -415,9 +412,12 @@ def test_a_sharp_checkpoint_keeps_its_plan(tiny_checkpoint: Path, tmp_path: Path
 # Interrupted, and out of room
 
 
-def command(checkpoint: Path, out: Path, *options: str) -> list[str]:
-    arguments = [str(checkpoint), "--plan", "none", "--out", str(out), "--set", "max_length=64", "--quiet", *options]
-    return [sys.executable, "-m", "sharp_mobile.cli", "export", *arguments]
+@pytest.fixture
+def export_over(earlier: Path, tmp_path: Path) -> list[str]:
+    """Arguments of the command that replaces the earlier export by one of a model with two layers."""
+    model = save_tiny_model(tmp_path / "two-layers", num_hidden_layers=2)
+    settings = ["--set", "max_length=64", "--set", "rounding=nearest"]
+    return ["export", str(model), "--plan", "none", "--out", str(earlier), "--quiet", *settings]
 
 
 def test_too_little_room_is_told_before_the_long_work(
@@ -433,33 +433,33 @@ def test_too_little_room_is_told_before_the_long_work(
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_the_earlier_one(
-    interrupt: signal.Signals, tiny_checkpoint: Path, earlier: Path, tmp_path: Path
+    interrupt: signal.Signals, export_over: list[str], tmp_path: Path
 ) -> None:
     before = contents(tmp_path)
-    process = subprocess.Popen(command(tiny_checkpoint, earlier), cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    child = Child(command, *export_over)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("out.partial-*")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(tmp_path.glob("out.partial-*")) and child.running and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert process.poll() is None
-    process.send_signal(interrupt)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + interrupt, errors
+    assert child.running
+    child.send(interrupt)
+    ended = child.ended()
+    assert ended.status == 128 + interrupt, ended.stderr
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob("out.*"))
     # The libraries may say above it where they were interrupted.
-    assert errors.splitlines()[-1] == "error: interrupted; existing files are unchanged"
+    assert ended.stderr.splitlines()[-1] == "error: interrupted; existing files are unchanged"
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_earlier_one(tiny_checkpoint: Path, earlier: Path, tmp_path: Path) -> None:
-    """A process that may not write more than 100 kB a file meets the same error path as a full disk."""
+def test_a_full_disk_leaves_the_earlier_one(export_over: list[str], earlier: Path, tmp_path: Path) -> None:
+    """A process that may not write more than 40 kB a file meets the same error path as a full disk."""
     before = contents(tmp_path)
     result = subprocess.run(
-        command(tiny_checkpoint, earlier),
+        [sys.executable, "-m", "sharp_mobile.cli", *export_over],
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
     )
     assert result.returncode == 1
     assert re.match(rf"error: {re.escape(str(earlier))}: disk full after [\d,]+ of [\d,]+ bytes", result.stderr)

@@ -1,4 +1,4 @@
-"""Child processes that have PyTorch and this package imported when they start; a new interpreter takes seconds for that.
+"""Child processes that start with PyTorch and this package imported, for which a new interpreter takes seconds.
 
     test process ── starts once ──► fork server, which imports ── forks ──► child: a function, or a command
 
@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_FORK_SERVER = multiprocessing.get_context("forkserver")
-_FORK_SERVER.set_forkserver_preload(["sharp_mobile.pipeline", "sharp_mobile.cli"])
+FORK_SERVER = multiprocessing.get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(["sharp_mobile.pipeline", "sharp_mobile.cli"])
 _PATIENCE = 600.0
 
 
@@ -47,7 +47,7 @@ class Child:
         self._scratch = tempfile.TemporaryDirectory(prefix="child-")
         self._output = Path(self._scratch.name)
         given = (self._output, directory or Path.cwd(), {**os.environ, **(environment or {})}, function, arguments)
-        self._process = _FORK_SERVER.Process(target=_run, args=given)
+        self._process = FORK_SERVER.Process(target=_run, args=given)
         self._process.start()
 
     @property

@@ -4,6 +4,7 @@ Small, but not simple: several heads share a key head, Gemma 2 and 3 have slidin
 SmolLM3 has a layer without RoPE, and norms have random gains, so that leaving any of these out changes the logits.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,6 +62,13 @@ def tiny_model(model_type: str = "llama", *, seed: int = 0, **overrides: Any) ->
             if "norm" in name or name.endswith("bias"):
                 parameter.data += 0.2 * torch.randn_like(parameter)
     return model.eval().requires_grad_(False)
+
+
+def save_tiny_model(directory: Path, **overrides: Any) -> Path:
+    """Write a Hugging Face directory: a tiny Llama, `overrides` as for `tiny_config`, with its tokenizer."""
+    tiny_model(**overrides).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
 
 
 def tiny_tokens(length: int = 24, *, batch: int = 1, seed: int = 0) -> torch.Tensor:

@@ -41,23 +41,18 @@ def red(*arguments: object) -> list[str]:
 
 @pytest.mark.slow
 def test_a_real_export_is_red_when_it_grows_and_when_its_sharing_is_lost(
-    tiny_export: ExportResult, tiny_recipe: Recipe, tmp_path: Path
+    own_export: ExportResult, mute_export: tuple[ExportResult, list[str]], tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     budgets = tmp_path / "budgets.toml"
-    green(tiny_export.directory, "--budgets", budgets, "--update")
-    green(tiny_export.directory, "--budgets", budgets)
+    green(own_export.directory, "--budgets", budgets, "--update")
+    green(own_export.directory, "--budgets", budgets)
 
-    def altered(name: str, **settings: object) -> Path:
-        recipe, out, work = tiny_recipe.model_copy(update=settings), tmp_path / name, tiny_export.directory.parent
-        export(recipe, "tiny", out, work=work / "recovered")
-        return out
-
-    unshared = altered("unshared", plan="none")
-    assert "shared_bytes" in red(unshared, "--budgets", budgets)
-    wider = altered("wider", quantize=tiny_recipe.quantize.model_copy(update={"linear": 8}))
-    grown = (wider / "model.pte").stat().st_size / tiny_export.manifest.sizes.file
-    assert 1.02 < grown < 1.1
-    assert red(wider, "--budgets", budgets) == ["file_bytes"]
+    unshared, _ = mute_export
+    assert "shared_bytes" in red(unshared.directory, "--budgets", budgets)
+    wider = tiny_recipe.model_copy(update={"quantize": tiny_recipe.quantize.model_copy(update={"linear": 8})})
+    grown = export(wider, "tiny", tmp_path / "wider", work=own_export.directory.parent / "recovered")
+    assert 1.02 < grown.manifest.sizes.file / own_export.manifest.sizes.file < 1.1
+    assert red(grown.directory, "--budgets", budgets) == ["file_bytes"]
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "smollm2-135m-t_next", "smollm2-135m-unshared"])

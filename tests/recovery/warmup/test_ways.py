@@ -1,42 +1,35 @@
 """The warm-up's choices: Adam or closed form, original or sequential inputs, workers, ranks, resuming."""
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from project import SUPPORT
-from tiny_models import tiny_model, tiny_tokens
+from children import FORK_SERVER, Child, ranks
+from tiny_models import tiny_model
+from tiny_warmup import (
+    ADAM,
+    PLAN,
+    RECOVERY,
+    WINDOWS,
+    broken_model,
+    report,
+    resume_in,
+    save_failing_rank,
+    save_rank,
+    warm_up_within,
+    warmed,
+)
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers
 from sharp_mobile.model.share import recovery_parameters, shared_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
-from sharp_mobile.recovery.warmup.run import WarmupReport, warm_up
-
-PLAN = SharePlan.parse("2:3, 4:5", 6)
-ADAM: dict[str, Any] = {"adam_epochs": 2, "adam_lr": 1e-2, "adam_batch": 64}
-WINDOWS = tiny_tokens(24, batch=20)
-RECOVERY = Recovery("lora", 4)
-
-
-def warmed(settings: WarmupSettings, recovery: Recovery = RECOVERY, **options: Path) -> PreTrainedModel:
-    model = tiny_model()
-    warm_up(model, PLAN, recovery, WINDOWS, settings=settings, **options)
-    return model
-
-
-def report(settings: WarmupSettings, recovery: Recovery = RECOVERY, **options: Path) -> WarmupReport:
-    return warm_up(tiny_model(), PLAN, recovery, WINDOWS, settings=settings, **options)
+from sharp_mobile.recovery.warmup import parallel
+from sharp_mobile.recovery.warmup.run import warm_up
 
 
 def assert_same_parameters(ours: PreTrainedModel, theirs: PreTrainedModel) -> None:
@@ -117,9 +110,19 @@ def test_the_first_target_learns_alike_from_either_inputs() -> None:
     assert first[0].error_after == pytest.approx(second[0].error_after, rel=1e-3)
 
 
+def fork_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the pool's workers start with PyTorch imported; one test has them start as they do for a user."""
+    monkeypatch.setattr(parallel, "get_context", lambda method: FORK_SERVER)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["closed_form", "adam"])
-def test_workers_fit_what_one_process_fits(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "start"), [("closed_form", "spawn"), ("adam", "forkserver")])
+def test_workers_fit_what_one_process_fits(
+    method: str, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if start == "forkserver":
+        fork_workers(monkeypatch)
+
     def settings(workers: int) -> WarmupSettings:
         return WarmupSettings(method=method, inputs="original", **ADAM, workers=workers)
 
@@ -129,7 +132,8 @@ def test_workers_fit_what_one_process_fits(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_fails_names_its_layer(tmp_path: Path) -> None:
+def test_a_worker_that_fails_names_its_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_workers(monkeypatch)
     model = broken_model()
     settings = WarmupSettings(method="adam", inputs="original", **ADAM, workers=2)
     with pytest.raises(SharpError, match="layer 5 "):
@@ -175,14 +179,6 @@ def test_more_workers_take_the_old_fits(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def broken_model() -> PreTrainedModel:
-    """Layer 5's MLP is not finite; layer 3 is well."""
-    model = tiny_model()
-    with torch.no_grad():
-        decoder_layers(model)[4].mlp.up_proj.weight[3, 3] = float("inf")
-    return model
-
-
 def test_a_target_that_fails_keeps_those_before_it(tmp_path: Path) -> None:
     settings = WarmupSettings(method="adam", inputs="original", **ADAM)
     with pytest.raises(SharpError, match="layer 5 has activations that are not finite"):
@@ -197,41 +193,12 @@ def test_a_diverging_loss_names_its_layer() -> None:
         report(settings)
 
 
-RUN = """
-    import sys, torch
-    from pathlib import Path
-    from test_warmup_ways import *
-    torch.set_num_threads(1)
-"""
-
-
-def script(body: str) -> list[str]:
-    return ["-c", textwrap.dedent(RUN) + textwrap.dedent(body)]
-
-
-def environment() -> dict[str, str]:
-    tests = SUPPORT
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests, tests / "recovery")))}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["sequential", "original"])
 def test_two_ranks_end_with_the_model_of_one(inputs: str, tmp_path: Path) -> None:
-    program = tmp_path / "run.py"
-    program.write_text(
-        textwrap.dedent(RUN)
-        + textwrap.dedent(f"""
-            model = tiny_model()
-            settings = WarmupSettings(method="closed_form_adam", inputs="{inputs}", **ADAM)
-            found = warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings)
-            state = {{name: p.detach() for name, p in recovery_parameters(model)}}
-            torch.save((state, found.targets), Path(sys.argv[1]) / f"rank-{{os.environ['RANK']}}.pt")
-        """)
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*command, program, tmp_path], env=environment(), check=True, capture_output=True, timeout=300)
-    model = tiny_model()
     settings = WarmupSettings(method="closed_form_adam", inputs=inputs, **ADAM)
+    ranks(save_rank, tmp_path, settings)
+    model = tiny_model()
     alone = warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings)
     for rank in range(2):
         state, targets = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=False)
@@ -242,20 +209,7 @@ def test_two_ranks_end_with_the_model_of_one(inputs: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_failing_rank_ends_all(tmp_path: Path) -> None:
-    program = tmp_path / "run.py"
-    program.write_text(
-        textwrap.dedent(RUN)
-        + textwrap.dedent("""
-            model = broken_model()
-            settings = WarmupSettings(method="adam", inputs="original", **ADAM)
-            try:
-                warm_up(model, PLAN, RECOVERY, WINDOWS, settings=settings)
-            except SharpError as error:
-                Path(sys.argv[1], f"rank-{os.environ['RANK']}.txt").write_text(str(error))
-        """)
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*command, program, tmp_path], env=environment(), check=True, capture_output=True, timeout=300)
+    ranks(save_failing_rank, tmp_path, WarmupSettings(method="adam", inputs="original", **ADAM))
     said = [(tmp_path / f"rank-{rank}.txt").read_text() for rank in range(2)]
     assert said[0] == said[1]
     assert "layer 5 has activations that are not finite" in said[0]
@@ -263,20 +217,18 @@ def test_a_failing_rank_ends_all(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_parameters(tmp_path: Path) -> None:
-    settings = 'WarmupSettings(method="adam", adam_epochs=20, adam_lr=0.01, adam_batch=4)'
-    body = f"warmed({settings}, checkpoint_dir=Path(sys.argv[1]))"
-    process = subprocess.Popen([sys.executable, *script(body), tmp_path], env=environment())
+    settings = WarmupSettings(method="adam", adam_epochs=10, adam_lr=0.01, adam_batch=4)
+    child = Child(resume_in, tmp_path, settings)
     try:
         while not list(tmp_path.glob("warmup-*/layer-3.safetensors")):
-            assert process.poll() is None
+            assert child.running
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
     finally:
-        process.kill()
-        process.wait()
+        child.send(signal.SIGKILL)
+        ended = child.ended()
+    assert ended.status == -signal.SIGKILL
     assert not list(tmp_path.glob("warmup-*/layer-5.safetensors"))
-    chosen = WarmupSettings(method="adam", adam_epochs=20, adam_lr=0.01, adam_batch=4)
-    assert_same_parameters(warmed(chosen), warmed(chosen, checkpoint_dir=tmp_path))
+    assert_same_parameters(warmed(settings), warmed(settings, checkpoint_dir=tmp_path))
 
 
 @pytest.mark.slow
@@ -286,19 +238,6 @@ def test_memory_does_not_grow_with_the_text(inputs: str, tmp_path: Path) -> None
 
     RLIMIT_DATA counts a process's private memory, so not the hidden states' files that it maps.
     """
-    body = f"""
-        import resource
-        settings = WarmupSettings(method="closed_form_adam", inputs="{inputs}", adam_epochs=1, adam_batch=512)
-        def run(count):
-            model = tiny_model(hidden_size=64)
-            warm_up(model, PLAN, RECOVERY, tiny_tokens(64, batch=count), settings=settings,
-                    workdir=Path(sys.argv[1]))
-        run(40)
-        status = Path("/proc/self/status").read_text()
-        used = int(status.split("VmData:")[1].split()[0]) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (used + 40_000_000, resource.RLIM_INFINITY))
-        run(1600)
-    """
-    command = [sys.executable, *script(body), tmp_path]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    settings = WarmupSettings(method="closed_form_adam", inputs=inputs, adam_epochs=1, adam_batch=512)
+    ended = Child(warm_up_within, 40_000_000, 40, 1600, tmp_path, settings).ended()
+    assert ended.status == 0, ended.stderr[-2000:]

@@ -12,7 +12,8 @@ import pytest
 from tiny_models import tiny_model, tiny_tokenizer
 
 import sharp_mobile
-from sharp_mobile import Export, SharpError, export, load_recipe, open_export, predict_size, recover
+from sharp_mobile import Export, Recipe, SharpError, export, load_recipe, open_export, predict_size, recover
+from sharp_mobile.api import _name
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.verify.manifest import read_perplexity
@@ -149,6 +150,19 @@ def test_sizes_are_those_of_a_name_a_path_and_a_recipe(tmp_path: Path, monkeypat
     assert others == [by_name, by_name]
     shared = predict_size(load_recipe("tiny", plan="direct:3:4"))
     assert by_name.file.mlps * 5 == shared.file.mlps * 6
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("smollm2-135m", "smollm2-135m"),
+        ("recipes/mine.yaml", "mine"),
+        (Path("models/mine.gguf"), "mine"),
+        (Recipe(model="org/mine"), "mine"),
+    ],
+)
+def test_an_export_is_called_as_its_recipe_or_model(given: Recipe | str | Path, name: str) -> None:
+    assert _name(given) == name
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ class Family:
     norm_gain_offset: float = 0.0  # Gemma stores gain - 1
     fused_qkv: bool = False  # one `qkv_proj`
     fused_gate_up: bool = False  # one `gate_up_proj`, gate first
+    qkv_bias: bool = False  # on q, k and v, whatever the configuration says
+    scales_embedding: bool = False  # embedded tokens by the root of the hidden width
     window: Literal["none", "model", "layer"] = "none"  # where the sliding window is: config (all layers), attention
     caps_scores: bool = False  # attention uses `attn_logit_softcapping`
     caps_logits: bool = False  # the LM head uses `final_logit_softcapping`
@@ -44,6 +46,7 @@ _GEMMA = Family(
     pre_mlp_norm="pre_feedforward_layernorm",
     post_mlp_norm="post_feedforward_layernorm",
     norm_gain_offset=1.0,
+    scales_embedding=True,
     window="layer",
     caps_scores=True,
     caps_logits=True,
@@ -54,7 +57,7 @@ FAMILIES = {
     for family in (
         Family("llama", "Llama 2/3, SmolLM2"),
         Family("mistral", "Mistral", window="model"),
-        Family("qwen2", "Qwen2/2.5", window="layer"),
+        Family("qwen2", "Qwen2/2.5", qkv_bias=True, window="layer"),
         Family("qwen3", "Qwen3", qk_norm="head", window="layer"),
         Family("phi3", "Phi-3", fused_qkv=True, fused_gate_up=True, window="model"),
         _GEMMA,

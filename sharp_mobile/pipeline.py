@@ -5,13 +5,16 @@
 It reads like the pipeline that it is; the work is in the rooms.
 """
 
+import shlex
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
+from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.checkpoint.tokenizer import keep_spaces, load_tokenizer
 from sharp_mobile.console import collected_warnings, say, warn
 from sharp_mobile.decoder.decoder import Decoder
@@ -19,11 +22,13 @@ from sharp_mobile.decoder.eager import eager_step
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import check_writable, replace_directory
 from sharp_mobile.lower.run import write_pte
+from sharp_mobile.model.duration import spoken, warmup_seconds
 from sharp_mobile.pte.runtime import load_pte
 from sharp_mobile.quantize.run import check_lowerable, make_decoder
+from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recovery.run import RECOVERED, Shared, open_recipe, share
-from sharp_mobile.size_report import predict
+from sharp_mobile.size_report import predict, report
 from sharp_mobile.system.memory import return_freed_tensors
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.text.prompt import prompt_tokens
@@ -36,6 +41,8 @@ from sharp_mobile.verify.runner_tokenizer import RunnerTokenizer, open_as_runner
 PROMPT = "What is the capital of France?"
 # Compared with the eager model token by token, and printed.
 GENERATED_TOKENS = 64
+# Plans that an export of a model without one points to.
+_SUGGESTED = ("t_next", "t_next2", "t_back")
 # What two programs for the same floats differ by, relatively.
 _ROUNDING = 1e-6
 
@@ -127,6 +134,45 @@ def summary(result: ExportResult, *, profile: bool = False) -> list[str]:
         total = sum(stage.cpu_seconds for stage in manifest.stages)
         lines.append(f"{'all':<20} {sum(stage.seconds for stage in manifest.stages):8.1f} {total:8.1f}")
     return lines
+
+
+def sharing_offers(recipe: Recipe, argument: str) -> list[str]:
+    """For a model of which nothing is shared: the sizes that presets would give, and their commands, in lines.
+
+    Args:
+        argument: the model as the user named it.
+
+    Returns:
+        Nothing if no preset makes the file smaller.
+    """
+    model = describe_model(recipe.model).architecture
+    fitting = [name for name in _SUGGESTED if _has_targets(name, model.layers)]
+    if not fitting:
+        return []
+    nothing, *plans = report([recipe.model_copy(update={"plan": name}) for name in fitting]).plans
+    total = nothing.size.file.total
+    different = {str(plan.planned.plan): plan for plan in reversed(plans)}.values()
+    smaller = [plan for plan in reversed(different) if plan.size.file.total < total]
+    if not smaller:
+        return []
+    warming = [spoken(warmup_seconds(model, recipe.warmup, plan.planned.recovery)) for plan in smaller]
+    named = shlex.quote(argument)
+    return [
+        "",
+        f"nothing is shared. With recovery parameters of rank {recipe.recovery.rank}, sharing would give:",
+        *(
+            f"  {plan.size.file.total:>13,} bytes ({plan.size.file.total / total - 1:+.1%}), {seconds} of warm-up:  "
+            f"sharp-mobile export {named} --plan {plan.heading}"
+            for plan, seconds in zip(smaller, warming, strict=True)
+        ),
+        f"Sharing costs quality. Measure it: sharp-mobile evaluate {named} --quantized --plan {smaller[0].heading}",
+    ]
+
+
+def _has_targets(preset: str, layers: int) -> bool:
+    with suppress(SharpError):
+        return bool(SharePlan.parse(preset, layers).targets)
+    return False
 
 
 def _savings(sizes: Sizes) -> list[str]:

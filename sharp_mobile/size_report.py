@@ -1,28 +1,24 @@
 """`sharp-mobile size`: the bytes of an export in the file and in memory, by part and by plan, before it is made.
 
-    config.json ──► blueprint: decoder on the meta device ──► lower.size ──► one column a plan, beside nothing shared
+    config.json ──► architecture ──► list of the stored tensors ──► one column a plan, next to nothing shared
 
-What a plan gives without its recovery parameters is told too, as the paper's Table 7 has it.
+What a plan gives without its recovery parameters is reported too, as the paper's Table 7 has it.
 """
 
-import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from sharp_mobile.checkpoint.meta_model import open_blueprint
-from sharp_mobile.checkpoint.tokenizer import has_tokenizer
+from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.decoder.options import decoder_options
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.duration import spoken, warmup_seconds
-from sharp_mobile.quantize.bit_allocation import budgeted_bytes, rounded_shapes
+from sharp_mobile.model.planned import ModelDescription, PlannedModel, fit_and_plan
+from sharp_mobile.quantize.groups import budgeted_bytes
+from sharp_mobile.quantize.stored import rounded_shapes, stored_tensors
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.plan_budget import is_auto
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recovery.run import Opened, planned
 from sharp_mobile.verify.estimate import FileBytes, ResidentBytes, file_bytes, resident_bytes
-from sharp_mobile.verify.meta_decoder import blueprint_decoder
 
 _LABELS = {
     "embedding": "embedding",
@@ -40,7 +36,6 @@ _LABELS = {
     "runtime": "runtime",
 }
 _WIDTH = 16
-_SUGGESTED = ("t_next", "t_next2", "t_back")
 
 
 class Size(NamedTuple):
@@ -75,7 +70,7 @@ class PlanSize:
     """
 
     heading: str
-    opened: Opened
+    planned: PlannedModel
     size: Size
     without: Size | None
 
@@ -95,8 +90,8 @@ class Report:
         """A table of bytes, a line each."""
         files, resident = [plan.size.file for plan in self.plans], [plan.size.resident for plan in self.plans]
         return [
-            f"{self.name}: {_settings(self.plans[0].opened)}",
-            *self.plans[0].opened.explanation,
+            f"{self.name}: {_settings(self.plans[0].planned)}",
+            *self.plans[0].planned.explanation,
             *(_described(plan) for plan in self.plans[1:]),
             "",
             self._row("bytes", [plan.heading for plan in self.plans]),
@@ -128,104 +123,72 @@ class Report:
         ).rstrip()
 
 
-def predict(opened: Opened) -> Size:
-    """What an export of an opened recipe will take.
+def predict(planned: PlannedModel) -> Size:
+    """What an export of a planned model will take.
 
     Raises:
-        SharpError: as `blueprint.blueprint_decoder`.
+        SharpError: what `stored_tensors` and `DecoderOptions.check` refuse.
     """
-    decoder = blueprint_decoder(opened.recipe, opened.checkpoint, opened.plan, opened.recovery)
-    recipe = opened.recipe
+    recipe, model = planned.recipe, planned.architecture
+    options = decoder_options(recipe.lower, model)
+    options.check(model)
+    tensors = stored_tensors(model, planned.plan, planned.recovery, recipe.quantize)
     budget = 0
-    if recipe.rounds_to_text(has_tokenizer(opened.checkpoint.path)):
+    if recipe.rounds_to_text(planned.tokenizer):
         quantize = recipe.quantize
-        budget = budgeted_bytes(rounded_shapes(decoder), quantize.group_size, quantize.eight_bit_budget)
-    return Size(file_bytes(decoder, budget), resident_bytes(decoder, budget))
+        budget = budgeted_bytes(rounded_shapes(tensors), quantize.group_size, quantize.eight_bit_budget)
+    given = (model, tensors, options, budget)
+    return Size(file_bytes(*given), resident_bytes(*given))
 
 
 def report(recipes: Sequence[Recipe]) -> Report:
-    """The sizes of recipes that differ in their plans, beside those of the first with nothing shared.
+    """The sizes of recipes of one model that differ in their plans, next to those of the first with nothing shared.
 
     Raises:
         SharpError: the model's configuration is not there, or a plan or a setting does not fit it; or a plan is to be
             chosen by measuring.
     """
-    plans = [_measured(recipe) for recipe in recipes]
-    shared = [plan for plan in plans if plan.opened.recovery or not plan.opened.plan.is_none]
-    opened = plans[0].opened
-    nothing = replace(opened, plan=SharePlan(opened.plan.layers, ()), recovery={})
-    return Report(opened.checkpoint.name, (PlanSize("none", nothing, predict(nothing), None), *shared))
+    for recipe in recipes:
+        _check_sizable(recipe)
+    model = describe_model(recipes[0].model)
+    plans = [_sized(recipe, model) for recipe in recipes]
+    shared = [plan for plan in plans if plan.planned.recovery or not plan.planned.plan.is_none]
+    first = plans[0].planned
+    nothing = replace(first, plan=SharePlan(first.plan.layers, ()), recovery={})
+    return Report(first.name, (PlanSize("none", nothing, predict(nothing), None), *shared))
 
 
-def what_sharing_gives(recipe: Recipe, argument: str) -> list[str]:
-    """For a model of which nothing is shared: the sizes that presets would give, and their commands, in lines.
-
-    Args:
-        argument: the model as the user named it.
-
-    Returns:
-        Nothing if no preset makes the file smaller.
-    """
-    config = open_blueprint(recipe.model).config
-    fitting = [name for name in _SUGGESTED if _has_targets(name, config.num_hidden_layers)]
-    if not fitting:
-        return []
-    nothing, *plans = report([recipe.model_copy(update={"plan": name}) for name in fitting]).plans
-    total = nothing.size.file.total
-    different = {str(plan.opened.plan): plan for plan in reversed(plans)}.values()
-    smaller = [plan for plan in reversed(different) if plan.size.file.total < total]
-    if not smaller:
-        return []
-    warming = [spoken(warmup_seconds(config, recipe.warmup, plan.opened.recovery)) for plan in smaller]
-    named = shlex.quote(argument)
-    return [
-        "",
-        f"nothing is shared. With recovery parameters of rank {recipe.recovery.rank}, sharing would give:",
-        *(
-            f"  {plan.size.file.total:>13,} bytes ({plan.size.file.total / total - 1:+.1%}), {seconds} of warm-up:  "
-            f"sharp-mobile export {named} --plan {plan.heading}"
-            for plan, seconds in zip(smaller, warming, strict=True)
-        ),
-        f"Sharing costs quality. Measure it: sharp-mobile evaluate {named} --quantized --plan {smaller[0].heading}",
-    ]
-
-
-def _has_targets(preset: str, layers: int) -> bool:
-    with suppress(SharpError):
-        return bool(SharePlan.parse(preset, layers).targets)
-    return False
-
-
-def _measured(recipe: Recipe) -> PlanSize:
+def _check_sizable(recipe: Recipe) -> None:
     recipe.check_exportable()
     if is_auto(recipe.plan):
         raise SharpError(
             f"{recipe.model}: plan '{recipe.plan}' is chosen by measuring the weights; give --plan, or the SHARP "
             "checkpoint that `sharp-mobile recover` writes"
         )
-    blueprint = open_blueprint(recipe.model)
-    fitted = recipe.fitted_to(blueprint.config)
-    opened = planned(fitted, blueprint, tuple(fitted.cut_from(recipe)))
-    fitted.check_fits(blueprint.config)
-    bare = replace(opened, plan=replace(opened.plan, direct=not opened.plan.is_none), recovery=dict[int, Any]())
-    recovered = any(not own.direct for own in opened.recovery.values())
-    return PlanSize(recipe.plan, opened, predict(opened), predict(bare) if recovered else None)
+
+
+def _sized(recipe: Recipe, model: ModelDescription) -> PlanSize:
+    planned = fit_and_plan(recipe, model)
+    planned.recipe.check_fits(planned.architecture)
+    bare = replace(planned, plan=replace(planned.plan, direct=not planned.plan.is_none), recovery=dict[int, Any]())
+    recovered = any(not own.direct for own in planned.recovery.values())
+    return PlanSize(recipe.plan, planned, predict(planned), predict(bare) if recovered else None)
 
 
 def _plan_json(plan: PlanSize) -> dict[str, Any]:
-    opened = plan.opened
+    planned = plan.planned
     return {
-        "plan": str(opened.plan),
-        "stored_ratio": opened.plan.stored_ratio,
-        "compression_ratio": opened.compression_ratio,
+        "plan": str(planned.plan),
+        "stored_ratio": planned.plan.stored_ratio,
+        "compression_ratio": planned.compression_ratio,
         **plan.size.as_json(),
         "without_recovery": None if plan.without is None else plan.without.as_json(),
     }
 
 
-def _settings(opened: Opened) -> str:
-    quantize = opened.recipe.quantize
-    options = decoder_options(opened.recipe.lower, opened.checkpoint.config)
+def _settings(planned: PlannedModel) -> str:
+    quantize = planned.recipe.quantize
+    options = decoder_options(planned.recipe.lower, planned.architecture)
     return (
         f"bits: linears {quantize.linear}, embedding {quantize.embedding}, LM head {quantize.lm_head}, recovery "
         f"{quantize.recovery}; groups of {quantize.group_size}; max_length {options.max_length}, {options.attention}"
@@ -233,5 +196,5 @@ def _settings(opened: Opened) -> str:
 
 
 def _described(plan: PlanSize) -> str:
-    described = replace(plan.opened, explanation=()).describe()
-    return described if plan.heading == str(plan.opened.plan) else f"{plan.heading}: {described}"
+    described = replace(plan.planned, explanation=()).describe()
+    return described if plan.heading == str(plan.planned.plan) else f"{plan.heading}: {described}"

@@ -22,7 +22,7 @@ from tiny_gguf import write_gguf
 from tiny_models import CHATML, save_tiny_model, tiny_model, tiny_tokenizer
 from tiny_sentencepiece import VOCABULARY, write_llama2_json, write_tokenizer_model
 
-from sharp_mobile.checkpoint.config import config_of
+from sharp_mobile.checkpoint.config import CONFIG_JSON, read_architecture
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
 from sharp_mobile.checkpoint.tokenizer import load_tokenizer
@@ -59,7 +59,8 @@ def test_an_export_is_a_directory_with_a_true_manifest(tiny_export: ExportResult
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["sha256"] == hashlib.sha256((directory / "model.pte").read_bytes()).hexdigest()
     assert manifest["sizes"]["file"] == (directory / "model.pte").stat().st_size
-    assert Recipe(**manifest["recipe"]) == tiny_recipe.fitted_to(config_of(tiny_recipe.model.path))
+    architecture = read_architecture(tiny_recipe.model.path / CONFIG_JSON)
+    assert Recipe(**manifest["recipe"]) == tiny_recipe.fitted_to(architecture)
     assert (manifest["plan"], manifest["layers"], manifest["stored_ratio"]) == ("2:3", 4, 0.75)
     assert manifest["compression_ratio"] == pytest.approx(0.75 + 0.25 * 32 * (128 + 256) / (128 * 256))
     assert manifest["names"]["layers.3.mlp.up.codes"] == manifest["names"]["layers.2.mlp.up.codes"]

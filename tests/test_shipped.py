@@ -12,7 +12,7 @@ from tiny_exports import write_export
 
 from sharp_mobile import shipped
 from sharp_mobile.bench.budgets.file import budgets_file
-from sharp_mobile.checkpoint.random_weights import shape_file
+from sharp_mobile.checkpoint.shapes import shape_file
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files import packaged

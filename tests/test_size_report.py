@@ -12,10 +12,11 @@ from sharp_mobile.bench.budgets.file import AtMost, read_budgets
 from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import share_layers
+from sharp_mobile.pipeline import sharing_offers
 from sharp_mobile.recipe.load import load_recipe
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.size_report import Report, report, what_sharing_gives
+from sharp_mobile.size_report import Report, report
 
 BUDGETS = PROJECT / "export/budgets.toml"
 
@@ -94,7 +95,7 @@ def test_a_shared_checkpoint_is_sized_as_it_is_beside_its_original(tmp_path: Pat
     directory = save_sharp_checkpoint(model, plan, tmp_path / "sharp")
     (directory / "model.safetensors").unlink()
     told = sized(directory, max_length=64)
-    assert [str(plan.opened.plan) for plan in told.plans] == ["none", "2:3,4"]
+    assert [str(plan.planned.plan) for plan in told.plans] == ["none", "2:3,4"]
     assert told.plans[0].size.file.mlps == 6 * told.plans[1].size.file.mlps / 4
     with pytest.raises(SharpError, match=r"already shares layers, by plan 2:3,4"):
         sized(directory, "t_next", max_length=64)
@@ -122,7 +123,7 @@ def test_the_plans_that_make_a_file_smaller_are_told_with_their_commands(tmp_pat
     config = tiny_config(num_hidden_layers=8, hidden_size=256, intermediate_size=768, max_position_embeddings=128)
     config.to_json_file(tmp_path / "config.json")
     recipe = load_recipe(f"random:{tmp_path / 'config.json'}")
-    heading, *plans, measure = what_sharing_gives(recipe, "./it's mine")[1:]
+    heading, *plans, measure = sharing_offers(recipe, "./it's mine")[1:]
     assert "recovery parameters of rank 64, sharing would give" in heading
     sizes = report([recipe.model_copy(update={"plan": name}) for name in ("t_next", "t_next2", "t_back")])
     for line, plan in zip(plans, sizes.plans[1:], strict=True):
@@ -134,7 +135,7 @@ def test_the_plans_that_make_a_file_smaller_are_told_with_their_commands(tmp_pat
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 6])
 def test_where_no_plan_makes_the_file_smaller_nothing_is_suggested(layers: int, tmp_path: Path) -> None:
     tiny_config(num_hidden_layers=layers).to_json_file(tmp_path / "config.json")
-    assert what_sharing_gives(load_recipe(f"random:{tmp_path / 'config.json'}"), "x") == []
+    assert sharing_offers(load_recipe(f"random:{tmp_path / 'config.json'}"), "x") == []
 
 
 def test_the_default_length_is_cut_to_the_models_positions(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sharp_mobile.bench.exports import packed_files, read_export
-from sharp_mobile.bench.runner import executorch_package
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import replace_directory
 from sharp_mobile.files.printable import one_printable_line, printable
+from sharp_mobile.pte.package import executorch_package
 from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE, read_manifest
 
 MODELS = Path("ios_bench/Models")

@@ -30,9 +30,10 @@ from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.memory_limit import memory_limit
 from sharp_mobile.bench.packed_cache import PACKED_CACHES, PackedCache, cache_key, cpu_class, cpu_name
 from sharp_mobile.bench.results import Device, Load, Memory, Results, Samples, Settings, TokenSamples, now
-from sharp_mobile.bench.runner import Killed, Launch, Task, build_runner, executorch_package, launch
+from sharp_mobile.bench.runner import Killed, Launch, Task, build_runner, launch
 from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
+from sharp_mobile.pte.package import executorch_package
 
 _DEFAULT_PREFILL, _DEFAULT_DECODE = 128, 64
 

@@ -15,8 +15,6 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharp_mobile.bench.compiling import compiled
 from sharp_mobile.errors import SharpError
+from sharp_mobile.pte.package import executorch_package
 from sharp_mobile.shipped import shipped
 
 SOURCES = shipped("host_bench")
@@ -121,21 +120,6 @@ class Launch(BaseModel):
 
 class Killed(SharpError):
     """The kernel killed a launch: its memory limit is too small for it."""
-
-
-def executorch_package() -> tuple[Path, str]:
-    """Where the installed executorch is, and its version.
-
-    Raises:
-        SharpError: it is not installed, or without its C++ libraries.
-    """
-    try:
-        spec, installed = find_spec("executorch"), version("executorch")
-    except PackageNotFoundError:
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise SharpError("executorch is not installed; install sharp-mobile again with its dependencies")
-    return Path(next(iter(spec.submodule_search_locations))), installed
 
 
 def build_runner(

@@ -15,9 +15,10 @@ from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.host import Plan, benches, this_device
 from sharp_mobile.bench.packed_cache import PACKED_CACHES
 from sharp_mobile.bench.results import Samples, Settings, Sweep, SweepCurve, SweepPoint
-from sharp_mobile.bench.runner import Killed, Task, executorch_package
+from sharp_mobile.bench.runner import Killed, Task
 from sharp_mobile.console import say
 from sharp_mobile.files.outputs import replace_file, replace_text
+from sharp_mobile.pte.package import executorch_package
 
 
 def sweep(exports: Sequence[Export], limits: Sequence[int], plan: Plan, caches: Path = PACKED_CACHES) -> Sweep:

@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from sharp_mobile.checkpoint.config import GENERATION_JSON, named_errors
+from sharp_mobile.checkpoint.config import GENERATION_JSON
 from sharp_mobile.checkpoint.config_check import token_ids
+from sharp_mobile.checkpoint.hugging_face import named_errors
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.paths import is_regular_file
 from sharp_mobile.system.memory import page_out

@@ -6,10 +6,13 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.checkpoint.config_check import token_ids
 from sharp_mobile.checkpoint.tokenizer import write_tokenizer
 from sharp_mobile.errors import SharpError
+from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.model.families import Family, family_of
+from sharp_mobile.model.planned import ModelDescription
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recoveries
 
@@ -44,6 +47,17 @@ class Checkpoint:
     def config(self) -> PreTrainedConfig:
         """The model's configuration."""
         return self.model.config
+
+    @property
+    def architecture(self) -> Architecture:
+        """What its configuration says."""
+        return architecture_of(self.config.to_dict())
+
+    @property
+    def description(self) -> ModelDescription:
+        """All that is known of it without its weights."""
+        tokenizer = self._tokenizer is not None
+        return ModelDescription(self.name, self.path, self.architecture, self.plan, self.recovery, tokenizer)
 
     @property
     def family(self) -> Family:

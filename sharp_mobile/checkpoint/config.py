@@ -1,40 +1,44 @@
-"""The configuration of a checkpoint: config.json, read and checked before any weight is."""
+"""The configuration of a checkpoint: config.json, read and checked before any weight is, without PyTorch.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+config.json ──► fields, as they are ──► checked, completed by the family's defaults ──► Architecture
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
-
-from sharp_mobile.checkpoint.config_check import check_config, check_counts
+from sharp_mobile.checkpoint.config_check import check_counts, check_fields, check_types
+from sharp_mobile.checkpoint.config_defaults import DEFAULTS, completed, field_types, head_width
 from sharp_mobile.checkpoint.other_formats import other_format
-from sharp_mobile.errors import SharpError, one_line, prefixed
+from sharp_mobile.checkpoint.rope import rotary_tables
+from sharp_mobile.errors import SharpError, prefixed
 from sharp_mobile.files.json_file import read_json
 from sharp_mobile.files.paths import is_regular_file
+from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.model.families import FAMILIES, family_of
 
 CONFIG_JSON = "config.json"
 GENERATION_JSON = "generation_config.json"
 
 
-def config_of(directory: Path) -> PreTrainedConfig:
-    """The configuration of a Hugging Face directory.
+def config_file(directory: Path) -> Path:
+    """The config.json of a Hugging Face directory.
 
     Raises:
-        SharpError: it has none, or that of another model.
+        SharpError: it has none; what the directory holds instead is named where it is known.
     """
     path = directory / CONFIG_JSON
     if not is_regular_file(path):
         nothing = "holds no config.json; give the directory that holds config.json and the weights"
         raise SharpError(f"{directory}: {other_format(directory) or nothing}")
-    return read_config(path)
+    return path
 
 
-def read_config(path: Path) -> PreTrainedConfig:
-    """The config.json of a supported, unquantized model.
+def read_architecture(path: Path) -> Architecture:
+    """The architecture that the config.json of a supported, unquantized model describes.
 
     Raises:
-        SharpError: it is of another model.
+        SharpError: it is of another model, or of none.
     """
     content = read_json(path)
     model_type = content.get("model_type")
@@ -49,19 +53,55 @@ def read_config(path: Path) -> PreTrainedConfig:
     for field_name in ("quantization_config", "quantization"):  # MLX writes the latter
         if content.get(field_name):
             raise SharpError(f"{path}: {field_name}: the checkpoint is quantized already; use the original")
-    check_counts(content, path)
-    with named_errors(path):
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    check_config(config, path)
-    return config
+    if content.get("per_layer_config"):
+        raise SharpError(f"{path}: per_layer_config: layers of different widths are not supported")
+    with prefixed(path):
+        return architecture_of(content)
 
 
-@contextmanager
-def named_errors(path: Path, what: str = "cannot be loaded") -> Iterator[None]:
-    """Turn what transformers raises over a broken file, which is of many kinds, into one line."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise SharpError(f"{path}: {what}: {one_line(error)}; use the file that came with the weights") from error
+def architecture_of(content: Mapping[str, Any]) -> Architecture:
+    """The architecture that the fields of a config.json describe.
+
+    Args:
+        content: with a supported model_type; other fields may be absent.
+
+    Raises:
+        SharpError: a field is of a wrong type, or has a value that makes no model; the message begins with the field.
+    """
+    check_counts(content)
+    check_types(content, field_types(content["model_type"]))
+    fields = completed(content)
+    check_fields(fields)
+    return _architecture(fields)
+
+
+def _architecture(fields: Mapping[str, Any]) -> Architecture:
+    family, window = family_of(fields["model_type"]), fields.get("sliding_window")
+    of_layers = {"none": lambda _: False, "model": lambda _: True, "layer": lambda kind: kind == "sliding_attention"}
+    slides = map(of_layers[family.window], fields["layer_types"])
+    width = head_width(fields)
+    tables, table_of = rotary_tables(fields, width)
+    biased, mlp_biased = (
+        name in DEFAULTS[family.model_type] and fields[name] for name in ("attention_bias", "mlp_bias")
+    )
+    return Architecture(
+        model_type=family.model_type,
+        layers=fields["num_hidden_layers"],
+        hidden=fields["hidden_size"],
+        inner=fields["intermediate_size"],
+        heads=fields["num_attention_heads"],
+        key_heads=fields["num_key_value_heads"],
+        head_width=width,
+        vocabulary=fields["vocab_size"],
+        tied=fields["tie_word_embeddings"],
+        positions=fields["max_position_embeddings"],
+        qkv_bias=biased or family.qkv_bias,
+        o_bias=biased,
+        mlp_bias=mlp_biased,
+        tables=tables,
+        table_of=table_of,
+        windows=tuple(window if one else None for one in slides),
+        score_cap=fields["attn_logit_softcapping"] if family.caps_scores else None,
+        logit_cap=fields["final_logit_softcapping"] if family.caps_logits else None,
+        embedding_scale=fields["hidden_size"] ** 0.5 if family.scales_embedding else None,
+    )

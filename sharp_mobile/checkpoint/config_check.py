@@ -1,11 +1,11 @@
-"""Numbers of a configuration that no model can have: found when it is opened, not as NaN at the end of an export."""
+"""Values of a configuration that no model can have: found when it is opened, not as NaN at the end of an export.
+
+Messages name the field; whoever calls puts the file before them.
+"""
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedConfig
 
 from sharp_mobile.errors import SharpError
 
@@ -19,12 +19,15 @@ _COUNTS = {
     "num_key_value_heads": 1,
     "head_dim": 2,
     "max_position_embeddings": 2,
+    "no_rope_layer_interval": 1,
+    "sliding_window_pattern": 1,
 }
 # No model has more, and transformers makes lists and modules as long before it looks at any weight.
 _MOST = {
     "num_hidden_layers": 1000,
     **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "head_dim"), 1 << 22),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 1 << 22),
+    **dict.fromkeys(("no_rope_layer_interval", "sliding_window_pattern"), (1 << 31) - 1),
     **dict.fromkeys(("max_position_embeddings", "max_window_layers"), (1 << 31) - 1),
 }
 # Factors that must be finite and above zero where they are given.
@@ -32,12 +35,33 @@ _FACTORS = ("rms_norm_eps", "query_pre_attn_scalar", "attn_logit_softcapping", "
 _ROPE_FACTORS = ("rope_theta", "factor", "attention_factor", "low_freq_factor", "high_freq_factor", "beta_fast")
 
 
-def check_counts(content: Mapping[str, Any], source: Path) -> None:
-    """Refuse sizes that no model has, before anything is made of them; other types are left to transformers.
+# How the types that transformers gives its fields are called in a message.
+_NAMED = {
+    "int": "a whole number",
+    "float": "a number with a decimal point",
+    "bool": "true or false",
+    "str": "a text",
+    "dict": "an object",
+    "list[int]": "a list of whole numbers",
+    "list[str]": "a list of texts",
+    "None": "null",
+}
+# transformers' names of activations.
+ACTIVATIONS = (
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
+    *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu"),
+    *("relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
+)
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+# Families whose heads together are as wide as the hidden states, to transformers, whatever head_dim says.
+DIVIDED = ("llama", "gemma2", "gemma3_text")
+
+
+def check_counts(content: Mapping[str, Any]) -> None:
+    """Refuse sizes that no model has, before anything is made of them; other types are left to `check_types`.
 
     Args:
         content: of config.json.
-        source: the file that it comes from, for messages.
 
     Raises:
         SharpError: a count is below what it must be, or beyond what any model has.
@@ -46,40 +70,85 @@ def check_counts(content: Mapping[str, Any], source: Path) -> None:
         value = content.get(name)
         least = _COUNTS.get(name, 0)
         if isinstance(value, int | float) and not least <= value <= most:
-            raise _wrong(source, name, value, f"between {least} and {most:,}")
+            raise wrong(name, value, f"between {least} and {most:,}")
 
 
-def check_config(config: PreTrainedConfig, source: Path) -> None:
+def check_types(content: Mapping[str, Any], types: Mapping[str, str]) -> None:
+    """Refuse fields of a type that transformers does not take.
+
+    Args:
+        types: "int | None" and the like, by field.
+
+    Raises:
+        SharpError: a field is of another type.
+    """
+    for name, kinds in types.items():
+        if name not in content or any(_is_of(content[name], kind) for kind in kinds.split(" | ")):
+            continue
+        if name in _COUNTS:
+            raise wrong(name, content[name], f"a whole number from {_COUNTS[name]}")
+        if not name.endswith("token_id"):  # whose message is `token_ids`'s
+            raise wrong(name, content[name], " or ".join(_NAMED[kind] for kind in kinds.split(" | ")))
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if kind.startswith("list"):
+        return isinstance(value, list) and all(_is_of(entry, kind[5:-1]) for entry in value)
+    python = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "None": type(None)}
+    return isinstance(value, python[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
     """Refuse a configuration whose numbers make no model.
 
     Args:
-        source: the file that it comes from, for messages.
+        fields: of a config.json, with the defaults of its family.
 
     Raises:
         SharpError: a count is below what it must be, key heads do not divide heads, a norm's ε, RoPE's base, a scale or
-            a soft cap is not a finite number above zero, attention is not causal, or a token id is not in the
-            vocabulary.
+            a soft cap is not a finite number above zero, attention is not causal, a kind of layer or an activation is
+            unknown, or a token id is not in the vocabulary.
     """
     for name, least in _COUNTS.items():
-        value = getattr(config, name, None)
+        value = fields.get(name)
         if value is not None and not (_is_count(value) and value >= least):
-            raise _wrong(source, name, value, f"a whole number from {least}")
-    heads, keys = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+            raise wrong(name, value, f"a whole number from {least}")
+    heads, keys = fields["num_attention_heads"], fields["num_key_value_heads"]
     if keys is not None and heads % keys:
-        raise _wrong(source, "num_key_value_heads", keys, f"a divisor of num_attention_heads, {heads}")
-    if getattr(config, "head_dim", None) is None and config.hidden_size % heads:
-        raise _wrong(source, "num_attention_heads", heads, f"a divisor of hidden_size, {config.hidden_size}")
+        raise wrong("num_key_value_heads", keys, f"a divisor of num_attention_heads, {heads}")
+    divided = fields.get("head_dim") is None or fields["model_type"] in DIVIDED
+    if divided and fields["hidden_size"] % heads:
+        raise wrong("num_attention_heads", heads, f"a divisor of hidden_size, {fields['hidden_size']}")
     for name in _FACTORS:
-        value = getattr(config, name, None)
-        if value is not None and not _is_factor(value):
-            raise _wrong(source, name, value, "a finite number above 0")
-    if (window := getattr(config, "sliding_window", None)) is not None and not (_is_count(window) and window >= 1):
-        raise _wrong(source, "sliding_window", window, "a whole number from 1, or null")
-    if getattr(config, "use_bidirectional_attention", None):
-        raise SharpError(f"{source}: use_bidirectional_attention: a decoder that sees later tokens cannot be exported")
-    _check_rope(getattr(config, "rope_parameters", None), "rope_parameters", source)
+        value = fields.get(name)
+        if value is not None and not is_factor(value):
+            raise wrong(name, value, "a finite number above 0")
+    if (window := fields.get("sliding_window")) is not None and not (_is_count(window) and window >= 1):
+        raise wrong("sliding_window", window, "a whole number from 1, or null")
+    if fields.get("use_bidirectional_attention"):
+        raise SharpError("use_bidirectional_attention: a decoder that sees later tokens cannot be exported")
+    _check_layers(fields)
+    _check_rope(fields.get("rope_parameters"), "rope_parameters")
     for name in ("bos_token_id", "eos_token_id"):
-        token_ids(getattr(config, name, None), config.vocab_size, f"{source}: {name}")
+        token_ids(fields.get(name), fields["vocab_size"], name)
+
+
+def _check_layers(fields: Mapping[str, Any]) -> None:
+    """What differs from layer to layer, the activation, and the padding that the embedding has no row for."""
+    layers = fields["num_hidden_layers"]
+    if unknown := [kind for kind in fields.get("layer_types") or [] if kind not in _LAYER_TYPES]:
+        raise wrong("layer_types", unknown[0], f"of {' and '.join(_LAYER_TYPES)} alone")
+    if (kinds := fields.get("layer_types")) is not None and len(kinds) != layers:
+        raise wrong_length("layer_types", len(kinds), f"{layers}, one a layer")
+    model_type = fields["model_type"]
+    if model_type == "smollm3" and len(rotates := fields["no_rope_layers"]) < layers:
+        raise wrong_length("no_rope_layers", len(rotates), f"{layers}, one a layer")
+    activation = "hidden_activation" if model_type.startswith("gemma") else "hidden_act"
+    if fields[activation] not in ACTIVATIONS:
+        raise wrong(activation, fields[activation], f"one of {', '.join(ACTIVATIONS)}")
+    padding, vocabulary = fields.get("pad_token_id"), fields["vocab_size"]
+    if padding is not None and not (_is_count(padding) and -vocabulary <= padding < vocabulary):
+        raise wrong("pad_token_id", padding, f"below vocab_size, {vocabulary:,}, or null")
 
 
 def token_ids(value: Any, vocabulary: int, field: str) -> list[int]:
@@ -98,34 +167,44 @@ def token_ids(value: Any, vocabulary: int, field: str) -> list[int]:
     return list(ids)
 
 
-def _check_rope(parameters: Any, name: str, source: Path) -> None:
+def _check_rope(parameters: Any, name: str) -> None:
     """RoPE's parameters, or those of each kind of layer."""
     for key, value in (parameters or {}).items():
         if key in ("short_factor", "long_factor") and value is not None and not _are_factors(value):
-            raise _wrong(source, f"{name}.{key}", value, "a list of finite numbers above 0")
-        if key in _ROPE_FACTORS and value is not None and not _is_factor(value):
-            raise _wrong(source, f"{name}.{key}", value, "a finite number above 0")
+            raise wrong(f"{name}.{key}", value, "a list of finite numbers above 0")
+        if key in _ROPE_FACTORS and value is not None and not is_factor(value):
+            raise wrong(f"{name}.{key}", value, "a finite number above 0")
+        if key == "original_max_position_embeddings" and value is not None and not (_is_count(value) and value >= 1):
+            raise wrong(f"{name}.{key}", value, "a whole number from 1")
         if isinstance(value, dict):
-            _check_rope(value, f"{name}.{key}", source)
+            _check_rope(value, f"{name}.{key}")
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_factor(value: Any) -> bool:
+def is_factor(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 < value < 1e30 and math.isfinite(value)
 
 
 def _are_factors(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_factor, value))
+    return isinstance(value, list) and bool(value) and all(map(is_factor, value))
 
 
-def _wrong(source: Path, name: str, value: Any, expected: str) -> SharpError:
+def wrong(name: str, value: Any, expected: str) -> SharpError:
+    """The error for a field's value."""
     return SharpError(
-        f"{source}: {name} is {_shown(value)}; it must be {expected}; use the configuration that came with the weights"
+        f"{name} is {_shown(value)}; it must be {expected}; use the configuration that came with the weights"
+    )
+
+
+def wrong_length(name: str, count: int, expected: str) -> SharpError:
+    """The error for a list of so many entries."""
+    return SharpError(
+        f"{name} has {count} entries; it must have {expected}; use the configuration that came with the weights"
     )
 
 

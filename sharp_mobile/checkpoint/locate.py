@@ -4,13 +4,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from sharp_mobile.checkpoint.config import CONFIG_JSON, GENERATION_JSON
 from sharp_mobile.checkpoint.other_formats import TELLING_FILES
-from sharp_mobile.checkpoint.tokenizer import TOKENIZER_PATTERNS
+from sharp_mobile.checkpoint.tokenizer_files import TOKENIZER_PATTERNS
 from sharp_mobile.console import shows_bars
 from sharp_mobile.errors import SharpError, one_line
 from sharp_mobile.files.packaged import PACKAGED_MODELS, packaged_model
@@ -92,16 +98,13 @@ def _download(repository: str, wanted: Sequence[str]) -> Path:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' remarks while it loads (what matters is checked here), and its bars only if asked for."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+def quiet_hub() -> Iterator[None]:
+    """With the bars of the hub's downloads only if bars are asked for."""
+    shown = not are_progress_bars_disabled()
     if not shows_bars():
-        logging.disable_progress_bar()  # and the hub's
+        disable_progress_bars()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        if shown:
+            enable_progress_bars()

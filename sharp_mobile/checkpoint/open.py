@@ -13,19 +13,16 @@ import torch
 
 from sharp_mobile.checkpoint.build import assemble, on_meta, read_generation_config, ready, skeleton
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
-from sharp_mobile.checkpoint.config import CONFIG_JSON, config_of
-from sharp_mobile.checkpoint.config_check import check_config
-from sharp_mobile.checkpoint.gguf_config import gguf_config, gguf_warnings
-from sharp_mobile.checkpoint.gguf_file import gguf_header, gguf_names, gguf_weights
-from sharp_mobile.checkpoint.locate import HUB_DESCRIPTION, HUB_PICKLES, HUB_WEIGHTS, locate, quiet
+from sharp_mobile.checkpoint.config import CONFIG_JSON
+from sharp_mobile.checkpoint.gguf_fields import gguf_warnings
+from sharp_mobile.checkpoint.gguf_file import gguf_header
+from sharp_mobile.checkpoint.gguf_weights import gguf_names, gguf_weights
+from sharp_mobile.checkpoint.hugging_face import config_of, gguf_config, quiet
+from sharp_mobile.checkpoint.locate import HUB_DESCRIPTION, HUB_PICKLES, HUB_WEIGHTS, locate
 from sharp_mobile.checkpoint.other_formats import ADAPTER_CONFIG
 from sharp_mobile.checkpoint.random_weights import open_random
-from sharp_mobile.checkpoint.sharp_format import read_sharing
-from sharp_mobile.checkpoint.tokenizer import (
-    load_tokenizer,
-    tokenizer_files,
-    tokenizer_warnings,
-)
+from sharp_mobile.checkpoint.tokenizer import load_tokenizer, tokenizer_warnings
+from sharp_mobile.checkpoint.tokenizer_files import tokenizer_files
 from sharp_mobile.checkpoint.weight_files import (
     WEIGHTS,
     check_layers,
@@ -34,14 +31,11 @@ from sharp_mobile.checkpoint.weight_files import (
     stored_tensors,
     weight_files,
 )
-from sharp_mobile.errors import SharpError, prefixed
+from sharp_mobile.errors import prefixed
 from sharp_mobile.files.digests import fingerprint_of
 from sharp_mobile.files.paths import is_regular_file
 from sharp_mobile.model.share import share_layers
-from sharp_mobile.recipe.sharp_json import (
-    SHARP_JSON,
-    damaged_files,
-)
+from sharp_mobile.recipe.sharp_json import SHARP_JSON, check_undamaged, read_sharing
 from sharp_mobile.recipe.source import Source
 
 
@@ -104,7 +98,6 @@ def _open_directory(source: Source, path: Path, dtype: torch.dtype | None) -> Ch
 def _open_gguf(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpoint:
     header = gguf_header(path)
     config = gguf_config(header)
-    check_config(config, path)
     blueprint = on_meta(config, path)
     names = gguf_names(header, blueprint.state_dict(), blueprint.all_tied_weights_keys.keys(), config.num_hidden_layers)
     model = skeleton(config, path)
@@ -122,16 +115,12 @@ def _open_gguf(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpo
 
 
 def _open_sharp(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpoint:
-    if damaged := [name for name in damaged_files(path) if name in (CONFIG_JSON, WEIGHTS)]:
-        raise SharpError(
-            f"{path / damaged[0]}: does not match {SHARP_JSON} (SHA-256); copy the checkpoint "
-            "again, or recover it again"
-        )
+    check_undamaged(path, CONFIG_JSON, WEIGHTS)
     config = config_of(path)
     weights = weight_files(path)
     stored = stored_tensors(weights)
     check_layers(stored, config.num_hidden_layers, path / CONFIG_JSON)
-    plan, recovery = read_sharing(path / SHARP_JSON, config)
+    plan, recovery = read_sharing(path / SHARP_JSON, config.num_hidden_layers)
     blueprint = on_meta(config, path / CONFIG_JSON)
     with prefixed(path / SHARP_JSON), torch.device("meta"):
         share_layers(blueprint, plan, recovery)

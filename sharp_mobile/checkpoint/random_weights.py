@@ -16,7 +16,6 @@ So no two are equal, and a model of seven billion parameters takes the memory of
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,14 +23,12 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.checkpoint.build import skeleton
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
-from sharp_mobile.checkpoint.config import read_config
-from sharp_mobile.errors import SharpError
-from sharp_mobile.files.paths import is_regular_file
+from sharp_mobile.checkpoint.hugging_face import read_config
+from sharp_mobile.checkpoint.shapes import shape_file
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recoveries
 from sharp_mobile.recipe.source import Source
-from sharp_mobile.shipped import shipped
 
 _SEED = 0
 # As published models are initialised. Large enough that no group of a quantized recovery parameter is all zeros, which
@@ -66,26 +63,6 @@ def open_random(source: Source, dtype: torch.dtype | None = torch.float32) -> Ch
         warnings=(f"{path}: the weights are random; size, memory and speed are those of the architecture",),
         random=True,
     )
-
-
-def shape_file(source: Source) -> Path:
-    """The file that `random:<config.json>` names, or `random:llama-2-7b` among those of `shape_files`.
-
-    Raises:
-        SharpError: there is none, or something else in its place.
-    """
-    path, shapes = source.path, shape_files()
-    if str(path) in shapes:
-        return shapes[str(path)]
-    if not is_regular_file(path):
-        raise SharpError(f"{path}: no such file; give the config.json of a model, or one of {', '.join(shapes)}")
-    return path
-
-
-def shape_files() -> dict[str, Path]:
-    """The configurations without weights, by name: those of ./export/shapes before the shipped ones."""
-    directories = [shipped("export") / "shapes", Path("export/shapes")]  # the later one wins
-    return {file.stem: file for directory in directories for file in sorted(directory.glob("*.json"))}
 
 
 @torch.no_grad()

@@ -12,24 +12,21 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from sharp_mobile import __version__
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.config import CONFIG_JSON, GENERATION_JSON
 from sharp_mobile.checkpoint.weight_files import WEIGHTS
-from sharp_mobile.errors import SharpError, prefixed
 from sharp_mobile.files.digests import sha256_of
 from sharp_mobile.files.outputs import replace_directory
 from sharp_mobile.model.share import shared_layers
 from sharp_mobile.recipe.plan import SharePlan
-from sharp_mobile.recipe.recovery import Recoveries
 from sharp_mobile.recipe.sharp_json import (
     FORMAT_VERSION,
     SHARP_JSON,
     SharpDescription,
     describe_recoveries,
-    read_recoveries,
 )
 
 
@@ -89,19 +86,3 @@ def write_model(model: PreTrainedModel, directory: Path, tokenizer_source: Check
 def stored_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """What is stored of a model: a tied tensor, which its state dict has under each name, under the first alone."""
     return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
-
-
-def read_sharing(path: Path, config: PreTrainedConfig) -> tuple[SharePlan, Recoveries]:
-    """The plan and the recovery parameters that sharp.json gives the model of a configuration.
-
-    Raises:
-        SharpError: sharp.json is broken, or is for another number of layers.
-    """
-    description = SharpDescription.read(path)
-    if description.layers != config.num_hidden_layers:
-        raise SharpError(
-            f"{path}: share plan: it is for {description.layers} layers and the model has {config.num_hidden_layers}"
-        )
-    with prefixed(path):
-        plan = SharePlan.parse(description.plan, description.layers)
-        return plan, read_recoveries(description.recovery, description.layers)

@@ -15,36 +15,20 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
-from sharp_mobile.checkpoint.gguf_file import gguf_header
+from sharp_mobile.checkpoint.tokenizer_files import (
+    MORE_TEMPLATES,
+    SETTINGS,
+    TEMPLATES,
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+    has_tokenizer,
+)
 from sharp_mobile.errors import SharpError, one_line
 from sharp_mobile.files.json_file import read_json
 from sharp_mobile.files.paths import is_regular_file
 
-TOKENIZER_JSON, TOKENIZER_MODEL = "tokenizer.json", "tokenizer.model"
-TOKENIZER_FILES = (TOKENIZER_JSON, TOKENIZER_MODEL, "vocab.json")
-# What belongs to them: files that decide token ids, too, and chat templates.
-_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-_TEMPLATES = ("chat_template.jinja", "chat_template.json")
-_MORE_TEMPLATES = "additional_chat_templates"
-# What is downloaded of them.
-TOKENIZER_PATTERNS = (
-    *(*TOKENIZER_FILES, *_SETTINGS, "vocab.txt"),
-    *("chat_template*.jinja", "chat_template.json", f"{_MORE_TEMPLATES}/*.jinja"),
-)
 # Kinds of `tokenizer.ggml.pre` that are GPT-2's with every digit on its own (llama.cpp's llama-vocab.cpp).
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
-
-
-def has_tokenizer(path: Path) -> bool:
-    """Whether there is a tokenizer in a Hugging Face directory, or in a GGUF file."""
-    if path.suffix == ".gguf":
-        return "tokenizer.ggml.tokens" in gguf_header(path).metadata
-    return any(is_regular_file(path / file) for file in TOKENIZER_FILES)
-
-
-def tokenizer_files(directory: Path) -> list[Path]:
-    """The files of a directory that decide which token ids a text has."""
-    return [directory / name for name in (*TOKENIZER_FILES, *_SETTINGS) if is_regular_file(directory / name)]
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase | None:
@@ -84,12 +68,12 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path, directory:
     if not shipped or (TOKENIZER_JSON in shipped and _has_metaspace(source / TOKENIZER_JSON)):
         tokenizer.save_pretrained(directory)
         return
-    for name in (*shipped, *_SETTINGS, *_TEMPLATES):
+    for name in (*shipped, *SETTINGS, *TEMPLATES):
         if is_regular_file(source / name):
             shutil.copyfile(source / name, directory / name)
-    for template in sorted((source / _MORE_TEMPLATES).glob("*.jinja")):
-        (directory / _MORE_TEMPLATES).mkdir(exist_ok=True)
-        shutil.copyfile(template, directory / _MORE_TEMPLATES / template.name)
+    for template in sorted((source / MORE_TEMPLATES).glob("*.jinja")):
+        (directory / MORE_TEMPLATES).mkdir(exist_ok=True)
+        shutil.copyfile(template, directory / MORE_TEMPLATES / template.name)
 
 
 def keep_spaces(directory: Path) -> None:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from sharp_mobile.checkpoint.other_formats import other_format
 from sharp_mobile.errors import SharpError, one_line
 from sharp_mobile.files.json_file import COPY_AGAIN, read_json
-from sharp_mobile.files.paths import inside, is_regular_file, reading
+from sharp_mobile.files.paths import cut_short, inside, is_regular_file, reading
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -183,12 +183,6 @@ def _end_of_contiguous(path: Path, spans: Mapping[str, tuple[int, int]]) -> int:
             raise SharpError(f"{path}: tensor {name} {what}; {COPY_AGAIN}")
         end = its_end
     return end
-
-
-def cut_short(path: Path, size: int, needed: int) -> SharpError:
-    """The error for a file of `size` bytes whose header says `needed`."""
-    what = "cut short" if size < needed else "longer than its header says"
-    return SharpError(f"{path}: {what}: has {size:,} bytes, needs {needed:,}; {COPY_AGAIN}")
 
 
 def _pickle_header(path: Path) -> dict[str, StoredTensor]:

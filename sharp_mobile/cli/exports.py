@@ -39,15 +39,14 @@ def export(model: Model, out: Path | None, profile: bool) -> None:
     sharp-mobile export --random-weights llama-3.2-1b --plan t_back
     """
     from sharp_mobile.pipeline import export as run
-    from sharp_mobile.pipeline import summary
+    from sharp_mobile.pipeline import sharing_offers, summary
     from sharp_mobile.recipe.load import recipe_file, recipe_name
-    from sharp_mobile.size_report import what_sharing_gives
 
     recipe, name = model.recipe(), recipe_name(model.argument)
     result = run(recipe, name, out or Path("build/exports", name))
     show(summary(result, profile=profile))
     if recipe.plan == "none" and model.plan is None and not model.random and recipe_file(model.argument) is None:
-        show(what_sharing_gives(recipe, model.argument))
+        show(sharing_offers(recipe, model.argument))
 
 
 @click.command()

@@ -25,9 +25,16 @@ from sharp_mobile.console import say
 @quiet_option
 def plan(model: Model) -> None:
     """Show which layers of MODEL share, the stored ratio τ and the compression ratio s (paper, Eq. 1)."""
-    from sharp_mobile.recovery.run import open_recipe
+    from sharp_mobile.checkpoint.description import plan_source
+    from sharp_mobile.recipe.plan_budget import is_auto
 
-    say(open_recipe(model.recipe()).describe())
+    recipe = model.recipe()
+    if not is_auto(recipe.plan):
+        say(plan_source(recipe).describe())
+        return
+    from sharp_mobile.recovery.run import open_recipe  # measures the weights, so it needs PyTorch
+
+    say(open_recipe(recipe).describe())
 
 
 @click.command()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.decoder.fuse import Projections, fuse, linear
 from sharp_mobile.decoder.options import DecoderOptions, decoder_options
 from sharp_mobile.decoder.segments import (
@@ -24,18 +25,8 @@ from sharp_mobile.decoder.segments import (
     Middle,
     RMSNorm,
 )
-from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import (
-    Family,
-    decoder_layers,
-    family_of,
-    logit_cap,
-    mlp_activation,
-    mlp_biases,
-    mlp_weights,
-    score_cap,
-    sliding_window,
-)
+from sharp_mobile.model.families import Family, family_of, logit_cap, score_cap, sliding_window
+from sharp_mobile.model.modules import decoder_layers, mlp_activation, mlp_biases, mlp_weights
 from sharp_mobile.model.share import SharedMLP, own_mlp
 from sharp_mobile.recipe.lower_settings import LowerSettings
 
@@ -244,18 +235,14 @@ def build_decoder(model: Any, settings: LowerSettings) -> Decoder:
     """The decoder of a Hugging Face causal language model, plain or shared, in float and without copying weights.
 
     Raises:
-        SharpError: an unsupported family or RoPE type, a maximal length the model does not have, or an attention
-            operator that cannot do what the family needs.
+        SharpError: an unsupported family or RoPE type, or options that the model's decoder cannot have.
     """
     config: Any = model.config
     family = family_of(config.model_type)
-    options = decoder_options(settings, config)
+    architecture = architecture_of(config.to_dict())
+    options = decoder_options(settings, architecture)
+    options.check(architecture)
     layers = list(decoder_layers(model))
-    if options.max_length > config.max_position_embeddings:
-        raise SharpError(
-            f"lower.max_length: {options.max_length} is more than the {config.max_position_embeddings} positions that "
-            "this model has; use that many or fewer"
-        )
     rotations, rotation_of = _rotations(model, options.max_length)
     heads = _heads(layers[0].self_attn, config, rotations)
     starts = [
@@ -329,8 +316,6 @@ def _rotation(rotary: Any, kind: str, max_length: int, width: int) -> Rotation:
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         frequencies, _ = ROPE_INIT_FUNCTIONS["longrope"](rotary.config, None, seq_len=max_length)
-    elif rope_type == "dynamic":
-        raise SharpError("RoPE type 'dynamic' changes with the text's length, which a KV cache cannot follow; use yarn")
     return Rotation(frequencies, getattr(rotary, f"{prefix}attention_scaling"), width)
 
 
@@ -373,12 +358,7 @@ def _layer_outputs(layers: list[Any], family: Family) -> list[LayerOutput]:
 
 
 def _attention(attention: Any, config: Any, heads: Heads, options: DecoderOptions) -> Attention:
-    softcap = score_cap(config)
-    if softcap is not None and options.attention == "custom_sdpa":
-        raise SharpError(
-            f"{config.model_type} soft-caps attention scores, which custom_sdpa cannot; use lower.attention: portable"
-        )
     window = sliding_window(attention, config)
     if window is not None and window >= options.max_length:
         window = None
-    return PortableAttention(AttentionSettings(heads, options.max_length, attention.scaling, window, softcap))
+    return PortableAttention(AttentionSettings(heads, options.max_length, attention.scaling, window, score_cap(config)))

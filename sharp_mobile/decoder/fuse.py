@@ -78,8 +78,7 @@ class FusedFactors:
             gate, up, down = shared.gate, shared.up, shared.down
             alpha_up = up.alpha.float().reshape(1)
             lora = shared.recovery.form == "lora"
-            # On the meta device, where only shapes are asked for, α is as it starts.
-            folded = lora and (alpha_up.is_meta or bool(alpha_up.abs() >= SMALLEST_FOLDED_ALPHA))
+            folded = lora and bool(alpha_up.abs() >= SMALLEST_FOLDED_ALPHA)
             up_scale = alpha_up if folded else torch.ones_like(alpha_up)
             for name, projection in (("gate", gate), ("up", up), ("down", down)):
                 _take(name, projection, low, factors)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.files.json_file import COPY_AGAIN
 
 # The longest that file systems take for one name.
 _LONGEST_NAME = 255
@@ -96,3 +97,9 @@ def reading(path: Path) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise SharpError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def cut_short(path: Path, size: int, needed: int) -> SharpError:
+    """The error for a file of `size` bytes whose header says `needed`."""
+    what = "cut short" if size < needed else "longer than its header says"
+    return SharpError(f"{path}: {what}: has {size:,} bytes, needs {needed:,}; {COPY_AGAIN}")

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from executorch.exir import ExecutorchProgramManager
-from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
-from executorch.exir._serialize._program import PTEFile, _get_extended_header, serialize_pte_binary
+from executorch.exir._serialize._program import PTEFile, serialize_pte_binary
 from executorch.exir.schema import Buffer
 from flatbuffers.table import Table
 from tqdm import tqdm
 
 from sharp_mobile.console import shows_bars
+from sharp_mobile.pte.flatc import PROGRAM, as_json
+from sharp_mobile.pte.read import program_size
 
 _HEAD = 64  # bytes that hold the program's header
 _UINT64 = 8
@@ -82,15 +83,14 @@ def _find(constants: list[Any], named: Any) -> _Tied | None:
 def _overlap(file: BufferedRandom, tied: _Tied) -> None:
     """Let the constants' segment reach to the end of the tied weight, and the constant begin where that begins."""
     file.seek(0)
-    header = _get_extended_header(file.read(_HEAD))
-    assert header is not None  # a program with segments has one
+    size, _ = program_size(file.read(_HEAD))
     file.seek(0)
-    content = bytearray(file.read(header.program_size))
-    program = _flatbuffer_to_program(bytes(content))
-    named = {data.key: data.segment_index for data in program.named_data or []}
-    weight = program.segments[named[tied.key]]
-    first = program.constant_segment.segment_index
-    begin = program.segments[first].offset
+    content = bytearray(file.read(size))
+    (program,) = as_json(PROGRAM, [content])
+    named = {entry["key"]: entry["segment_index"] for entry in program["named_data"]}
+    weight = program["segments"][named[tied.key]]
+    first = program["constant_segment"]["segment_index"]
+    begin = program["segments"][first]["offset"]
 
     def write(position: int, value: int) -> None:
         content[position : position + _UINT64] = value.to_bytes(_UINT64, "little")
@@ -98,7 +98,7 @@ def _overlap(file: BufferedRandom, tied: _Tied) -> None:
     root = Table(content, int.from_bytes(content[:4], "little"))
     segment = Table(content, root.Indirect(root.Vector(root.Offset(_SEGMENTS)) + 4 * first))
     constants = Table(content, root.Indirect(root.Pos + root.Offset(_CONSTANT_SEGMENT)))
-    write(segment.Pos + segment.Offset(_SIZE), weight.offset + weight.size - begin)
-    write(constants.Vector(constants.Offset(_OFFSETS)) + _UINT64 * tied.constant, weight.offset - begin)
+    write(segment.Pos + segment.Offset(_SIZE), weight["offset"] + weight["size"] - begin)
+    write(constants.Vector(constants.Offset(_OFFSETS)) + _UINT64 * tied.constant, weight["offset"] - begin)
     file.seek(0)
     file.write(content)

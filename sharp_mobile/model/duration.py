@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import cache
 
 import torch
-from transformers import PreTrainedConfig
 
+from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
@@ -35,26 +35,26 @@ def products_per_second() -> float:
     return 2 * _WIDTH**3 * count / elapsed
 
 
-def rounding_seconds(config: PreTrainedConfig, tokens: int) -> float:
+def rounding_seconds(model: Architecture, tokens: int) -> float:
     """To round all linears by a text of so many tokens."""
-    return _ROUNDING * _forward(config, tokens) / products_per_second()
+    return _ROUNDING * _forward(model, tokens) / products_per_second()
 
 
-def warmup_seconds(config: PreTrainedConfig, warmup: WarmupSettings, recovery: Mapping[int, Recovery]) -> float:
+def warmup_seconds(model: Architecture, warmup: WarmupSettings, recovery: Mapping[int, Recovery]) -> float:
     """To fit the recovery parameters of these layers by the warm-up's text; 0 where there is nothing to fit."""
     fitted = sum(not own.direct for own in recovery.values())
     tokens = warmup.window * warmup.windows
-    mlp = 2 * 3 * config.hidden_size * config.intermediate_size * tokens
+    mlp = 2 * 3 * model.hidden * model.inner * tokens
     each = _CLOSED_FORM * mlp * (warmup.method != "adam")
     each += 3 * _TRAINING * mlp * warmup.adam_epochs * (warmup.method != "closed_form")
     return fitted * each / warmup.workers / products_per_second()
 
 
-def finetune_seconds(config: PreTrainedConfig, settings: FinetuneSettings, steps: int) -> float:
+def finetune_seconds(model: Architecture, settings: FinetuneSettings, steps: int) -> float:
     """To train so many steps; distillation computes the original, too."""
     passes = 2 + (settings.distillation > 0) + settings.gradient_checkpointing
     tokens = settings.batch_size * settings.length
-    return _TRAINING * steps * passes * _forward(config, tokens) / products_per_second()
+    return _TRAINING * steps * passes * _forward(model, tokens) / products_per_second()
 
 
 def spoken(seconds: float) -> str:
@@ -67,13 +67,11 @@ def spoken(seconds: float) -> str:
     return f"about {_rounded(seconds / 86_400)} days"
 
 
-def _forward(config: PreTrainedConfig, tokens: int) -> float:
+def _forward(model: Architecture, tokens: int) -> float:
     """Multiplications and additions of a forward pass through the layers' linears."""
-    heads, keys = config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    attention = config.hidden_size * head * (2 * heads + 2 * keys)
-    layer = attention + 3 * config.hidden_size * config.intermediate_size
-    return 2.0 * tokens * config.num_hidden_layers * layer
+    attention = 2 * model.hidden * (model.query_width + model.key_width)
+    layer = attention + 3 * model.hidden * model.inner
+    return 2.0 * tokens * model.layers * layer
 
 
 def _rounded(count: float) -> int:

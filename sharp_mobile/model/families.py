@@ -11,13 +11,8 @@ in which some norms are absent, some projections are stored fused, and attention
 from layer to layer (sliding windows, RoPE or none) is read from the Hugging Face modules themselves.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
-
-import torch
-import torch.nn.functional as F
-from torch import nn
+from typing import Any, Literal
 
 from sharp_mobile.errors import SharpError
 
@@ -36,6 +31,8 @@ class Family:
     norm_gain_offset: float = 0.0  # Gemma stores gain - 1
     fused_qkv: bool = False  # one `qkv_proj`
     fused_gate_up: bool = False  # one `gate_up_proj`, gate first
+    qkv_bias: bool = False  # on q, k and v, whatever the configuration says
+    scales_embedding: bool = False  # embedded tokens by the root of the hidden width
     window: Literal["none", "model", "layer"] = "none"  # where the sliding window is: config (all layers), attention
     caps_scores: bool = False  # attention uses `attn_logit_softcapping`
     caps_logits: bool = False  # the LM head uses `final_logit_softcapping`
@@ -49,6 +46,7 @@ _GEMMA = Family(
     pre_mlp_norm="pre_feedforward_layernorm",
     post_mlp_norm="post_feedforward_layernorm",
     norm_gain_offset=1.0,
+    scales_embedding=True,
     window="layer",
     caps_scores=True,
     caps_logits=True,
@@ -59,7 +57,7 @@ FAMILIES = {
     for family in (
         Family("llama", "Llama 2/3, SmolLM2"),
         Family("mistral", "Mistral", window="model"),
-        Family("qwen2", "Qwen2/2.5", window="layer"),
+        Family("qwen2", "Qwen2/2.5", qkv_bias=True, window="layer"),
         Family("qwen3", "Qwen3", qk_norm="head", window="layer"),
         Family("phi3", "Phi-3", fused_qkv=True, fused_gate_up=True, window="model"),
         _GEMMA,
@@ -111,57 +109,3 @@ def score_cap(config: Any) -> float | None:
 def logit_cap(config: Any) -> float | None:
     """c of the family's c·tanh(logit / c); None where it has none."""
     return config.final_logit_softcapping if family_of(config.model_type).caps_logits else None
-
-
-class MLPWeights(NamedTuple):
-    """One gated MLP's projections, as views of its parameters: gate and up [inner, hidden], down [hidden, inner]."""
-
-    gate: torch.Tensor
-    up: torch.Tensor
-    down: torch.Tensor
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder layers of a Hugging Face causal language model, in order."""
-    return model.model.layers
-
-
-def norm(layer: Any, attribute: str | None) -> nn.Module:
-    """A layer's norm by the attribute name that a `Family` gives; the identity where the family has none."""
-    return nn.Identity() if attribute is None else getattr(layer, attribute)
-
-
-class NoMLP(nn.Module):
-    """An MLP that answers zero, as one whose weights are all zero does; a layer with it has only its attention."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., hidden] -> zeros of the same shape."""
-        return torch.zeros_like(x)
-
-
-def mlp_weights(mlp: Any) -> MLPWeights:
-    """A plain Hugging Face MLP's projections; a fused gate and up are given as two views of one tensor."""
-    if hasattr(mlp, "gate_up_proj"):
-        gate, up = mlp.gate_up_proj.weight.chunk(2, dim=0)
-        return MLPWeights(gate, up, mlp.down_proj.weight)
-    return MLPWeights(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
-
-
-def mlp_biases(mlp: Any) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """A plain Hugging Face MLP's biases in the order gate, up, down; None where it has none."""
-    if hasattr(mlp, "gate_up_proj"):
-        bias = mlp.gate_up_proj.bias
-        gate, up = (None, None) if bias is None else bias.chunk(2, dim=0)
-        return gate, up, mlp.down_proj.bias
-    return mlp.gate_proj.bias, mlp.up_proj.bias, mlp.down_proj.bias
-
-
-def mlp_activation(mlp: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The activation between gate and up."""
-    return mlp.activation_fn if hasattr(mlp, "activation_fn") else mlp.act_fn
-
-
-def mlp_inner(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What a plain MLP's down projection reads: x [..., hidden] -> [..., inner]."""
-    weights, (gate_bias, up_bias, _) = mlp_weights(mlp), mlp_biases(mlp)
-    return mlp_activation(mlp)(F.linear(x, weights.gate, gate_bias)) * F.linear(x, weights.up, up_bias)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import MLPWeights, decoder_layers, mlp_activation, mlp_biases, mlp_weights
+from sharp_mobile.model.modules import MLPWeights, decoder_layers, mlp_activation, mlp_biases, mlp_weights
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery, recoveries
 
@@ -189,8 +189,7 @@ class SharedMLP(nn.Module):
         own, shared = mlp_weights(mlp), mlp_weights(reference)
         if _shapes(own) != _shapes(shared):
             raise SharpError(f"its MLP is {_shapes(own)}, its reference's is {_shapes(shared)}")
-        if recovery.neurons > own.gate.shape[0]:
-            raise SharpError(f"{recovery.neurons} own neurons are more than its MLP's {own.gate.shape[0]}")
+        recovery.check_fits(own.gate.shape[0])
         biases = mlp_biases(mlp)
         if recovery.reference:
             self.gate, self.up, self.down = (

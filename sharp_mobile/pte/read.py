@@ -1,23 +1,30 @@
-"""Read the structure of a `.pte`: its program, where its segments lie, and the XNNPACK graphs of its delegates."""
+"""Read the structure of a `.pte`: its program, where its segments lie, and the XNNPACK graphs of its delegates.
 
-import json
+    file      program (a flatbuffer) │ segments
+    program   root offset │ "ET12" │ extended header │ tables
+    segment   of a delegate: XNNPACK's header │ graph (a flatbuffer) │ constants, if they have no names
+
+Programs and graphs are JSON here, as ExecuTorch's program.fbs and XNNPACK's schema.fbs name their fields.
+"""
+
 import mmap
-import re
-import tempfile
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader, _get_schema_bytes
-from executorch.exir._serialize._flatbuffer import _flatc_decompile
-from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
-from executorch.exir._serialize._program import _get_extended_header
-from executorch.exir.schema import DataLocation, Program
-
 from sharp_mobile.errors import SharpError
+from sharp_mobile.pte.flatc import PROGRAM, XNNPACK_GRAPH, as_json
 
-_NON_FINITE = re.compile(r'(": -?)inf\b')  # as flatc writes infinity, which is no JSON
+Program = dict[str, Any]
+
+# Magic, length, bytes of the program, offset of the first segment; after the root's offset and the file's magic. More
+# may follow (executorch/schema/extended_header.h).
+_EXTENDED_HEADER, _EXTENDED_HEADER_AT = struct.Struct("<4sIQQ"), 8
+_EXTENDED_HEADER_MAGIC, _PROGRAM_MAGIC = b"eh00", b"ET12"
+# Magic, length, offset and size of the graph, offset and size of the constants (backends/xnnpack/runtime/XNNHeader.h).
+_XNNPACK_HEADER, _XNNPACK_MAGIC = struct.Struct("<4x4sHIIIQ"), b"XH00"
 
 
 def stored_places(path: Path) -> dict[str, tuple[int, int]]:
@@ -54,21 +61,35 @@ def _read(path: Path) -> Iterator[None]:
         yield
     except (SharpError, OSError, MemoryError):
         raise
-    except Exception as error:  # flatbuffers and flatc raise whatever wrong offsets lead to
+    except Exception as error:  # wrong offsets lead flatc and what reads its answer anywhere
         raise SharpError(f"{path}: is damaged ({type(error).__name__} in its program); export it again") from error
 
 
 def parse(path: Path, data: mmap.mmap) -> tuple[Program, int]:
-    """The program's flatbuffer, and where the segments begin."""
-    header = _get_extended_header(data[:1024])
-    if data[4:8] != b"ET12" or header is None or not header.is_valid() or header.program_size > len(data):
+    """The program, and where the segments begin."""
+    size, base = program_size(data)
+    if not 0 < size <= len(data):
         raise SharpError(f"{path}: is not an ExecuTorch program, or is cut short; export it again")
-    return _flatbuffer_to_program(data[: header.program_size]), header.segment_base_offset
+    return as_json(PROGRAM, [data[:size]])[0], base
+
+
+def program_size(data: bytes | mmap.mmap) -> tuple[int, int]:
+    """Bytes of the program at the beginning of a file, and where the segments begin; 0 if there is none.
+
+    Args:
+        data: the file, or its first 64 bytes.
+    """
+    end = _EXTENDED_HEADER_AT + _EXTENDED_HEADER.size
+    if len(data) < end or data[4:8] != _PROGRAM_MAGIC:
+        return 0, 0
+    magic, length, size, base = _EXTENDED_HEADER.unpack(data[_EXTENDED_HEADER_AT:end])
+    sound = magic == _EXTENDED_HEADER_MAGIC and length >= _EXTENDED_HEADER.size
+    return (size, base) if sound else (0, 0)
 
 
 def segments_of(path: Path, program: Program, base: int, data: mmap.mmap) -> list[tuple[int, int]]:
     """Begin and end of each segment in the file."""
-    segments = [(base + s.offset, base + s.offset + s.size) for s in program.segments]
+    segments = [(base + s["offset"], base + s["offset"] + s["size"]) for s in program.get("segments", [])]
     if any(end > len(data) for _, end in segments):
         raise SharpError(
             f"{path}: is cut short: has {len(data):,} bytes, needs {max(end for _, end in segments):,}; export it again"
@@ -77,30 +98,31 @@ def segments_of(path: Path, program: Program, base: int, data: mmap.mmap) -> lis
 
 
 def places_of(program: Program, segments: list[tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    return {entry.key: segments[entry.segment_index] for entry in program.named_data or []}
+    return {entry["key"]: segments[entry["segment_index"]] for entry in program.get("named_data", [])}
 
 
 def delegate_graphs(
     path: Path, program: Program, data: mmap.mmap, segments: list[tuple[int, int]]
 ) -> list[dict[str, Any]]:
-    """The XNNPACK graphs of all delegates, as the JSON of their flatbuffers."""
+    """The XNNPACK graphs of all delegates."""
     graphs = []
-    with tempfile.TemporaryDirectory() as directory:
-        schema, binary = Path(directory, "schema.fbs"), Path(directory, "graph.bin")
-        schema.write_bytes(_get_schema_bytes())
-        for plan in program.execution_plan:
-            for delegate in plan.delegates:
-                if delegate.id != "XnnpackBackend":
-                    raise SharpError(f"{path}: has a delegate of {delegate.id[:100]!r}; inspect reads XNNPACK's only")
-                if delegate.processed.location is not DataLocation.SEGMENT:
-                    raise SharpError(
-                        f"{path}: has delegates stored inline; inspect reads delegate segments: export with them"
-                    )
-                start, end = segments[delegate.processed.index]
-                blob = data[start:end]
-                header = XNNHeader.from_bytes(blob[: XNNHeader.EXPECTED_LENGTH])
-                binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
-                _flatc_decompile(directory, str(schema), str(binary), ["--raw-binary"])
-                text = Path(directory, "graph.json").read_text()
-                graphs.append(json.loads(_NON_FINITE.sub(r"\1Infinity", text)))  # a clamp without a limit
-    return graphs
+    for plan in program["execution_plan"]:
+        for delegate in plan.get("delegates", []):
+            if delegate["id"] != "XnnpackBackend":
+                raise SharpError(f"{path}: has a delegate of {delegate['id'][:100]!r}; inspect reads XNNPACK's only")
+            processed = delegate["processed"]
+            if processed["location"] != "SEGMENT":
+                raise SharpError(
+                    f"{path}: has delegates stored inline; inspect reads delegate segments: export with them"
+                )
+            start, end = segments[processed["index"]]
+            graphs.append(_graph(data[start:end]))
+    return as_json(XNNPACK_GRAPH, graphs)
+
+
+def _graph(delegate: bytes) -> bytes:
+    """The flatbuffer of a delegate; ValueError if its header is not one."""
+    magic, length, offset, size, _, _ = _XNNPACK_HEADER.unpack_from(delegate)
+    if magic != _XNNPACK_MAGIC or length != _XNNPACK_HEADER.size:
+        raise ValueError("no XNNPACK header")
+    return delegate[offset : offset + size]

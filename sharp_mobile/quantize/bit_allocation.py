@@ -14,7 +14,7 @@ Linears are taken in the order of KL per extra byte as long as the bytes last. A
 sum over its users. SmolLM2-135M: the down projections and v come first, q and o last.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -24,8 +24,8 @@ from torch import nn
 
 from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
-from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segment_walk import Given, first_given, head_of, in_float, linears_of, segments_of, step
+from sharp_mobile.quantize.groups import budgeted_bytes, extra_bytes
 
 
 class Candidate(NamedTuple):
@@ -34,42 +34,6 @@ class Candidate(NamedTuple):
     linear: nn.Linear
     rounded: nn.Module
     divergence: float
-
-
-def four_bit_bytes(shape: tuple[int, int], group: int) -> int:
-    """Bytes of a linear [out, in] at 4 bits: half a byte a code, a bfloat16 scale a group."""
-    rows, width = shape
-    return rows * width // 2 + 2 * rows * (width // group)
-
-
-def extra_bytes(shape: tuple[int, int], group: int) -> int:
-    """What the same linear has more at 8 bits: a byte a code, a float32 scale a row."""
-    rows, width = shape
-    return rows * width + 4 * rows - four_bit_bytes(shape, group)
-
-
-def budgeted_bytes(shapes: Iterable[tuple[int, int]], group: int, share: float) -> int:
-    """The bytes that 8 bits add to an export, from shapes alone: `share` of what all distinct linears take at 4 bits.
-
-    What is chosen stays below it by less than the extra bytes of the smallest linear that is left at 4 bits.
-
-    Args:
-        shapes: [out, in] of the distinct linears that `quantize.linear` covers, a shared one once.
-    """
-    shapes = list(shapes)
-    most = sum(extra_bytes(shape, group) for shape in shapes)
-    return min(most, int(share * sum(four_bit_bytes(shape, group) for shape in shapes)))
-
-
-def rounded_shapes(decoder: Decoder) -> list[tuple[int, int]]:
-    """[out, in] of the linears in a quantized decoder that text decides over, each once."""
-    linears = {
-        module: None
-        for segment in segments_of(decoder)
-        for name, module in segment.named_modules()
-        if isinstance(module, QuantizedLinear) and ".recovery." not in name
-    }
-    return [linear.shape for linear in linears]
 
 
 def choose(candidates: list[Candidate], group: int, share: float) -> list[Candidate]:

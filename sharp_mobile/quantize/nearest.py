@@ -3,8 +3,7 @@
 `quantize` is the only entry: it replaces the float linears and the embedding of a decoder by the modules of
 `decoder.integer`, each object once, however many layers call it.
 
-Float weights may be of any type and lie in a file that is mapped: they are read once, a few rows at a time. Or they are
-on the meta device and have shapes alone, as the integers have then.
+Float weights may be of any type and lie in a file that is mapped: they are read once, a few rows at a time.
 """
 
 from typing import Literal, cast
@@ -20,11 +19,11 @@ from torchao.quantization.quant_primitives import (
 from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, code_range
 from sharp_mobile.errors import SharpError
+from sharp_mobile.quantize.groups import recovery_group
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.section import Bits
 from sharp_mobile.system.memory import page_out
 
-INT4_GROUPS = (128, 64, 32)
 # So many numbers of a weight are rounded together, a few rows: five times faster than what no CPU cache holds.
 _AT_ONCE = 1 << 17
 _EMBEDDING, _LM_HEAD = "embedding", "exit.head.lm_head"  # in a `Decoder`
@@ -45,8 +44,6 @@ def quantize_weight(
         raise SharpError(f"group size {group} does not divide the input width {weight.shape[1]} of a {bits}-bit weight")
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = torch.empty(weight.shape[0], weight.shape[1] // group, device=weight.device)
-    if weight.is_meta:
-        return codes, scale
     count = max(1, _AT_ONCE // weight.shape[1])
     for first in range(0, weight.shape[0], count):
         rows = slice(first, first + count)
@@ -96,17 +93,6 @@ def quantize_embedding(
     return QuantizedEmbedding(codes, scale if bits == 4 else scale.reshape(-1), bits)
 
 
-def recovery_group(rank_width: int) -> int:
-    """The group of a 4-bit recovery parameter: the largest of 128, 64, 32 that divides its input width."""
-    for group in INT4_GROUPS:
-        if rank_width % group == 0:
-            return group
-    raise SharpError(
-        f"4-bit recovery parameters need an input width (rank) that is a multiple of 32, not {rank_width}; "
-        "use a multiple of 32, or quantize.recovery: 8"
-    )
-
-
 @torch.no_grad()
 def quantize(decoder: nn.Module, settings: QuantizeSettings) -> None:
     """Replace the float linears and the embedding of a `Decoder` by integer ones, in place.
@@ -145,7 +131,6 @@ def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:
     table, head = (getattr(module, "weight", None) for module in (embedding, lm_head))
     if table is None or head is None or table.shape != head.shape:
         return False
-    # By storage, not by address, which a tensor on the meta device has not.
     return table.untyped_storage() is head.untyped_storage() and table.storage_offset() == head.storage_offset()
 
 

@@ -28,7 +28,7 @@ def check_lowerable(recipe: Recipe, checkpoint: Checkpoint) -> None:
         SharpError: widths that the quantization's groups do not divide, a model or length that has no decoder, or no
             text to round by.
     """
-    recipe.check_fits(checkpoint.config)
+    recipe.check_fits(checkpoint.architecture)
     if recipe.rounds_to_text(checkpoint.tokenizer() is not None):
         _rounding_windows(recipe, checkpoint)
     build_decoder(checkpoint.model, recipe.lower)
@@ -60,7 +60,7 @@ def make_decoder(recipe: Recipe, checkpoint: Checkpoint, stages: Stages) -> Deco
         check_translation(decoder, checkpoint.model)
     if recipe.rounds_to_text(checkpoint.tokenizer() is not None):
         windows = _rounding_windows(recipe, checkpoint)
-        seconds = rounding_seconds(checkpoint.config, windows.numel())
+        seconds = rounding_seconds(checkpoint.architecture, windows.numel())
         say(f"rounding by {windows.numel():,} tokens of text: {spoken(seconds)} on this machine")
         with stages.stage("round"):
             round_to_text(decoder, windows, recipe.quantize)

@@ -62,6 +62,15 @@ class Recovery:
         """Whether there are no recovery parameters at all, α included."""
         return not any(self.ranks) and not self.hybrid
 
+    def check_fits(self, inner: int) -> None:
+        """Refuse more own neurons than an MLP of this inner width has.
+
+        Raises:
+            SharpError: there are more.
+        """
+        if self.neurons > inner:
+            raise SharpError(f"{self.neurons} own neurons are more than its MLP's {inner}")
+
     def parameters(self, hidden: int, inner: int) -> int:
         """How many recovery parameters a layer has, the three scalars α left out as the paper does (Eq. 1)."""
         total = 3 * hidden * self.neurons + 2 * hidden * self.bypass

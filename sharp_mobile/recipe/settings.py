@@ -34,7 +34,7 @@ from sharp_mobile.recipe.source import Source
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from sharp_mobile.model.architecture import Architecture
 
 
 def _source(value: object) -> Source:
@@ -136,12 +136,12 @@ class Recipe(Section):
                 f"target and saves nothing; use {' or '.join(sorted(DEPLOYABLE))}"
             )
 
-    def fitted_to(self, config: "PreTrainedConfig") -> "Recipe":
+    def fitted_to(self, model: "Architecture") -> "Recipe":
         """The recipe with its default lengths cut to the positions that a model has.
 
         A length that the recipe or the user sets stays: it is checked where it is used.
         """
-        longest, changed = config.max_position_embeddings, {}
+        longest, changed = model.positions, {}
         for section, name in (("lower", "max_length"), ("warmup", "window"), ("finetune", "length")):
             settings = getattr(self, section)
             if name not in settings.model_fields_set and getattr(settings, name) > longest:
@@ -155,20 +155,19 @@ class Recipe(Section):
             return []
         return [f"max_length is {length}: the model has no more positions (max_position_embeddings)"]
 
-    def check_fits(self, config: "PreTrainedConfig") -> None:
+    def check_fits(self, model: "Architecture") -> None:
         """Check what depends on the model's widths and lengths.
 
         Raises:
             SharpError: 4-bit groups do not divide a linear's input width, or `max_length` is beyond the model's.
         """
         quantize = self.quantize
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         widths = {}
-        table = quantize.embedding_bits(config.tie_word_embeddings)
+        table = quantize.embedding_bits(model.tied)
         if 4 in (quantize.linear, quantize.lm_head, table):
-            widths["hidden width"] = config.hidden_size
+            widths["hidden width"] = model.hidden
         if quantize.linear == 4:
-            widths |= {"MLP width": config.intermediate_size, "attention width": config.num_attention_heads * head_dim}
+            widths |= {"MLP width": model.inner, "attention width": model.query_width}
         for what, width in widths.items():
             if width % quantize.group_size:
                 fitting = next((f"group_size: {size}" for size in (64, 32) if width % size == 0), "8 bits")
@@ -176,7 +175,7 @@ class Recipe(Section):
                     f"quantize.group_size: {quantize.group_size} does not divide the model's {what} of {width}; "
                     f"use {fitting}"
                 )
-        longest = config.max_position_embeddings
+        longest = model.positions
         if self.lower.max_length > longest:
             raise SharpError(
                 f"lower.max_length: {self.lower.max_length} is beyond the model's {longest} positions; "

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sharp_mobile import __version__
 from sharp_mobile.console import warn
-from sharp_mobile.errors import SharpError, first_problem
+from sharp_mobile.errors import SharpError, first_problem, prefixed
 from sharp_mobile.files.digests import remembered_sha256
 from sharp_mobile.files.json_file import read_json
 from sharp_mobile.files.paths import inside, is_regular_file
-from sharp_mobile.recipe.plan import layer_ranges, parse_layers
+from sharp_mobile.recipe.plan import SharePlan, layer_ranges, parse_layers
 from sharp_mobile.recipe.recovery import Recoveries, Recovery
 
 SHARP_JSON = "sharp.json"
@@ -69,19 +69,35 @@ class SharpDescription(BaseModel):
             raise SharpError(f"{path}: {first_problem(error)}; write the checkpoint again") from error
 
 
-def damaged_files(directory: Path) -> list[str]:
-    """The files of a SHARP checkpoint that are not as they were written, or not there.
+def damaged_files(directory: Path, *only: str) -> list[str]:
+    """The files of a SHARP checkpoint that are not as they were written, or not there; of `only`, if any are named.
 
     Raises:
         SharpError: sharp.json cannot be read, or a file cannot.
     """
     path = directory / SHARP_JSON
     damaged = []
-    for name, digest in SharpDescription.read(path).files.items():
+    files = SharpDescription.read(path).files
+    for name, digest in files.items():
+        if only and name not in only:
+            continue
         file = inside(directory, name, path, links_out=True)
         if not is_regular_file(file) or remembered_sha256(file) != digest:
             damaged.append(name)
     return damaged
+
+
+def check_undamaged(directory: Path, *names: str) -> None:
+    """Refuse a SHARP checkpoint of which one of these files is not as it was written.
+
+    Raises:
+        SharpError: one is not, or not there.
+    """
+    if damaged := damaged_files(directory, *names):
+        raise SharpError(
+            f"{directory / damaged[0]}: does not match {SHARP_JSON} (SHA-256); copy the checkpoint "
+            "again, or recover it again"
+        )
 
 
 def is_whole(directory: Path) -> bool:
@@ -122,3 +138,17 @@ def read_recoveries(described: Mapping[str, Any], layers: int) -> dict[int, Reco
                 raise SharpError(f"recovery: layer {layer + 1} is named twice")
             found[layer] = recovery
     return dict(sorted(found.items()))
+
+
+def read_sharing(path: Path, layers: int) -> tuple[SharePlan, Recoveries]:
+    """The plan and the recovery parameters that a sharp.json gives a model of so many layers.
+
+    Raises:
+        SharpError: sharp.json is broken, or is for another number of layers.
+    """
+    description = SharpDescription.read(path)
+    if description.layers != layers:
+        raise SharpError(f"{path}: share plan: it is for {description.layers} layers and the model has {layers}")
+    with prefixed(path):
+        plan = SharePlan.parse(description.plan, description.layers)
+        return plan, read_recoveries(description.recovery, description.layers)

@@ -21,11 +21,10 @@ from sharp_mobile.console import say, silence, warn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import check_writable, copy_directory, replace_directory
 from sharp_mobile.model.duration import spoken, warmup_seconds
+from sharp_mobile.model.planned import PlannedModel, plan_model
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
-from sharp_mobile.recipe.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe.plan_budget import is_auto
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
-from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
 from sharp_mobile.recovery.finetune.stage import fine_tune, processes
@@ -38,42 +37,11 @@ from sharp_mobile.text.windows import check_length, source_windows
 RECOVERED = Path("build/recovered")
 
 
-@dataclass(frozen=True)
-class Opened:
+@dataclass(frozen=True, kw_only=True)
+class Opened(PlannedModel):
     """A recipe's checkpoint and how its layers share."""
 
-    recipe: Recipe
     checkpoint: Checkpoint
-    plan: SharePlan
-    recovery: dict[int, Recovery]
-    explanation: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        """The plan written out, τ and s (paper, Eq. 1); where it was chosen, why."""
-        return "\n".join((*self.explanation, self._described()))
-
-    def _described(self) -> str:
-        plan = self.plan
-        kinds: dict[str, list[int]] = {}
-        for layer, recovery in self.recovery.items():
-            kinds.setdefault(str(recovery), []).append(layer)
-        described = [
-            kind if len(kinds) == 1 else f"{kind} in layers {layer_ranges(tuple(layers))}"
-            for kind, layers in kinds.items()
-        ]
-        if plan.is_none:
-            return f"plan none: {'; '.join([f'{plan.layers} layers, nothing shared', *described])}"
-        return (
-            f"plan {plan} (reference:targets, 1-based), {', '.join(described)}; stored ratio "
-            f"τ = {plan.stored_ratio:.2f}, compression ratio s = {self.compression_ratio:.3f}"
-        )
-
-    @property
-    def compression_ratio(self) -> float:
-        """s: MLP parameters kept over original ones."""
-        config = self.checkpoint.config
-        widths = (config.hidden_size, config.intermediate_size)
-        return self.plan.compression_ratio(*widths, sum(own.parameters(*widths) for own in self.recovery.values()))
 
 
 def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED) -> Opened:
@@ -90,40 +58,16 @@ def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED)
         warn(line)
     dtype = None if mapped else torch.float32
     checkpoint = open_checkpoint(recipe.model, dtype=dtype)
-    recipe = recipe.fitted_to(checkpoint.config)
+    recipe = recipe.fitted_to(checkpoint.architecture)
     explanation: list[str] = []
     if is_auto(recipe.plan):
         checkpoint.model.float()
         recipe, explanation = resolve(recipe, checkpoint, work)
-    opened = planned(recipe, checkpoint, tuple(explanation))
+    planned = plan_model(recipe, checkpoint.description, tuple(explanation))
+    opened = Opened(**vars(planned), checkpoint=checkpoint)
     if opened.recovery and checkpoint.plan is None and not checkpoint.random:
         checkpoint.model.float()
     return opened
-
-
-def planned(recipe: Recipe, checkpoint: Checkpoint, explanation: tuple[str, ...] = ()) -> Opened:
-    """How a checkpoint shares by its recipe, whose plan is written out or a preset.
-
-    Raises:
-        SharpError: the plan does not fit, or the checkpoint is shared already by another plan.
-    """
-    plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
-    recovery = recipe.recovery.recoveries(plan)
-    if checkpoint.plan is not None and (checkpoint.plan, checkpoint.recovery) != (plan, recovery):
-        raise SharpError(
-            f"{checkpoint.path}: already shares layers, by plan {checkpoint.plan}; leave out plan and recovery, or "
-            "start from the original model"
-        )
-    if checkpoint.plan is not None:
-        recipe = _rounded_as_recovered(recipe, checkpoint.path)
-    return Opened(recipe, checkpoint, plan, recovery, explanation)
-
-
-def _rounded_as_recovered(recipe: Recipe, directory: Path) -> Recipe:
-    """The recipe of a SHARP checkpoint, its weights rounded to the nearest if recovery saw them so."""
-    if recipe.quantize.rounding != "auto" or SharpDescription.read(directory / SHARP_JSON).recovered_in_float:
-        return recipe
-    return recipe.model_copy(update={"quantize": recipe.quantize.model_copy(update={"rounding": "nearest"})})
 
 
 @dataclass(frozen=True)
@@ -216,7 +160,7 @@ def _warm_up(opened: Opened, kept: Path) -> None:
     check_length(warmup.window, checkpoint.config)
     windows = source_windows(tokenizer, warmup.text, warmup.window, warmup.windows)
     fits = kept.with_name(f"{kept.name}.fits")
-    seconds = warmup_seconds(checkpoint.config, warmup, opened.recovery)
+    seconds = warmup_seconds(checkpoint.architecture, warmup, opened.recovery)
     say(f"warming up {len(opened.recovery)} layers: {spoken(seconds)} on this machine")
     group = processes()
     report = warm_up(

@@ -22,11 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from executorch.exir.schema import DelegateCall, EValue, KernelCall, Program, Tensor
 from pydantic import BaseModel
 
 from sharp_mobile.files.printable import printable
-from sharp_mobile.pte.read import delegate_graphs, mapped, parse, places_of, segments_of
+from sharp_mobile.pte.read import Program, delegate_graphs, mapped, parse, places_of, segments_of
 from sharp_mobile.verify.manifest import StoredTensor
 
 # The largest file: so many times the bytes of its distinct tensors, and what the program around them takes, which is
@@ -218,11 +217,11 @@ def _constant_range(program: Program, segments: list[tuple[int, int]]) -> list[t
 
     The constants' segment may reach over others, to a weight that is a constant too (see `pte_file`).
     """
-    constants = program.constant_segment
-    if constants is None or not constants.offsets:
+    constants = program.get("constant_segment", {})
+    if not constants.get("offsets"):
         return []
-    start, end = segments[constants.segment_index]
-    offsets = [start + offset for offset in constants.offsets]
+    start, end = segments[constants["segment_index"]]
+    offsets = [start + offset for offset in constants["offsets"]]
     borders = sorted({*offsets, *(first for first, _ in segments), end})
     after = dict(itertools.pairwise(borders))
     # Equal offsets: the earlier constant is empty.
@@ -254,18 +253,15 @@ def _constants(
 ) -> Iterator[tuple[int, StoredTensor]]:
     """The outer model's constants, each with its place in the file."""
     ranges = _constant_range(program, segments)
-    shapes: dict[int, Tensor] = {}
-    for plan in program.execution_plan:
-        for value in plan.values:
-            if isinstance(value.val, Tensor) and value.val.allocation_info is None and value.val.data_buffer_idx > 0:
-                shapes[value.val.data_buffer_idx] = value.val
+    shapes: dict[int, str] = {}
+    for plan in program["execution_plan"]:
+        for value in plan["values"]:
+            if value["val_type"] == "Tensor" and "allocation_info" not in value["val"]:
+                tensor = value["val"]
+                shapes[tensor["data_buffer_idx"]] = f"{tensor.get('sizes', [])} {str(tensor['scalar_type']).lower()}"
     for index, (start, end) in enumerate(ranges):
         if end > start:
-            users = (
-                (f"constant {index} {list(shapes[index].sizes)} {shapes[index].scalar_type.name.lower()}",)
-                if index in shapes
-                else ()
-            )
+            users = (f"constant {index} {shapes[index]}",) if index in shapes else ()
             key = hashlib.sha256(data[start:end]).hexdigest()
             yield start, StoredTensor(key=key, bytes=end - start, kind="outer model", users=users)
 
@@ -333,17 +329,17 @@ def _freed_while_in_use(graphs: list[dict[str, Any]]) -> list[str]:
 
 def _operators(program: Program) -> Counter[str]:
     calls: Counter[str] = Counter()
-    for plan in program.execution_plan:
-        if plan.name != "forward":
+    for plan in program["execution_plan"]:
+        if plan["name"] != "forward":
             continue
-        for chain in plan.chains:
-            for instruction in chain.instructions:
-                arguments = instruction.instr_args
-                if isinstance(arguments, KernelCall):
-                    operator = plan.operators[arguments.op_index]
-                    calls[f"{operator.name}.{operator.overload}".rstrip(".")] += 1
-                elif isinstance(arguments, DelegateCall):
-                    calls[plan.delegates[arguments.delegate_index].id] += 1
+        for chain in plan["chains"]:
+            for instruction in chain["instructions"]:
+                arguments = instruction["instr_args"]
+                if instruction["instr_args_type"] == "KernelCall":
+                    operator = plan["operators"][arguments["op_index"]]
+                    calls[f"{operator['name']}.{operator['overload']}".rstrip(".")] += 1
+                elif instruction["instr_args_type"] == "DelegateCall":
+                    calls[plan["delegates"][arguments["delegate_index"]]["id"]] += 1
     return calls
 
 
@@ -358,15 +354,14 @@ def _undelegated(program: Program) -> list[str]:
 def _metadata(program: Program) -> dict[str, Any]:
     """The values of the program's constant methods."""
     found: dict[str, Any] = {}
-    for plan in program.execution_plan:
-        if plan.name != "forward":
-            values = [_plain(plan.values[index]) for index in plan.outputs]
-            found[plan.name] = values[0] if len(values) == 1 and plan.name != "get_eos_ids" else values
+    for plan in program["execution_plan"]:
+        if plan["name"] != "forward":
+            values = [_plain(plan["values"][index]) for index in plan["outputs"]]
+            found[plan["name"]] = values[0] if len(values) == 1 and plan["name"] != "get_eos_ids" else values
     return found
 
 
-def _plain(value: EValue) -> Any:
-    for attribute in ("int_val", "bool_val", "double_val", "string_val"):
-        if hasattr(value.val, attribute):
-            return getattr(value.val, attribute)
-    return str(value.val)
+def _plain(value: dict[str, Any]) -> Any:
+    """A number, a text, a list of them, or the fields of anything else."""
+    content = value.get("val", {})
+    return next(iter(content.values())) if len(content) == 1 else content

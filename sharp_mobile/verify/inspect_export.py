@@ -8,7 +8,7 @@ from sharp_mobile.files.digests import sha256_of
 from sharp_mobile.files.json_file import read_json
 from sharp_mobile.pte.read import check_file
 from sharp_mobile.verify.inspect import Inspection, inspect_pte
-from sharp_mobile.verify.isolated import Isolated
+from sharp_mobile.verify.isolated import inspect_isolated
 from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE
 
 
@@ -51,8 +51,7 @@ def inspect_export(path: str | Path) -> Inspection:
     described = described_by_manifest(pte)
     if described is not None and _sha256(pte) == described.sha256:
         return inspect_pte(pte, described.names)
-    with Isolated(pte) as isolated:
-        inspection = isolated.inspect(described.names if described else {})
+    inspection = inspect_isolated(pte, described.names if described else {})
     if described is None:
         warning = f"no {MANIFEST_JSON} next to it: not all damage can be detected"
         return inspection.model_copy(update={"warnings": (warning,)})

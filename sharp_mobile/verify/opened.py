@@ -17,7 +17,7 @@ import torch
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pte.runtime import ProgramLimits, Step, open_pte
 from sharp_mobile.verify.inspect_export import described_by_manifest
-from sharp_mobile.verify.isolated import Isolated
+from sharp_mobile.verify.isolated_program import IsolatedProgram
 from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE, check_sha256
 
 
@@ -68,9 +68,9 @@ def open_program(path: Path) -> Iterator[OpenedProgram]:
         step, limits = open_pte(pte)
         yield OpenedProgram(pte, _known_tokens(pte, step, limits.vocabulary), limits, described.sha256)
         return
-    with Isolated(pte) as isolated:
-        limits = isolated.load()
-        step = _known_tokens(pte, isolated.step, limits.vocabulary)
+    with IsolatedProgram(pte) as program:
+        limits = program.load()
+        step = _known_tokens(pte, program.step, limits.vocabulary)
         yield OpenedProgram(pte, step, limits, warnings=(unverified(pte),))
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from sharp_mobile.checkpoint.tokenizer import TOKENIZER_JSON, TOKENIZER_MODEL
+from sharp_mobile.checkpoint.tokenizer_files import TOKENIZER_JSON, TOKENIZER_MODEL
 from sharp_mobile.errors import SharpError, one_line
 from sharp_mobile.pte.runtime import quiet_native
 

@@ -7,8 +7,8 @@ import pytest
 from tiny_exports import write_export
 
 from sharp_mobile.bench.bundle import bundle
-from sharp_mobile.bench.runner import executorch_package
 from sharp_mobile.errors import SharpError
+from sharp_mobile.pte.package import executorch_package
 
 
 def _made_for(export: Path, version: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import MODEL_TYPES, tiny_config, tiny_model
 
-from sharp_mobile.checkpoint.config_check import check_config, check_counts, token_ids
+from sharp_mobile.checkpoint.config_check import check_counts, check_fields, check_types, token_ids
+from sharp_mobile.checkpoint.config_defaults import completed, field_types
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.errors import SharpError
 
-SOURCE = Path("config.json")
 NO_FACTORS = [float("nan"), float("inf"), -float("inf"), 0, 0.0, -1, -1e-6, 10**400, 1e31, True, "1e-6", [1.0]]
 NO_COUNTS = [0, -1, True, 4.0, float("nan"), "4", [4], 10**400]
 
 
-def loose(model_type: str = "llama", **changes: Any) -> Any:
-    """A configuration that takes any value, unlike transformers'."""
-    return SimpleNamespace(**(tiny_config(model_type).to_dict() | changes))
+def loose(model_type: str = "llama", **changes: Any) -> dict[str, Any]:
+    """The fields of a configuration, which take any value, unlike transformers'."""
+    return completed(tiny_config(model_type).to_dict()) | changes
 
 
 def edited(directory: Path, name: str, **changes: Any) -> Path:
@@ -32,58 +31,59 @@ def edited(directory: Path, name: str, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_every_familys_configuration_passes(model_type: str) -> None:
-    config = tiny_config(model_type)
-    check_config(config, SOURCE)
-    check_counts(config.to_dict(), SOURCE)
+    content = tiny_config(model_type).to_dict()
+    check_counts(content)
+    check_types(content, field_types(model_type))
+    check_fields(completed(content))
 
 
 @pytest.mark.parametrize("value", NO_FACTORS)
 @pytest.mark.parametrize("name", ["rms_norm_eps", "query_pre_attn_scalar", "final_logit_softcapping"])
 def test_a_factor_is_a_finite_number_above_zero(name: str, value: Any) -> None:
-    with pytest.raises(SharpError, match=rf"^config\.json: {name} is .*; it must be a finite number above 0; use"):
-        check_config(loose("gemma2", **{name: value}), SOURCE)
+    with pytest.raises(SharpError, match=rf"^{name} is .*; it must be a finite number above 0; use"):
+        check_fields(loose("gemma2", **{name: value}))
 
 
 @pytest.mark.parametrize("value", NO_FACTORS)
 @pytest.mark.parametrize("name", ["rope_theta", "factor", "low_freq_factor"])
 def test_ropes_parameters_are_factors(name: str, value: Any) -> None:
-    for config in (tiny_config(), tiny_config("gemma3_text")):
-        parameters = config.rope_parameters
-        parameters = parameters.get("full_attention", parameters)
-        parameters[name] = value
-        with pytest.raises(SharpError, match=rf"^config\.json: rope_parameters\.\S*{name} is "):
-            check_config(config, SOURCE)
+    for fields in (loose(), loose("gemma3_text")):
+        parameters = fields["rope_parameters"]
+        parameters.get("full_attention", parameters)[name] = value
+        with pytest.raises(SharpError, match=rf"^rope_parameters\.\S*{name} is "):
+            check_fields(fields)
 
 
 @pytest.mark.parametrize("factors", [[1.0, 0.0], [1.0, float("nan")], [], 3.0, ["a"], {}])
 def test_long_ropes_factors_are_a_list_of_them(factors: Any) -> None:
-    config = tiny_config()
-    config.rope_parameters["long_factor"] = factors
+    fields = loose()
+    fields["rope_parameters"]["long_factor"] = factors
     with pytest.raises(SharpError, match=r"rope_parameters\.long_factor is .*; it must be a list of finite numbers"):
-        check_config(config, SOURCE)
+        check_fields(fields)
 
 
-def check_both(content: dict[str, Any]) -> None:
-    """As a config.json is checked: before transformers reads it, and after."""
-    check_counts(content, SOURCE)
-    check_config(loose(**content), SOURCE)
+def check_all(content: dict[str, Any]) -> None:
+    """As a config.json is checked: before its family's defaults are added, and after."""
+    check_counts(content)
+    check_types(content, field_types("llama"))
+    check_fields(loose(**content))
 
 
 @pytest.mark.parametrize("value", NO_COUNTS)
 @pytest.mark.parametrize("name", ["num_hidden_layers", "vocab_size", "num_attention_heads", "head_dim"])
 def test_a_count_is_a_whole_number_from_one(name: str, value: Any) -> None:
-    with pytest.raises(SharpError, match=rf"^config\.json: {name} is "):
-        check_both({name: value})
+    with pytest.raises(SharpError, match=rf"^{name} is "):
+        check_all({name: value})
 
 
 def test_heads_are_divided_and_attention_looks_back() -> None:
     with pytest.raises(SharpError, match="num_key_value_heads is 3; it must be a divisor of num_attention_heads, 4"):
-        check_config(loose(num_key_value_heads=3), SOURCE)
+        check_fields(loose(num_key_value_heads=3))
     with pytest.raises(SharpError, match="use_bidirectional_attention: a decoder that sees later tokens"):
-        check_config(loose("gemma3_text", use_bidirectional_attention=True), SOURCE)
+        check_fields(loose("gemma3_text", use_bidirectional_attention=True))
     for window in (0, -4, 1.5, "8"):
         with pytest.raises(SharpError, match=r"sliding_window is .*; it must be a whole number from 1, or null"):
-            check_config(loose("gemma2", sliding_window=window), SOURCE)
+            check_fields(loose("gemma2", sliding_window=window))
 
 
 NO_TOKENS = ["2", "</s>", -1, 256, 10**30, [2, [3]], [2, 300], 2.5, True, {"id": 2}]

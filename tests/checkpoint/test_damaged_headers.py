@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tiny_gguf import write_gguf
 from tiny_models import tiny_model
 
-from sharp_mobile.checkpoint.config import read_config
-from sharp_mobile.checkpoint.gguf_config import gguf_config, gguf_warnings
+from sharp_mobile.checkpoint.gguf_fields import gguf_warnings
 from sharp_mobile.checkpoint.gguf_file import gguf_header
+from sharp_mobile.checkpoint.hugging_face import gguf_config, read_config
 from sharp_mobile.checkpoint.weight_files import safetensors_header, weight_files
 from sharp_mobile.errors import SharpError
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 
-from sharp_mobile.checkpoint.meta_model import open_blueprint
+from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.errors import SharpError
 
@@ -60,7 +60,7 @@ def test_a_directory_of_something_else_is_named(files: dict, message: str, tmp_p
     assert line.startswith(f"{tmp_path}: ")
     assert message in line
     with pytest.raises(SharpError) as error:  # `size` says the same
-        open_blueprint(str(tmp_path))
+        describe_model(str(tmp_path))
     assert str(error.value) == line
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_gguf import write_gguf
 from tiny_models import tiny_model, tiny_tokenizer, tiny_tokens
 
-from sharp_mobile.checkpoint.meta_model import open_blueprint
+from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
 from sharp_mobile.checkpoint.weight_files import safetensors_header, weight_files
@@ -201,7 +201,7 @@ def test_impossible_sizes_are_told_before_anything_is_built(
     assert message in told(tiny_checkpoint)
     for source in (str(tiny_checkpoint), f"random:{tiny_checkpoint / 'config.json'}"):
         with pytest.raises(SharpError) as error:
-            open_blueprint(source)
+            describe_model(source)
         assert message in str(error.value)
 
 

@@ -3,6 +3,7 @@
 import pytest
 from tiny_models import tiny_config
 
+from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.model.duration import (
     finetune_seconds,
     products_per_second,
@@ -14,7 +15,7 @@ from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 
-CONFIG = tiny_config()
+MODEL = architecture_of(tiny_config().to_dict())
 
 
 @pytest.mark.parametrize(
@@ -36,14 +37,14 @@ def test_durations_are_words(seconds: float, words: str) -> None:
 
 def test_twice_the_work_is_twice_the_time() -> None:
     assert products_per_second() == products_per_second() > 0
-    assert rounding_seconds(CONFIG, 2000) == pytest.approx(2 * rounding_seconds(CONFIG, 1000))
+    assert rounding_seconds(MODEL, 2000) == pytest.approx(2 * rounding_seconds(MODEL, 1000))
     lora, warmup = Recovery(rank=4), WarmupSettings()
-    one, two = warmup_seconds(CONFIG, warmup, {1: lora}), warmup_seconds(CONFIG, warmup, {1: lora, 2: lora})
+    one, two = warmup_seconds(MODEL, warmup, {1: lora}), warmup_seconds(MODEL, warmup, {1: lora, 2: lora})
     assert two == pytest.approx(2 * one)
-    assert warmup_seconds(CONFIG, warmup, {1: Recovery()}) == 0
+    assert warmup_seconds(MODEL, warmup, {1: Recovery()}) == 0
     adam = warmup.model_copy(update={"method": "closed_form_adam"})
-    assert warmup_seconds(CONFIG, adam, {1: lora}) > one
+    assert warmup_seconds(MODEL, adam, {1: lora}) > one
     settings = FinetuneSettings()
-    assert finetune_seconds(CONFIG, settings, 20) == pytest.approx(2 * finetune_seconds(CONFIG, settings, 10))
+    assert finetune_seconds(MODEL, settings, 20) == pytest.approx(2 * finetune_seconds(MODEL, settings, 10))
     distilled = settings.model_copy(update={"distillation": 1.0})
-    assert finetune_seconds(CONFIG, distilled, 10) > finetune_seconds(CONFIG, settings, 10)
+    assert finetune_seconds(MODEL, distilled, 10) > finetune_seconds(MODEL, settings, 10)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from counted_decoder import stored_bytes
 from pydantic import ValidationError
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
@@ -12,21 +13,14 @@ from sharp_mobile.decoder.decoder import Decoder, build_decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segment_walk import linears_of, segments_of
 from sharp_mobile.model.share import recovery_parameters, share_layers
-from sharp_mobile.quantize.bit_allocation import (
-    Candidate,
-    budgeted_bytes,
-    choose,
-    extra_bytes,
-    four_bit_bytes,
-    sensitivities,
-)
+from sharp_mobile.quantize.bit_allocation import Candidate, choose, sensitivities
 from sharp_mobile.quantize.gptq import round_to_text
+from sharp_mobile.quantize.groups import budgeted_bytes, extra_bytes, four_bit_bytes
 from sharp_mobile.quantize.nearest import quantize
 from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.verify.estimate import file_bytes
 
 GROUP = 32
 
@@ -163,7 +157,7 @@ def test_a_decoder_has_as_many_bytes_more_as_were_foretold() -> None:
     linears = distinct_linears(shared_decoder())
     budget = budgeted_bytes(shapes(linears), GROUP, 0.25)
     decoder = rounded(0.25)
-    more = file_bytes(decoder).total - file_bytes(rounded(0.0)).total
+    more = stored_bytes(decoder).total() - stored_bytes(rounded(0.0)).total()
     assert budget - max(extra_bytes(shape, GROUP) for shape in shapes(linears)) < more <= budget
     eights = {m for m in decoder.modules() if isinstance(m, QuantizedLinear) and m.bits == 8}
     assert eights

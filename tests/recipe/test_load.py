@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_config
 
+from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.load import load_recipe, recipe_files, recipe_name, setting_sections
 from sharp_mobile.recipe.plan import SharePlan
@@ -278,7 +279,7 @@ def test_hadamard_trains_but_is_not_exported() -> None:
 
 
 def test_groups_and_lengths_must_fit_the_model() -> None:
-    config = tiny_config("llama")  # hidden 64, MLP 96, 128 positions
+    config = architecture_of(tiny_config("llama").to_dict())  # hidden 64, MLP 96, 128 positions
     load_recipe("a/b", max_length=128).check_fits(config)
     with pytest.raises(SharpError, match=r"group_size: 64 does not divide the model's MLP width of 96; use .*32"):
         load_recipe("a/b", max_length=128, group_size=64).check_fits(config)

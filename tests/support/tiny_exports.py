@@ -27,8 +27,8 @@ from sharp_mobile.bench.results import (
     TokenSamples,
     write_results,
 )
-from sharp_mobile.bench.runner import executorch_package
 from sharp_mobile.files.digests import sha256_of
+from sharp_mobile.pte.package import executorch_package
 from sharp_mobile.verify.manifest import (
     MANIFEST_JSON,
     MODEL_PTE,

@@ -1,49 +1,69 @@
-"""A decoder without weights is counted as the one with weights is, and its `.pte` takes what was told."""
+"""What is predicted from an architecture is what a decoder holds, byte for byte, and what its `.pte` takes."""
 
 from typing import Any
 
 import pytest
-import torch
-from tiny_models import tiny_config, tiny_model
-from torch import nn
-from transformers import AutoModelForCausalLM
+from counted_decoder import cache_bytes, calls, packed_bytes, stored_bytes
+from tiny_models import MODEL_TYPES, tiny_config, tiny_model
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.checkpoint.meta_model import open_blueprint
+from sharp_mobile.checkpoint.config import architecture_of
+from sharp_mobile.checkpoint.description import plan_source
 from sharp_mobile.decoder.decoder import Decoder, build_decoder
-from sharp_mobile.decoder.integer import QuantizedLinear
+from sharp_mobile.decoder.options import decoder_options
+from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.pipeline import ExportResult
 from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.quantize.stored import StoredTensors, fused_shapes, rounded_shapes, stored_tensors
 from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.verify.estimate import file_bytes, resident_bytes
+from sharp_mobile.size_report import predict
+from sharp_mobile.verify.estimate import FileBytes, ResidentBytes, file_bytes, resident_bytes
 from sharp_mobile.verify.manifest import read_manifest
-from sharp_mobile.verify.meta_decoder import blueprint_decoder
 
 HIDDEN, INNER, VOCABULARY = 64, 96, 256
-NOTHING = SharePlan.parse("none", 6)
+NOTHING, SHARED = SharePlan.parse("none", 6), SharePlan.parse("2:3,4", 6)
 MLP, MLP_SCALES = 3 * HIDDEN * INNER // 2, 3 * HIDDEN * INNER // 32 * 2
+PORTABLE = LowerSettings(max_length=32, attention="portable")
+AUTO = LowerSettings(max_length=32)
 
 
-def decoder_of(model: nn.Module, plan: SharePlan, recovery: Any, options: QuantizeSettings) -> Decoder:
-    share_layers(model, plan, recovery)
-    attention = "portable" if model.config.model_type == "gemma2" else "custom_sdpa"
-    decoder = build_decoder(model.requires_grad_(False), LowerSettings(max_length=32, attention=attention))
-    quantize(decoder, options)
+def real(plan: SharePlan, recovery: Any, section: QuantizeSettings, lower: LowerSettings, **model: Any) -> Decoder:
+    """The quantized decoder of a tiny model."""
+    shared = tiny_model(**model)
+    share_layers(shared, plan, recovery)
+    decoder = build_decoder(shared.requires_grad_(False), lower)
+    quantize(decoder, section)
     return decoder
 
 
-def real(plan: SharePlan, recovery: Any, options: QuantizeSettings, **model: Any) -> Decoder:
-    return decoder_of(tiny_model(**model), plan, recovery, options)
+def predicted(
+    plan: SharePlan, recovery: Any, section: QuantizeSettings, lower: LowerSettings = AUTO, **model: Any
+) -> tuple[StoredTensors, FileBytes, ResidentBytes]:
+    architecture = architecture_of(tiny_config(**model).to_dict())
+    tensors = stored_tensors(architecture, plan, recovery, section)
+    given = (architecture, tensors, decoder_options(lower, architecture))
+    return tensors, file_bytes(*given), resident_bytes(*given)
 
 
-def on_meta(plan: SharePlan, recovery: Any, options: QuantizeSettings, **model: Any) -> Decoder:
-    with torch.device("meta"):
-        return decoder_of(AutoModelForCausalLM.from_config(tiny_config(**model)), plan, recovery, options)
+def assert_predicted(
+    plan: SharePlan, recovery: Any, section: QuantizeSettings, lower: LowerSettings = AUTO, **model: Any
+) -> None:
+    """Every byte that a decoder of real weights holds is in its prediction, and no other."""
+    section = section.model_copy(update={"scales": "minmax"})  # as many scales, found faster
+    decoder, (tensors, file, resident) = (
+        real(plan, recovery, section, lower, **model),
+        predicted(plan, recovery, section, lower, **model),
+    )
+    found = {name: size for name, size in file._asdict().items() if name not in ("program", "eight_bit_budget")}
+    counted = stored_bytes(decoder)
+    assert found == {name: counted[name] for name in found}
+    assert (sum(linear.uses for linear in tensors.linears), tensors.norms) == calls(decoder)
+    assert (resident.packed, resident.cache) == (packed_bytes(decoder), cache_bytes(decoder))
 
 
 RECOVERIES = [
@@ -53,33 +73,62 @@ RECOVERIES = [
     Recovery("left", 32),
     Recovery("lora", 32, neurons=32, bypass=32),
     Recovery(neurons=64, bypass=32, reference=False),
+    Recovery(neurons=32),
     Recovery(),
 ]
 
 
+@pytest.mark.parametrize("bits", [4, 8, "float"])
 @pytest.mark.parametrize("recovery", RECOVERIES, ids=str)
-def test_shapes_alone_tell_what_weights_tell(recovery: Recovery) -> None:
-    plan = SharePlan.parse("2:3,4", 6)
-    for recovered in (4, 8, "float"):
-        options = QuantizeSettings(recovery=recovered, lm_head=4)  # type: ignore[arg-type]
-        one, other = real(plan, recovery, options), on_meta(plan, recovery, options)
-        assert all(module.codes.is_meta for module in other.modules() if isinstance(module, QuantizedLinear))
-        assert file_bytes(one) == file_bytes(other)
-        assert resident_bytes(one) == resident_bytes(other)
+def test_recovery_parameters_of_every_kind(recovery: Recovery, bits: Any) -> None:
+    assert_predicted(SHARED, dict.fromkeys(SHARED.targets, recovery), QuantizeSettings(recovery=bits), mlp_bias=True)
 
 
-@pytest.mark.parametrize("model_type", ["qwen3", "phi3", "gemma2", "gemma3_text", "smollm3", "olmo2"])
-def test_every_family_has_a_decoder_without_weights(model_type: str) -> None:
-    for tied in (True, False):
-        given = {"model_type": model_type, "tie_word_embeddings": tied}
-        one, other = (make(NOTHING, {}, QuantizeSettings(recovery=4), **given) for make in (real, on_meta))
-        assert file_bytes(one) == file_bytes(other)
-        assert resident_bytes(one) == resident_bytes(other)
+def test_recovery_parameters_that_differ_from_layer_to_layer_and_adapters() -> None:
+    mixed = {
+        0: Recovery("lora", 32),
+        2: Recovery("left", 64),
+        3: Recovery(neurons=96, reference=False),
+        5: Recovery("lora", 32, bypass=32),
+    }
+    assert_predicted(SHARED, mixed, QuantizeSettings(), attention_bias=True)
+    direct = SharePlan.parse("direct:2:3,4", 6)
+    assert_predicted(direct, {}, QuantizeSettings(), mlp_bias=True)
+
+
+@pytest.mark.parametrize("lower", [AUTO, PORTABLE], ids=["auto", "portable"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_every_family(model_type: str, tied: bool, lower: LowerSettings) -> None:
+    given = {"model_type": model_type, "tie_word_embeddings": tied}
+    recovery = dict.fromkeys(SHARED.targets, Recovery("lora", 32))
+    assert_predicted(SHARED, recovery, QuantizeSettings(), lower, **given)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])  # Gemma's table is scaled, so it is never the LM head's
+@pytest.mark.parametrize("lm_head", [4, 8, "float"])
+@pytest.mark.parametrize("embedding", ["auto", 4, 8, "float"])
+def test_table_and_lm_head_of_any_bits(embedding: Any, lm_head: Any, model_type: str, tied: bool) -> None:
+    section = QuantizeSettings(embedding=embedding, lm_head=lm_head)
+    assert_predicted(NOTHING, {}, section, model_type=model_type, num_hidden_layers=6, tie_word_embeddings=tied)
+
+
+@pytest.mark.parametrize("linear", [4, 8, "float"])
+@pytest.mark.parametrize("changes", [{"attention_bias": True, "mlp_bias": True}, {"num_key_value_heads": 1}])
+def test_linears_of_any_bits(linear: Any, changes: dict[str, Any]) -> None:
+    assert_predicted(NOTHING, {}, QuantizeSettings(linear=linear), **changes)
+
+
+def test_wider_groups() -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 32}
+    for group in (32, 64, 128):
+        assert_predicted(NOTHING, {}, QuantizeSettings(group_size=group, lm_head=4), **sizes)
 
 
 def test_each_part_is_what_its_shapes_make_it() -> None:
-    plan, recovery = SharePlan.parse("2:3,4", 6), Recovery("lora", 32)
-    found = file_bytes(on_meta(plan, recovery, QuantizeSettings(recovery=4)))
+    recovery = dict.fromkeys(SHARED.targets, Recovery("lora", 32))
+    tensors, found, _ = predicted(SHARED, recovery, QuantizeSettings(recovery=4))
     assert found.embedding == VOCABULARY * HIDDEN // 2 + VOCABULARY * HIDDEN // 32 * 4
     assert found.lm_head == VOCABULARY * (HIDDEN + 4)
     assert found.attention == 6 * 2 * HIDDEN * (64 + 32) * (1 / 2 + 2 / 32)
@@ -90,40 +139,68 @@ def test_each_part_is_what_its_shapes_make_it() -> None:
     assert found.recovery == 2 * (weights // 2 + groups * 2 + 2 * 4)
     # A gain for each norm, one row that means and one ε for all of them; three RoPE tables.
     assert found.rest == 13 * HIDDEN * 4 + HIDDEN * 4 + 4 + 3 * 16 * 4
+    assert rounded_shapes(tensors).count((INNER, HIDDEN)) == 2 * 4
+    assert len(rounded_shapes(tensors)) == 4 * 3 + 6 * 4
 
 
 def test_a_tied_table_counts_once_at_8_bits_and_as_floats() -> None:
-    tied, own = (on_meta(NOTHING, {}, QuantizeSettings(recovery=4), tie_word_embeddings=tie) for tie in (True, False))
-    assert file_bytes(tied).embedding == VOCABULARY * (HIDDEN + 4)
-    assert file_bytes(tied).lm_head == VOCABULARY * 4  # the scales are in both layouts
-    assert file_bytes(own).embedding < file_bytes(own).lm_head == VOCABULARY * (HIDDEN + 4)
-    floats = QuantizeSettings(linear="float", group_size=32, embedding="float", lm_head="float", recovery=4)
-    tied = on_meta(NOTHING, {}, floats, tie_word_embeddings=True)
-    assert file_bytes(tied).embedding == VOCABULARY * HIDDEN * 4
-    assert file_bytes(tied).lm_head == 0
+    tied, own = (predicted(NOTHING, {}, QuantizeSettings(), tie_word_embeddings=tie)[1] for tie in (True, False))
+    assert tied.embedding == VOCABULARY * (HIDDEN + 4)
+    assert tied.lm_head == VOCABULARY * 4  # the scales are in both layouts
+    assert own.embedding < own.lm_head == VOCABULARY * (HIDDEN + 4)
+    floats = QuantizeSettings(linear="float", embedding="float", lm_head="float")
+    tied = predicted(NOTHING, {}, floats, tie_word_embeddings=True)[1]
+    assert tied.embedding == VOCABULARY * HIDDEN * 4
+    assert tied.lm_head == 0
 
 
 def test_memory_has_a_shared_weight_once_and_the_cache_of_every_layer() -> None:
-    options = QuantizeSettings(recovery=4)
-    alone, shared = on_meta(NOTHING, {}, options), on_meta(SharePlan.parse("direct:2:3,4", 6), {}, options)
-    one, other = resident_bytes(alone), resident_bytes(shared)
+    one, other = (predicted(plan, {}, QuantizeSettings())[2] for plan in (NOTHING, SharePlan.parse("direct:2:3,4", 6)))
     assert one.packed - other.packed == 2 * (MLP + MLP_SCALES + (2 * INNER + HIDDEN) * 8)
     assert one.cache == other.cache == 6 * 2 * 32 * 2 * 16 * 4
     assert one.total - other.total == one.packed - other.packed
 
 
+def test_what_cannot_be_quantized_or_shared_is_refused() -> None:
+    narrow = {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3}
+    given = dict.fromkeys(SHARED.targets, Recovery("lora", 32))
+    with pytest.raises(SharpError, match=r"^layers\.3\.mlp\.recovery\.low: 4-bit recovery parameters need an"):
+        predicted(SHARED, given, QuantizeSettings(linear=8, embedding=8, recovery=4), **narrow)
+    many = dict.fromkeys(SHARED.targets, Recovery(neurons=97, reference=False))
+    with pytest.raises(SharpError, match="layer 3 cannot share layer 2: 97 own neurons are more than its MLP's 96"):
+        predicted(SHARED, many, QuantizeSettings())
+
+
+def test_the_matrices_of_a_hybrid_by_hand() -> None:
+    """Of a MLP of 96, in a model 64 wide."""
+    hybrid = Recovery("right", (2, 3, 5), neurons=7, bypass=11)
+    assert fused_shapes(hybrid, HIDDEN, INNER) == {
+        "low": (2 + 2 + 3 + 3 + 7 + 7 + 11, HIDDEN),
+        "gate_out": (INNER, 2),
+        "gate_right_out": (HIDDEN, 2),
+        "up_out": (INNER, 3),
+        "up_right_out": (HIDDEN, 3),
+        "down_in": (5, INNER),
+        "down_out": (HIDDEN, 5),
+        "down_right_in": (5, INNER),
+        "down_right_out": (INNER, 5),
+        "neurons_out": (HIDDEN, 7),
+        "bypass_out": (HIDDEN, 11),
+    }
+
+
 @pytest.mark.slow
 def test_a_real_file_is_within_half_a_percent(tiny_export: ExportResult, tiny_recipe: Recipe) -> None:
-    told = file_bytes(blueprint(tiny_recipe))
-    assert told.total == pytest.approx(tiny_export.manifest.sizes.file, rel=0.005)
-    assert told.recovery == pytest.approx(tiny_export.manifest.sizes.recovery, rel=0.005)
+    found = predict(plan_source(tiny_recipe)).file
+    assert found.total == pytest.approx(tiny_export.manifest.sizes.file, rel=0.005)
+    assert found.recovery == pytest.approx(tiny_export.manifest.sizes.recovery, rel=0.005)
 
 
 @pytest.mark.slow
 def test_portable_files_are_within_half_a_percent_and_differ_by_what_is_shared(
     shared: Export, unshared: Export
 ) -> None:
-    one, other = (file_bytes(blueprint(recipe_of(export))).total for export in (shared, unshared))
+    one, other = (predict(plan_source(recipe_of(export))).file.total for export in (shared, unshared))
     sizes = [export.identity.file_bytes for export in (shared, unshared)]
     assert [one, other] == pytest.approx(sizes, rel=0.005)
     assert other - one == pytest.approx(sizes[1] - sizes[0], rel=0.02)
@@ -131,9 +208,3 @@ def test_portable_files_are_within_half_a_percent_and_differ_by_what_is_shared(
 
 def recipe_of(export: Export) -> Recipe:
     return Recipe(**read_manifest(export.directory).recipe)
-
-
-def blueprint(recipe: Recipe) -> Decoder:
-    checkpoint = open_blueprint(recipe.model)
-    plan = SharePlan.parse(recipe.plan, checkpoint.config.num_hidden_layers)
-    return blueprint_decoder(recipe, checkpoint, plan, recipe.recovery.recoveries(plan))

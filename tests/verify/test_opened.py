@@ -11,7 +11,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.pipeline import ExportResult
 from sharp_mobile.pte.runtime import load_pte
 from sharp_mobile.verify.inspect_export import inspect_export
-from sharp_mobile.verify.isolated import Isolated
+from sharp_mobile.verify.isolated_program import IsolatedProgram
 from sharp_mobile.verify.opened import open_program
 
 pytestmark = pytest.mark.slow
@@ -101,7 +101,7 @@ def test_a_damaged_bare_program_is_a_line(bare: Path) -> None:
 
 
 def test_a_child_that_dies_is_told_with_its_limit(bare: Path) -> None:
-    with Isolated(bare) as isolated:
+    with IsolatedProgram(bare) as isolated:
         isolated.load()
         isolated._child._process.kill()
         with pytest.raises(

@@ -25,10 +25,11 @@ from pathlib import Path
 from sharp_mobile.bench.arm64.profiles import Profile
 from sharp_mobile.bench.compiling import compiled
 from sharp_mobile.bench.runner import BUILD as HOST_BUILD
-from sharp_mobile.bench.runner import SOURCES, build_runner, executorch_package
+from sharp_mobile.bench.runner import SOURCES, build_runner
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import create_directory
 from sharp_mobile.files.printable import one_printable_line
+from sharp_mobile.pte.package import executorch_package
 
 BUILD = HOST_BUILD / "arm64"
 COUNTER = SOURCES / "arm64" / "counter.c"

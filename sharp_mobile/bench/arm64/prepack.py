@@ -19,12 +19,13 @@ from sharp_mobile.bench.arm64.emulation import Emulator
 from sharp_mobile.bench.arm64.phone import Phone, emulated_phone
 from sharp_mobile.bench.arm64.profiles import Profile
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.runner import Task, executorch_package
+from sharp_mobile.bench.runner import Task
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.digests import sha256_of
 from sharp_mobile.files.json_file import read_json
 from sharp_mobile.files.outputs import replace_file, replace_text
 from sharp_mobile.files.paths import inside
+from sharp_mobile.pte.package import executorch_package
 from sharp_mobile.verify.manifest import MANIFEST_JSON, PACKED, PackedWeights
 
 

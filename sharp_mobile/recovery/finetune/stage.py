@@ -78,7 +78,7 @@ def fine_tune(
     settings.accumulation(group.num_processes)
     data, validation = _data(checkpoint, settings, kept.parent.parent / "data")
     steps = settings.steps(len(data))
-    seconds = finetune_seconds(checkpoint.config, settings, steps)
+    seconds = finetune_seconds(checkpoint.architecture, settings, steps)
     say(f"fine-tuning afterwards: {steps:,} steps, {spoken(seconds)} on this machine")
     originals = target_mlps(checkpoint.model, plan)
     warm_up()

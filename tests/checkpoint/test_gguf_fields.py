@@ -8,8 +8,8 @@ import torch
 from tiny_gguf import write_gguf
 from tiny_models import tiny_model, tiny_tokens
 
+from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.checkpoint.gguf_file import gguf_header
-from sharp_mobile.checkpoint.meta_model import open_blueprint
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.errors import SharpError
 
@@ -65,7 +65,7 @@ def test_a_key_that_changes_the_computation_is_refused_by_name(
     assert f"{own}.{key} is " in line
     assert "changes what the model computes" in line
     with pytest.raises(SharpError, match="changes what the model computes"):
-        open_blueprint(str(path))
+        describe_model(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,20 @@
-"""The Hugging Face configuration that the header of a GGUF file describes.
+"""The header of a GGUF file as the fields of a config.json.
 
-Every key of the architecture is one of four: translated into the configuration, harmless, known to the `gguf` package
+Every key of the architecture is one of four: translated into a field, harmless, known to the `gguf` package
 but not translated (so it must have the value that changes nothing), or unknown to both (a warning). What an absent key
 means is what llama.cpp takes it for; where Hugging Face's default is another, the key must be there.
 """
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
+import numpy as np
 from gguf import Keys
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sharp_mobile.checkpoint.gguf_file import ARCHITECTURES, ROPE_FACTORS, GGUFHeader, dequantized, shown
-from sharp_mobile.errors import SharpError, one_line
+from sharp_mobile.errors import SharpError
 
 _HUGGING_FACE = "give the Hugging Face directory of the model"
 _WIDEST = 1 << 22  # of a layer, a vocabulary or a count of heads
@@ -25,8 +23,8 @@ _LONGEST = (1 << 31) - 1  # tokens
 _LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 
 
-def gguf_config(header: GGUFHeader) -> PreTrainedConfig:
-    """The Hugging Face configuration that a header describes.
+def gguf_fields(header: GGUFHeader) -> dict[str, Any]:
+    """The fields of the config.json that a header stands for, model_type among them.
 
     Raises:
         SharpError: the file holds no model of a supported architecture, a value is missing or impossible, or a key
@@ -39,9 +37,8 @@ def gguf_config(header: GGUFHeader) -> PreTrainedConfig:
     model_type = ARCHITECTURES[header.architecture]
     if model_type == "llama" and windows:
         model_type = "mistral"  # the same model, with a window in every layer
-    config = _configuration(header, model_type, options | windows)
-    _check_untranslated(header, config, options)
-    return config
+    _check_untranslated(header, options)
+    return {"model_type": model_type, **options, **windows}
 
 
 def gguf_warnings(header: GGUFHeader) -> list[str]:
@@ -202,14 +199,26 @@ def _llama3_rope(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
         "original_max_position_embeddings": 8192,
     }
     unlike = SharpError(f"{header.path}: its RoPE is scaled unlike Llama 3's; {_HUGGING_FACE}")
-    if divisors.shape != (options["head_dim"] // 2,) or not ((divisors > 0) & divisors.isfinite()).all():
+    if divisors.shape != (options["head_dim"] // 2,) or not ((divisors > 0) & np.isfinite(divisors)).all():
         raise unlike
-    config = _configuration(header, "llama", {**options, "rope_parameters": settings})
-    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    plain = theta ** -(torch.arange(len(divisors)) / len(divisors))
-    if not torch.allclose(plain / divisors, frequencies, rtol=1e-3):
+    frequencies = llama3_frequencies(options["head_dim"], settings)
+    plain = theta ** -(np.arange(len(divisors)) / len(divisors))
+    if not np.allclose(plain / divisors, frequencies, rtol=1e-3):
         raise unlike
     return settings
+
+
+def llama3_frequencies(width: int, settings: Mapping[str, Any]) -> "np.ndarray[Any, Any]":
+    """Inverse frequencies [width / 2] of Llama 3's RoPE, for heads of a width and the parameters of a configuration.
+
+    Long waves are stretched by the factor, short ones stay, and those between are blended.
+    """
+    plain = settings["rope_theta"] ** -(np.arange(0, width, 2) / width)
+    periods = settings["original_max_position_embeddings"] * plain / (2 * math.pi)
+    low, high = settings["low_freq_factor"], settings["high_freq_factor"]
+    kept = np.clip((periods - low) / (high - low), 0, 1)
+    blended: np.ndarray[Any, Any] = (1 - kept) * plain / settings["factor"] + kept * plain
+    return blended
 
 
 # The period of layers of which the last sees everything, where a family has one of its own; 0: none does.
@@ -250,13 +259,6 @@ def _sliding_layers(header: GGUFHeader, layers: int) -> list[bool]:
     if type(pattern) is not int or not 0 <= pattern <= layers:
         raise _impossible(header, key, f"a period, or {layers} times 0 or 1")
     return [pattern == 0 or layer % pattern < pattern - 1 for layer in range(layers)]
-
-
-def _configuration(header: GGUFHeader, model_type: str, options: dict[str, Any]) -> PreTrainedConfig:
-    try:
-        return AutoConfig.for_model(model_type, **options)
-    except Exception as error:  # transformers' checks of the fields raise errors of several kinds
-        raise SharpError(f"{header.path}: its metadata describes no {model_type} model: {one_line(error)}") from error
 
 
 _TRANSLATED = {
@@ -303,8 +305,8 @@ def _own_keys(header: GGUFHeader) -> list[str]:
     return [key.removeprefix(prefix) for key in header.metadata if key.startswith(prefix)]
 
 
-def _check_untranslated(header: GGUFHeader, config: PreTrainedConfig, options: dict[str, Any]) -> None:
-    """Refuse a key that changes the computation and is not in the configuration."""
+def _check_untranslated(header: GGUFHeader, options: dict[str, Any]) -> None:
+    """Refuse a key that changes the computation and is in no field."""
     width, theta = options["head_dim"], options.get("rope_theta", 10000.0)
     neutral: dict[str, tuple[Any, ...]] = {
         **dict.fromkeys(("logit_scale", "residual_scale", "embedding_scale", "attention.output_scale"), (0, 1)),
@@ -313,8 +315,8 @@ def _check_untranslated(header: GGUFHeader, config: PreTrainedConfig, options: d
         "rope.dimension_count_swa": (width,),
         "rope.freq_base_swa": (theta,),
         "rope.scaling.yarn_ext_factor": (0, -1),
-        "embedding_length_out": (0, config.hidden_size),
-        "attention.layer_norm_epsilon": (config.rms_norm_eps,),
+        "embedding_length_out": (0, options["hidden_size"]),
+        "attention.layer_norm_epsilon": (options["rms_norm_eps"],),
         "attention.causal": (True,),
         "attention.scale": (0, width**-0.5),
     }

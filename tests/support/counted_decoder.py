@@ -1,0 +1,72 @@
+"""Count what a quantized decoder holds, tensor by tensor, as its `.pte` stores it: the truth of what is predicted."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from sharp_mobile.decoder.decoder import Decoder
+from sharp_mobile.decoder.integer import QuantizedLinear
+from sharp_mobile.decoder.segments import RMSNorm
+
+_LINEARS = (QuantizedLinear, nn.Linear)
+# Not in the file: 0, or written at run time.
+_NOT_STORED = ("zero_points", "k_cache", "v_cache")
+# Of a norm, and equal in all norms of a width: stored once.
+_EQUAL = ("mean", "epsilon")
+
+
+def stored_bytes(decoder: nn.Module) -> Counter[str]:
+    """Bytes of the distinct tensors, by what they are for; see `estimate.FileBytes`."""
+    parts: Counter[str] = Counter()
+    for name, tensor in _stored(decoder):
+        parts[_part(name)] += tensor.nbytes
+    return parts
+
+
+def _stored(decoder: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The distinct tensors that a `.pte` stores, each with the first of its names."""
+    seen: set[object] = set()
+    for prefix, module in decoder.named_modules():
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            where = (tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+            identity = (name if name in _EQUAL else where, tensor.shape)
+            if name not in _NOT_STORED and identity not in seen:
+                seen.add(identity)
+                yield f"{prefix}.{name}", tensor
+
+
+def _part(name: str) -> str:
+    *path, owner, tensor = name.split(".")
+    if not path and owner == "embedding":
+        return "embedding"
+    if owner == "lm_head":
+        return "lm_head"
+    if owner in ("q", "k", "v", "o"):
+        return "attention"
+    if "recovery" in path or tensor.endswith("_alpha") or tensor.startswith("neurons_"):
+        return "recovery"
+    return "mlps" if "mlp" in (*path, owner) else "rest"
+
+
+def calls(decoder: Decoder) -> tuple[int, int]:
+    """How many linears and how many norms the program calls, however they are shared."""
+    modules = [module for segment in (decoder.entry, *decoder.middles, decoder.exit) for module in segment.modules()]
+    return sum(isinstance(module, _LINEARS) for module in modules), sum(isinstance(m, RMSNorm) for m in modules)
+
+
+def packed_bytes(decoder: Decoder) -> int:
+    """Bytes of codes and scales of the distinct linears, a sum and a bias for each output."""
+    total = 0
+    for module in decoder.modules():  # each once
+        if isinstance(module, QuantizedLinear):
+            total += module.codes.nbytes + module.scales.nbytes + 8 * len(module.codes)
+        elif isinstance(module, nn.Linear):
+            total += module.weight.nbytes + 8 * len(module.weight)
+    return total
+
+
+def cache_bytes(decoder: Decoder) -> int:
+    """Bytes of the KV caches of all layers."""
+    return sum(cache.nbytes for layer in decoder.attentions for cache in (layer.k_cache, layer.v_cache))

@@ -35,9 +35,10 @@ class DecoderOptions:
             SharpError: a length that the model does not have, RoPE that a KV cache cannot follow, or an attention
                 operator that cannot do what the family needs.
         """
-        if not 2 <= self.max_length <= model.positions:
+        if self.max_length > model.positions:
             raise SharpError(
-                f"lower.max_length {self.max_length} is outside 2…{model.positions}, the positions this model knows"
+                f"lower.max_length: {self.max_length} is more than the {model.positions} positions that this model has; use "
+                "that many or fewer"
             )
         if any(table.type == "dynamic" for table in model.tables):
             raise SharpError(

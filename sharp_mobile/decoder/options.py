@@ -37,8 +37,8 @@ class DecoderOptions:
         """
         if self.max_length > model.positions:
             raise SharpError(
-                f"lower.max_length: {self.max_length} is more than the {model.positions} positions that this model has; use "
-                "that many or fewer"
+                f"lower.max_length: {self.max_length} is more than the {model.positions} positions that this model "
+                "has; use that many or fewer"
             )
         if any(table.type == "dynamic" for table in model.tables):
             raise SharpError(

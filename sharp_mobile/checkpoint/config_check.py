@@ -19,15 +19,12 @@ _COUNTS = {
     "num_key_value_heads": 1,
     "head_dim": 2,
     "max_position_embeddings": 2,
-    "no_rope_layer_interval": 1,
-    "sliding_window_pattern": 1,
 }
 # No model has more, and transformers makes lists and modules as long before it looks at any weight.
 _MOST = {
     "num_hidden_layers": 1000,
     **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "head_dim"), 1 << 22),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 1 << 22),
-    **dict.fromkeys(("no_rope_layer_interval", "sliding_window_pattern"), (1 << 31) - 1),
     **dict.fromkeys(("max_position_embeddings", "max_window_layers"), (1 << 31) - 1),
 }
 # Factors that must be finite and above zero where they are given.
@@ -53,6 +50,7 @@ ACTIVATIONS = (
     *("relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
 )
 _LAYER_TYPES = ("full_attention", "sliding_attention")
+_PERIODS = ("no_rope_layer_interval", "sliding_window_pattern")
 # Families whose heads together are as wide as the hidden states, to transformers, whatever head_dim says.
 DIVIDED = ("llama", "gemma2", "gemma3_text")
 
@@ -80,15 +78,17 @@ def check_types(content: Mapping[str, Any], types: Mapping[str, str]) -> None:
         types: "int | None" and the like, by field.
 
     Raises:
-        SharpError: a field is of another type.
+        SharpError: a field is of another type, or is a period of layers below 1.
     """
-    for name, kinds in types.items():
-        if name not in content or any(_is_of(content[name], kind) for kind in kinds.split(" | ")):
-            continue
-        if name in _COUNTS:
-            raise wrong(name, content[name], f"a whole number from {_COUNTS[name]}")
-        if not name.endswith("token_id"):  # whose message is `token_ids`'s
-            raise wrong(name, content[name], " or ".join(_NAMED[kind] for kind in kinds.split(" | ")))
+    for name in (name for name in types if name in content):
+        value, kinds = content[name], types[name].split(" | ")
+        fits = any(_is_of(value, kind) for kind in kinds)
+        if name in _COUNTS and not fits:
+            raise wrong(name, value, f"a whole number from {_COUNTS[name]}")
+        if name in _PERIODS and not (fits and value >= 1):
+            raise wrong(name, value, "a whole number from 1")
+        if not fits and not name.endswith("token_id"):  # whose message is `token_ids`'s
+            raise wrong(name, value, " or ".join(_NAMED[kind] for kind in kinds))
 
 
 def _is_of(value: Any, kind: str) -> bool:

@@ -86,6 +86,16 @@ def test_heads_are_divided_and_attention_looks_back() -> None:
             check_fields(loose("gemma2", sliding_window=window))
 
 
+@pytest.mark.parametrize("value", [0, -6, True, 2.0, None, "6", [6]])
+@pytest.mark.parametrize(
+    ("model_type", "name"), [("gemma3_text", "sliding_window_pattern"), ("smollm3", "no_rope_layer_interval")]
+)
+def test_a_period_of_layers_is_a_whole_number_from_one(model_type: str, name: str, value: Any) -> None:
+    with pytest.raises(SharpError, match=rf"^{name} is .*; it must be a whole number from 1"):
+        check_types({name: value}, field_types(model_type))
+    check_types({name: value}, field_types("llama"))  # which has none
+
+
 NO_TOKENS = ["2", "</s>", -1, 256, 10**30, [2, [3]], [2, 300], 2.5, True, {"id": 2}]
 
 

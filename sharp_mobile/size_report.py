@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.decoder.options import decoder_options
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.planned import ModelDescription, PlannedModel, fit_and_plan
+from sharp_mobile.model.planned import ModelDescription, PlannedModel, plan_model
 from sharp_mobile.quantize.groups import budgeted_bytes
 from sharp_mobile.quantize.stored import rounded_shapes, stored_tensors
 from sharp_mobile.recipe.plan import SharePlan
@@ -168,7 +168,8 @@ def _check_sizable(recipe: Recipe) -> None:
 
 
 def _sized(recipe: Recipe, model: ModelDescription) -> PlanSize:
-    planned = fit_and_plan(recipe, model)
+    fitted = recipe.fitted_to(model.architecture)
+    planned = plan_model(fitted, model, tuple(fitted.cut_from(recipe)))
     planned.recipe.check_fits(planned.architecture)
     bare = replace(planned, plan=replace(planned.plan, direct=not planned.plan.is_none), recovery=dict[int, Any]())
     recovered = any(not own.direct for own in planned.recovery.values())

@@ -15,7 +15,7 @@ from sharp_mobile.checkpoint.tokenizer_files import GGUF_TOKENS, TOKENIZER_FILES
 from sharp_mobile.console import warn
 from sharp_mobile.errors import prefixed
 from sharp_mobile.files.paths import is_regular_file
-from sharp_mobile.model.planned import ModelDescription, PlannedModel, fit_and_plan
+from sharp_mobile.model.planned import ModelDescription, PlannedModel, plan_model
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, check_undamaged, read_sharing
 from sharp_mobile.recipe.source import Source
@@ -59,4 +59,5 @@ def plan_source(recipe: Recipe) -> PlannedModel:
     """
     for line in recipe.without_effect():
         warn(line)
-    return fit_and_plan(recipe, describe_model(recipe.model))
+    model = describe_model(recipe.model)
+    return plan_model(recipe.fitted_to(model.architecture), model)

@@ -95,13 +95,3 @@ def _rounded_as_recovered(recipe: Recipe, directory: Path) -> Recipe:
     if recipe.quantize.rounding != "auto" or SharpDescription.read(directory / SHARP_JSON).recovered_in_float:
         return recipe
     return recipe.model_copy(update={"quantize": recipe.quantize.model_copy(update={"rounding": "nearest"})})
-
-
-def fit_and_plan(recipe: Recipe, model: ModelDescription) -> PlannedModel:
-    """As `plan_model`, with the recipe's default lengths cut to the model's positions first.
-
-    Raises:
-        SharpError: as `plan_model`.
-    """
-    fitted = recipe.fitted_to(model.architecture)
-    return plan_model(fitted, model, tuple(fitted.cut_from(recipe)))

@@ -3,14 +3,12 @@
 import os
 import resource
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import yaml
-from project import PROJECT
+from children import Child, command
 
 from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
@@ -122,22 +120,12 @@ def test_the_kept_model_may_itself_be_the_output(tiny_checkpoint: Path, tiny_tex
 @pytest.mark.slow
 def test_two_commands_at_once_make_one_model(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe(tiny_checkpoint, tiny_text).model_dump()))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-m", "sharp_mobile.cli", "recover", "mine.yaml", "--quiet"]
-    processes = [
-        subprocess.Popen(
-            [*command, "--out", name],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("one", "two")
+    children = [
+        Child(command, "recover", "mine.yaml", "--quiet", "--out", name, directory=tmp_path) for name in ("one", "two")
     ]
-    told = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
-    assert sum("using the recovered model in" in out for out, _ in told) == 1
+    ended = [child.ended() for child in children]
+    assert [child.status for child in ended] == [0, 0], ended
+    assert sum("using the recovered model in" in child.stdout for child in ended) == 1
     (kept,) = (tmp_path / "build" / "recovered").iterdir()
     for name in ("one", "two"):
         assert (tmp_path / name / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()

@@ -96,8 +96,8 @@ def command(*arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
-def ranks(function: Callable[..., object], *arguments: object) -> None:
-    """Call `function(*arguments)` in two processes that know each other as torchrun lets them, and wait for their end.
+def ranks(function: Callable[..., object], *arguments: object, directory: Path | None = None) -> list[Ended]:
+    """Call `function(*arguments)` in two processes that know of each other as torchrun's do, until both have ended.
 
     Raises:
         AssertionError: one of them failed.
@@ -107,7 +107,9 @@ def ranks(function: Callable[..., object], *arguments: object) -> None:
         port = free.getsockname()[1]
     known = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     children = [
-        Child(function, *arguments, environment={**known, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
+        Child(function, *arguments, directory=directory, environment={**known, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
     ]
     found = [child.ended() for child in children]
     assert [ended.status for ended in found] == [0, 0], "\n".join(ended.stderr[-3000:] for ended in found)
+    return found

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from children import Child, command, ranks
 from project import PROJECT
 from reported import recorded
 from safetensors.torch import load_file
@@ -123,28 +125,42 @@ def test_a_model_that_got_much_worse_is_refused(
         assert len(list((tmp_path / "work").glob("*/sharp.json"))) == 1  # the warm-up's
 
 
+def run_by_torchrun(arguments: list[str], directory: Path) -> str:
+    """What the command prints on two processes, started as a user does."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    run = [*torchrun, "-m", "sharp_mobile.cli", *arguments]
+    done = subprocess.run(run, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def run_on_ranks(arguments: list[str], directory: Path) -> str:
+    """What it prints on two processes that start with PyTorch imported."""
+    return "".join(ended.stdout for ended in ranks(command, *arguments, directory=directory))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("inputs", ["sequential", "original"])
+@pytest.mark.parametrize(("inputs", "run"), [("sequential", run_on_ranks), ("original", run_by_torchrun)])
 def test_the_command_on_two_processes_makes_the_checkpoint_of_one(
-    inputs: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+    inputs: str, run: Callable[[list[str], Path], str], tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
     """Warm-up and fine-tuning under torchrun, the targets of original inputs spread over the ranks."""
     content = recipe(tiny_checkpoint, tiny_text, plan="2:3, 4:5", max_steps=3, save_every=2).model_dump()
     content["warmup"] |= {"inputs": inputs}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    command = ["-m", "sharp_mobile.cli", "recover", str(tmp_path / "mine.yaml"), "--quiet", "--out"]
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     states = []
-    for name, before in (("one", []), ("two", several)):
+    for name in ("one", "two"):
         directory = tmp_path / name
         directory.mkdir()
-        arguments = [sys.executable, *before, *command, str(directory / "out")]
-        done = subprocess.run(
-            arguments, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert len(done.stdout.splitlines()) == 4  # one process speaks
+        arguments = ["recover", str(tmp_path / "mine.yaml"), "--quiet", "--out", str(directory / "out")]
+        if name == "one":
+            alone = Child(command, *arguments, directory=directory).ended()
+            assert alone.status == 0, alone.stderr[-3000:]
+            printed = alone.stdout
+        else:
+            printed = run(arguments, directory)
+        assert len(printed.splitlines()) == 4  # one process speaks
         states.append(load_file(directory / "out" / "model.safetensors"))
     assert states[0].keys() == states[1].keys()
     assert max((states[0][name] - states[1][name]).abs().max().item() for name in states[0]) < 1e-4

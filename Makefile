@@ -1,6 +1,9 @@
 # One command from a checkpoint to a checked .pte:   make export
 # The other one:                                     make test
 #
+#   make test-fast        linters, types and the tests that are quick
+#   make format           correct what ruff can correct, and format
+#
 #   make export MODEL=…   a recipe of export/ (smollm2-135m), a recipe file, a Hugging Face directory, a hub id,
 #                         a .gguf file or a SHARP checkpoint
 #   PLAN=  RANK=  OUT=    override the recipe:  make export PLAN=t_back RANK=96 OUT=build/small
@@ -74,7 +77,7 @@ ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios arm64-tools ios \
-	phone-tools-kotlin phone-tools-swift test test-fast test-phones fuzz lint clean
+	phone-tools-kotlin phone-tools-swift test test-fast test-phones fuzz lint format clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -145,6 +148,10 @@ phone-tools-swift:
 test-phones: $(INSTALLED) phone-tools-kotlin
 	@$(MAKE) --no-print-directory phone-tools-swift || echo "no Swift here: its tests are left out"
 	SHARP_MOBILE_REQUIRE_KOTLIN=1 $(PYTEST) tests/phones tests/bench/devices -rs
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

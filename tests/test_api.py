@@ -18,7 +18,7 @@ from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.verify.manifest import read_perplexity
 
-LIGHT = ("Recipe", "SharePlan", "SharpError", "load_recipe", "open_export")
+LIGHT = ("Recipe", "SharePlan", "SharpError", "Size", "load_recipe", "open_export", "predict_size")
 METHODS = [f"Export.{name}" for name, value in vars(Export).items() if callable(value) and not name.startswith("_")]
 PUBLIC = ["sharp_mobile", *sharp_mobile.__all__, *METHODS]
 EXPORTED = "build/exports/mine"  # as the examples call it
@@ -84,12 +84,13 @@ def test_the_example_of_a_public_name_is_true(name: str, here: Path, request: py
     assert failed == 0, "".join(report)
 
 
-def test_the_package_loads_nothing_large() -> None:
+def test_the_package_loads_nothing_large_for_names_and_sizes(here: Path) -> None:
     script = (
         "import sys, json, sharp_mobile\n"
         "def loaded(): return [name for name in ('torch', 'transformers', 'pydantic') if name in sys.modules]\n"
         "print(json.dumps([dir(sharp_mobile), loaded()]))\n"
         f"from sharp_mobile import {', '.join(LIGHT)}\n"
+        "predict_size('my-model')\n"
         "print(json.dumps(loaded()))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from sharp_mobile.errors import SharpError, joined
+from sharp_mobile.errors import SharpError
 from sharp_mobile.files.yaml_file import read_yaml
+from sharp_mobile.recipe.mistakes import RENAMED
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription
 from sharp_mobile.recipe.source import Source
 from sharp_mobile.shipped import shipped
 
-_RENAMED = {"fragile": "eight_bit_budget"}
 _SECTIONS = {
     section: field.annotation
     for section, field in Recipe.model_fields.items()
@@ -118,8 +118,8 @@ def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) 
             own[name] = value
     try:
         return Recipe(**content)
-    except (ValidationError, TypeError) as error:
-        raise SharpError(f"{source}: {_explain(error)}") from error
+    except TypeError as error:  # a field's name that is no text
+        raise SharpError(f"{source}: {error}; field names are words") from error
     except SharpError as error:
         raise SharpError(f"{source}: {error}") from error
 
@@ -145,32 +145,8 @@ def _setting(path: str) -> tuple[str | None, str]:
         raise SharpError(
             f"{name} is a setting of several sections; write {' or '.join(f'{s}.{name}' for s in known[name])}"
         )
-    if name in _RENAMED:
-        raise SharpError(f"{path}: is called {_RENAMED[name]} now; rename it")
+    if name in RENAMED:
+        raise SharpError(f"{path}: is called {RENAMED[name]} now; rename it")
     if section not in known.get(name, []):
         raise SharpError(f"{path} is not a setting of a recipe; choose from {', '.join(known)}")
     return section, name
-
-
-def _explain(error: ValidationError | TypeError) -> str:
-    """The first of pydantic's complaints as `field: what is wrong; the way out`."""
-    if isinstance(error, TypeError):  # a field's name that is no text
-        return f"{error}; field names are words"
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])[:100]
-    if first["type"] == "extra_forbidden" and first["loc"][-1] in _RENAMED:
-        return joined(f"{where}: is called {_RENAMED[str(first['loc'][-1])]} now; rename it")
-    if first["type"] == "extra_forbidden":
-        return joined(f"{where}: no such field; {_fields_beside(first['loc'])}")
-    if first["type"] == "missing":
-        return joined(f"{where}: is missing; add it")
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "string_type":
-        message += " (put it in quotes: YAML takes 3:4 for a time of day)"
-    given = "" if first["type"] == "value_error" else f", not {first['input']!r:.100}"
-    return joined(f"{where}: {message}{given}" if where else message)
-
-
-def _fields_beside(location: tuple[int | str, ...]) -> str:
-    model = Recipe if len(location) == 1 else Recipe.model_fields[str(location[0])].annotation
-    return f"choose from {', '.join(model.model_fields)}" if isinstance(model, type) else ""

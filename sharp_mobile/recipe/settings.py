@@ -16,15 +16,17 @@ work.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.effect import without_effect
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.lower_settings import LowerSettings
+from sharp_mobile.recipe.mistakes import explained
 from sharp_mobile.recipe.plan_budget import PlanBudget, is_auto
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import DEPLOYABLE
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def _source(value: object) -> Source:
-    if not isinstance(value, Source | str):
+    if not isinstance(value, Source | str | Path):
         raise PydanticCustomError("string_type", "Input should be a valid string")
     if not str(value):
         raise ValueError("is empty; name a model")
@@ -57,8 +59,8 @@ class Recipe(Section):
         (64, 512, 4)
 
     Raises:
-        pydantic.ValidationError: a field does not exist or has a wrong value; `load_recipe` makes it one line.
-        SharpError: settings that make no recovery parameters, or a plan that is auto and names no budget.
+        SharpError: a field does not exist or has a wrong value, settings exclude each other or make no recovery
+            parameters, or a plan that is auto names no budget.
     """
 
     model: Model
@@ -69,6 +71,28 @@ class Recipe(Section):
     finetune: FinetuneSettings = FinetuneSettings()
     quantize: QuantizeSettings = QuantizeSettings()
     lower: LowerSettings = LowerSettings()
+
+    if TYPE_CHECKING:  # what the fields are made from, which type checkers would not take
+
+        def __init__(
+            self,
+            *,
+            model: Source | str | Path,
+            plan: str = "none",
+            recovery: RecoverySettings | dict[str, Any] = ...,
+            auto: AutoSettings | dict[str, Any] = ...,
+            warmup: WarmupSettings | dict[str, Any] = ...,
+            finetune: FinetuneSettings | dict[str, Any] = ...,
+            quantize: QuantizeSettings | dict[str, Any] = ...,
+            lower: LowerSettings | dict[str, Any] = ...,
+        ) -> None: ...
+    else:
+
+        def __init__(self, /, **fields):
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise SharpError(explained(error, type(self))) from error
 
     @model_validator(mode="after")
     def _budget_is_named(self) -> "Recipe":

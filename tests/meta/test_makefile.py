@@ -14,7 +14,7 @@ from project import PROJECT
 # Writes its arguments where the test looks for them. As `python` it also is one, for `-c`.
 STUB = """#!{python} -IS
 import json, os, sys
-if sys.argv[1] == "-c":
+if sys.argv[1:2] == ["-c"]:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with open({log!r}, "a") as log:
     log.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
@@ -44,7 +44,7 @@ class Project:
         self.root, self.log = root, root / "log"
         binaries = root / ".venv" / "bin"
         binaries.mkdir(parents=True)
-        for name in ("python", "sharp-mobile"):
+        for name in ("python", "sharp-mobile", "ruff", "mypy"):
             (binaries / name).write_text(STUB.format(python=sys.executable, log=str(self.log)))
             (binaries / name).chmod(0o755)
         shutil.copy(PROJECT / "Makefile", root)
@@ -65,9 +65,13 @@ class Project:
         self.log.unlink(missing_ok=True)
         done = self.make(*arguments, **environment)
         assert done.returncode == 0, done.stderr
-        (line,) = self.log.read_text().splitlines()
+        (words,) = self.logged()
         assert not (self.root / "pwned").exists()
-        return list(json.loads(line))
+        return words
+
+    def logged(self) -> list[list[str]]:
+        """The words of every command that make ran."""
+        return [list(json.loads(line)) for line in self.log.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -119,6 +123,15 @@ def test_any_text_is_a_seed_and_a_case(text: str, project: Project) -> None:
     assert project.ran("fuzz") == ["python", "tests/support/fuzz.py"]
 
 
+def test_format_corrects_and_lint_only_looks(project: Project) -> None:
+    assert project.make("format").returncode == 0
+    assert project.logged() == [["ruff", "check", "--fix"], ["ruff", "format"]]
+    project.log.unlink()
+    assert project.make("lint").returncode == 0
+    assert project.logged() == [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
+    assert "make format  " in project.make("help").stdout
+
+
 def test_unquoted_commands_in_options_are_words(project: Project) -> None:
     assert project.ran("export", "ARGS=; touch pwned $(touch pwned)")[3:] == [
         ";",
@@ -151,7 +164,7 @@ def test_python_and_the_flags_of_pip_are_words_too(project: Project) -> None:
     flags = "--extra-index-url 'https://x/?a=$(touch pwned)&b'; touch pwned"
     done = project.make("setup", f"PYTHON={python}", f"PIP_FLAGS={flags}")
     assert done.returncode == 0, done.stderr
-    commands = [json.loads(line) for line in project.log.read_text().splitlines()]
+    commands = project.logged()
     assert commands[0] == ["my python", "-m", "venv", ".venv"]
     assert all(
         words[-4:] == ["--extra-index-url", "https://x/?a=$(touch pwned)&b;", "touch", "pwned"]

@@ -2,13 +2,16 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from project import PROJECT
 from tiny_models import tiny_model, tiny_tokenizer
 
 from sharp_mobile import open_export, predict_size
+from sharp_mobile.cli import main
 from sharp_mobile.verify.manifest import read_perplexity
 
 README = (PROJECT / "README.md").read_text()
@@ -40,6 +43,15 @@ def test_its_program_exports_a_model_and_lets_it_answer(
     kept = read_perplexity(phone.path, phone.manifest.sha256)
     assert kept is not None
     assert (kept.perplexity, kept.text, kept.windows) == (float(printed), "sotu:2012-2026", 4)
+
+
+def test_the_sizes_that_it_shows_are_those_that_the_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    (shown,) = re.findall(r"```console\n\$ \.venv/bin/sharp-mobile (size .*?)\n```", README, re.DOTALL)
+    command, _, printed = shown.partition("\n")
+    result = CliRunner().invoke(main, shlex.split(command))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == printed + "\n"
 
 
 TOP = "sharp_mobile|export|examples|host_bench|ios_bench|android_bench|tests"

@@ -120,14 +120,14 @@ struct ModelOptions {
 
 class Model {
  public:
-  explicit Model(ModelOptions options) : given_(std::move(options)) {
-    options_.set_option("weight_cache_enabled", given_.weight_cache);
-    if (!given_.packed_cache.empty()) {
-      if (given_.packed_cache.size() > kLongestPath) {
-        fail(given_.packed_cache + ": XNNPACK takes paths of " + std::to_string(kLongestPath) +
+  explicit Model(ModelOptions options) : settings_(std::move(options)) {
+    options_.set_option("weight_cache_enabled", settings_.weight_cache);
+    if (!settings_.packed_cache.empty()) {
+      if (settings_.packed_cache.size() > kLongestPath) {
+        fail(settings_.packed_cache + ": XNNPACK takes paths of " + std::to_string(kLongestPath) +
              " bytes; choose a shorter one");
       }
-      options_.set_option("packed_cache_path", given_.packed_cache.c_str());
+      options_.set_option("packed_cache_path", settings_.packed_cache.c_str());
       options_.set_option("save_weight_cache_on_disk", true);
     }
     map_.set_options("XnnpackBackend", options_.view());
@@ -137,13 +137,13 @@ class Model {
   void load() {
     runtime_log.clear();  // drop the log of an earlier model in this process
     std::unique_ptr<ETDumpGen> tracer;
-    if (!given_.etdump.empty()) tracer = std::make_unique<ETDumpGen>();
-    module_ = std::make_unique<Module>(given_.pte, Module::LoadMode::Mmap, std::move(tracer));
+    if (!settings_.etdump.empty()) tracer = std::make_unique<ETDumpGen>();
+    module_ = std::make_unique<Module>(settings_.pte, Module::LoadMode::Mmap, std::move(tracer));
     if (module_->load(map_) != Error::Ok) {
-      fail_with_log(given_.pte + ": is not a whole program that " SHARP_RUNTIME " reads; export it again");
+      fail_with_log(settings_.pte + ": is not a whole program that " SHARP_RUNTIME " reads; export it again");
     }
     if (module_->load_method("forward", nullptr, nullptr, &map_) != Error::Ok) {
-      fail_with_log(given_.pte + ": cannot be loaded");
+      fail_with_log(settings_.pte + ": cannot be loaded");
     }
   }
 
@@ -153,7 +153,7 @@ class Model {
     for (const auto& name : *names) {
       if (name == "forward" || module_->method_meta(name)->num_inputs() != 0) continue;
       const auto values = module_->execute(name);
-      if (!values.ok()) fail_with_log(given_.pte + ": its method " + name + " fails");
+      if (!values.ok()) fail_with_log(settings_.pte + ": its method " + name + " fails");
       std::string text;
       for (const auto& value : *values) {
         text += (text.empty() ? "" : ", ") + value_json(value);
@@ -165,7 +165,7 @@ class Model {
       metadata_[name] = values->size() == 1 && name != "get_eos_ids" ? text : "[" + text + "]";
     }
     if (length_ == 0 || module_->method_meta("forward")->num_inputs() != 2) {
-      fail(given_.pte + ": is no language model's program: it has no get_max_context_len, or its forward does "
+      fail(settings_.pte + ": is no language model's program: it has no get_max_context_len, or its forward does "
            "not take tokens and a position");
     }
     chunk_ = std::min(chunk_ == 0 ? length_ : chunk_, length_ - 1);
@@ -211,13 +211,13 @@ class Model {
 
   // Drop the trace so far, so that the dump has only later events.
   void restart_trace() {
-    if (!given_.etdump.empty()) static_cast<ETDumpGen*>(module_->event_tracer())->reset();
+    if (!settings_.etdump.empty()) static_cast<ETDumpGen*>(module_->event_tracer())->reset();
   }
 
   void write_trace() {
-    if (given_.etdump.empty()) return;
+    if (settings_.etdump.empty()) return;
     const auto dump = static_cast<ETDumpGen*>(module_->event_tracer())->get_etdump_data();
-    write_file(given_.etdump, dump.buf, dump.size);
+    write_file(settings_.etdump, dump.buf, dump.size);
     std::free(dump.buf);
   }
 
@@ -227,16 +227,16 @@ class Model {
     auto input = make_tensor_ptr({1, count}, std::move(tokens));
     auto start = make_tensor_ptr({1}, std::vector<int64_t>{position});
     auto output = module_->forward({EValue(input), EValue(start)});
-    if (!output.ok()) fail_with_log(given_.pte + ": a step fails");
+    if (!output.ok()) fail_with_log(settings_.pte + ": a step fails");
     const auto& tensor = output->at(0).toTensor();
     if (tensor.scalar_type() != executorch::aten::ScalarType::Float) {
-      fail(given_.pte + ": its logits are not float32");
+      fail(settings_.pte + ": its logits are not float32");
     }
     vocabulary_ = static_cast<size_t>(tensor.size(tensor.dim() - 1));
     last_ = tensor.const_data_ptr<float>() + tensor.numel() - vocabulary_;
   }
 
-  const ModelOptions given_;
+  const ModelOptions settings_;
   executorch::runtime::BackendOptions<3> options_;
   executorch::runtime::LoadBackendOptionsMap map_;
   std::unique_ptr<Module> module_;

@@ -2,7 +2,7 @@
 
 Tasks have lm-eval's names, and their data come from the hub. `include_path` adds tasks in local files (lm-eval's YAML,
 over local data); the Python functions in such a file are run. `sotu_continuation` needs neither the hub nor a file: see
-`evaluate.sotu_continuation`. `table6` stands for the tasks of the paper's Table 6.
+`evaluate.sotu_continuation`. `table6` selects the tasks of the paper's Table 6.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ def _load(manager: "TaskManager", names: Sequence[str]) -> Any:
         if name not in manager.all_tasks:
             raise SharpError(
                 f"task {name}: no such task; use one of lm-eval's (`lm-eval ls tasks` lists them), "
-                "'sotu_continuation', 'table6', or give its file's directory by --include-path"
+                "'sotu_continuation', 'table6', or name its file's directory with --include-path"
             )
     try:
         return manager.load(list(names))

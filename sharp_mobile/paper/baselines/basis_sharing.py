@@ -64,7 +64,7 @@ def share_bases(
         SharpError: `kept` is not in (0, 1], a kind of matrix does not exist, or the activations are not finite.
     """
     if not 0 < kept <= 1:
-        raise SharpError(f"Basis Sharing: {kept} of the parameters cannot be kept; use more than 0 and at most 1")
+        raise SharpError(f"Basis Sharing: {kept} of the parameters cannot be stored; use more than 0 and at most 1")
     if unknown := set(matrices) - {*ATTENTION, *MLP}:
         raise SharpError(f"Basis Sharing: no matrix '{unknown.pop()}'; choose from {', '.join((*ATTENTION, *MLP))}")
     original = count_parameters(model)

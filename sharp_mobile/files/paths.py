@@ -100,6 +100,6 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def cut_short(path: Path, size: int, needed: int) -> SharpError:
-    """The error for a file of `size` bytes whose header says `needed`."""
+    """The error for a file of `size` bytes whose header requires `needed` bytes."""
     what = "cut short" if size < needed else "longer than its header says"
     return SharpError(f"{path}: {what}: has {size:,} bytes, needs {needed:,}; {COPY_AGAIN}")

@@ -20,15 +20,15 @@ struct Arguments {
   std::string model;
   int64_t threads = 1;
   bool weight_cache = true;
-  std::string packed_cache;          // where packed weights are kept between launches
+  std::string packed_cache;          // the file that stores packed weights between launches
   std::vector<int64_t> prompt = {1};
   int64_t warmups = 1, forwards = 5;
   int64_t prefill = 0, prefill_runs = 0;
   int64_t decode = 0, decode_runs = 0;
-  int64_t tokens = 0;                // how many to generate greedily
-  std::string logits;                // where float32 logits of the prompt's last position go
-  std::string etdump;                // where the trace of the forwards goes
-  std::string markers;               // which part is between the two marker instructions
+  int64_t tokens = 0;                // the number of tokens to generate greedily
+  std::string logits;                // the file for the float32 logits of the prompt's last position
+  std::string etdump;                // the file for the trace of the forwards
+  std::string markers;               // the part between the two marker instructions
 };
 
 inline int64_t number(const std::string& flag, const std::string& text, int64_t least) {

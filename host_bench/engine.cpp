@@ -17,9 +17,9 @@ struct sharp_engine {
 
 namespace {
 
-// Runs work, and turns a failure into its line.
+// Run work; return false and copy the message if it fails.
 template <typename Work>
-bool told(char* error, size_t error_bytes, const Work& work) {
+bool succeeds(char* error, size_t error_bytes, const Work& work) {
   try {
     work();
     return true;
@@ -38,8 +38,8 @@ sharp_engine* sharp_engine_open(const char* pte, int32_t threads, int32_t weight
   static std::once_flag started;
   std::call_once(started, sharp::start_runtime);
   std::unique_ptr<sharp_engine> engine;
-  const bool loaded = told(error, error_bytes, [&] {
-    sharp::check_whole(pte);
+  const bool loaded = succeeds(error, error_bytes, [&] {
+    sharp::check_complete(pte);
     sharp::ModelOptions options;
     options.pte = pte;
     options.weight_cache = weight_cache != 0;
@@ -54,7 +54,7 @@ sharp_engine* sharp_engine_open(const char* pte, int32_t threads, int32_t weight
 
 int32_t sharp_engine_step(sharp_engine* engine, const int64_t* tokens, int64_t count, int64_t position, char* error,
                           size_t error_bytes) {
-  const bool done = told(error, error_bytes, [&] {
+  const bool done = succeeds(error, error_bytes, [&] {
     engine->model.check_fits("step", position, count);
     const auto guard = sharp::threads_guard(engine->threads);
     engine->model.step(std::vector<int64_t>(tokens, tokens + count), position);

@@ -1,4 +1,4 @@
-// A failure that its reader can act on: one sentence that names the file and the way out.
+// An error that a user can act on: one sentence that names the file and the way out.
 
 #pragma once
 

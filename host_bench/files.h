@@ -1,4 +1,4 @@
-// The files that are read and written beside the runtime's.
+// File access outside the runtime: the check of a .pte's length, and output files.
 
 #pragma once
 
@@ -19,10 +19,11 @@ inline void write_file(const std::string& path, const void* data, size_t bytes) 
   if (!file) fail(path + ": cannot be written; choose another place");
 }
 
-// The runtime maps the file and would die of SIGBUS at the first byte that is missing. The header of a program with
-// segments has, from byte 8 on, little-endian: "eh00", its own length (4 bytes), and 8 bytes each of the program's
-// size, where its segments begin, and the bytes of all segments (an older ExecuTorch did not write the last).
-inline void check_whole(const std::string& path) {
+// Refuse a truncated program: the runtime maps the file and would crash with SIGBUS at the first missing byte. The
+// header of a program with segments has from byte 8, in little-endian: "eh00", the header's length (4 bytes), and
+// 8 bytes each for the program's size, the offset of the first segment, and the size of all segments (older versions
+// of ExecuTorch did not write the last).
+inline void check_complete(const std::string& path) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) fail(path + ": no such file, or it cannot be read");
   const auto bytes = static_cast<uint64_t>(file.tellg());

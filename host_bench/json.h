@@ -1,4 +1,4 @@
-// JSON as the runner writes it.
+// Writing JSON.
 
 #pragma once
 

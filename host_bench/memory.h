@@ -1,4 +1,4 @@
-// The memory of this process, as Linux counts it.
+// The memory of this process, from Linux.
 
 #pragma once
 
@@ -9,12 +9,12 @@
 
 namespace sharp {
 
-// Resident bytes: the process's own, pages of files, and the most that both together have been.
+// Resident bytes: anonymous memory, pages of files, and the peak of their sum.
 struct Memory {
   int64_t anonymous = 0, file = 0, peak = 0;
 };
 
-// From /proc/self/status, which counts in kB.
+// From /proc/self/status, which reports kB.
 inline Memory memory_now() {
   Memory memory;
   std::ifstream status("/proc/self/status");

@@ -1,9 +1,9 @@
-// An exported language model in memory: load it, run tokens from a position on, look at the next one's logits.
+// An exported language model in memory: load it, run tokens at a position, read the next token's logits.
 //
 //     Model model({.pte = "model.pte"});
 //     model.load();
 //     model.step({1, 2, 3}, 0);          // a prompt
-//     model.step({model.best()}, 3);     // and a token after it
+//     model.step({model.best()}, 3);     // the token after it
 //
 // Plain C++17 on the libraries of the ExecuTorch wheel; the same source is compiled for x86-64 and for aarch64.
 
@@ -35,7 +35,7 @@
 #include "files.h"
 #include "json.h"
 
-// The wheel has the thread pool in a library and not in its headers (ExecuTorch 1.5.1); here is what is used of it.
+// The wheel of ExecuTorch 1.5.1 has the thread pool's library but not its header; these are the declarations in use.
 namespace executorch::extension::threadpool {
 class ThreadPool {
  public:
@@ -52,38 +52,38 @@ using executorch::extension::Module;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
 
-// ExecuTorch logs a line for every operator without a temporary allocator; its words are of use only when it fails.
+// ExecuTorch logs a line for every operator without a temporary allocator. Its log matters only after a failure.
 inline std::vector<std::string> runtime_log;
 
 inline void keep_log(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message,
                      size_t) {
   if (level == et_pal_log_level_t::kError || level == et_pal_log_level_t::kFatal) runtime_log.emplace_back(message);
-  if (level == et_pal_log_level_t::kFatal) std::cerr << message << std::endl;  // the runtime aborts after it
+  if (level == et_pal_log_level_t::kFatal) std::cerr << message << std::endl;  // the runtime aborts next
 }
 
 [[noreturn]] inline void fail_with_log(const std::string& problem) {
-  std::string said, missing;
+  std::string log, missing;
   for (const auto& line : runtime_log) {
-    said += "\n  " + line;
+    log += "\n  " + line;
     if (line.find("llama::") != std::string::npos) missing = line;
   }
   if (!missing.empty()) {
     fail(problem + ": it needs operators that a plain C++ program does not have (" + missing +
          "); export with lower.attention: portable");
   }
-  fail(problem + said);
+  fail(problem + log);
 }
 
-// Once a process, before the first model.
+// Call this once per process, before the first model.
 inline void start_runtime() {
   executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep_log, __FILE__));
   executorch::runtime::runtime_init();
 }
 
-// One thread works without a pool: no other thread waits in a loop, and instructions count the same every time.
+// One thread needs no pool: without one no other thread spins, and instruction counts repeat exactly.
 using ThreadsGuard = std::optional<executorch::extension::threadpool::NoThreadPoolGuard>;
 
-// For as long as it lives, work runs without the pool if it has one thread.
+// Disable the pool during the guard's lifetime if there is one thread.
 inline ThreadsGuard threads_guard(int64_t threads) {
   ThreadsGuard guard;
   if (threads == 1) guard.emplace();
@@ -107,27 +107,27 @@ inline std::string value_json(const EValue& value) {
   return "null";
 }
 
-// XNNPACK copies a path into a fixed array and would cut a longer one short.
+// XNNPACK copies a path into a fixed array and would truncate a longer one.
 inline constexpr size_t kLongestPath = executorch::runtime::kMaxOptionValueLength - 1;
 
-// Where a model is and how it is loaded.
+// A model's file and its load options.
 struct ModelOptions {
   std::string pte;
   bool weight_cache = true;
-  std::string packed_cache;  // where packed weights are kept between launches; nowhere if empty
-  std::string etdump;        // where the trace of the forwards goes
+  std::string packed_cache;  // the file that stores packed weights between launches; none if empty
+  std::string etdump;        // the file for the trace of the forwards
 };
 
 class Model {
  public:
-  explicit Model(ModelOptions options) : given_(std::move(options)) {
-    options_.set_option("weight_cache_enabled", given_.weight_cache);
-    if (!given_.packed_cache.empty()) {
-      if (given_.packed_cache.size() > kLongestPath) {
-        fail(given_.packed_cache + ": XNNPACK takes paths of " + std::to_string(kLongestPath) +
+  explicit Model(ModelOptions options) : settings_(std::move(options)) {
+    options_.set_option("weight_cache_enabled", settings_.weight_cache);
+    if (!settings_.packed_cache.empty()) {
+      if (settings_.packed_cache.size() > kLongestPath) {
+        fail(settings_.packed_cache + ": XNNPACK takes paths of " + std::to_string(kLongestPath) +
              " bytes; choose a shorter one");
       }
-      options_.set_option("packed_cache_path", given_.packed_cache.c_str());
+      options_.set_option("packed_cache_path", settings_.packed_cache.c_str());
       options_.set_option("save_weight_cache_on_disk", true);
     }
     map_.set_options("XnnpackBackend", options_.view());
@@ -135,25 +135,25 @@ class Model {
 
   // Load and init: after this every delegate has its packed weights.
   void load() {
-    runtime_log.clear();  // of a model before this one in the same process
+    runtime_log.clear();  // drop the log of an earlier model in this process
     std::unique_ptr<ETDumpGen> tracer;
-    if (!given_.etdump.empty()) tracer = std::make_unique<ETDumpGen>();
-    module_ = std::make_unique<Module>(given_.pte, Module::LoadMode::Mmap, std::move(tracer));
+    if (!settings_.etdump.empty()) tracer = std::make_unique<ETDumpGen>();
+    module_ = std::make_unique<Module>(settings_.pte, Module::LoadMode::Mmap, std::move(tracer));
     if (module_->load(map_) != Error::Ok) {
-      fail_with_log(given_.pte + ": is not a whole program that " SHARP_RUNTIME " reads; export it again");
+      fail_with_log(settings_.pte + ": is not a whole program that " SHARP_RUNTIME " reads; export it again");
     }
     if (module_->load_method("forward", nullptr, nullptr, &map_) != Error::Ok) {
-      fail_with_log(given_.pte + ": cannot be loaded");
+      fail_with_log(settings_.pte + ": cannot be loaded");
     }
   }
 
-  // The constant methods: get_max_seq_len and so on. Several outputs are a list, and so are the tokens that end a text.
+  // Read the constant methods: get_max_seq_len and others. Several outputs, and always get_eos_ids, become a list.
   void read_metadata() {
     const auto names = module_->method_names();
     for (const auto& name : *names) {
       if (name == "forward" || module_->method_meta(name)->num_inputs() != 0) continue;
       const auto values = module_->execute(name);
-      if (!values.ok()) fail_with_log(given_.pte + ": its method " + name + " fails");
+      if (!values.ok()) fail_with_log(settings_.pte + ": its method " + name + " fails");
       std::string text;
       for (const auto& value : *values) {
         text += (text.empty() ? "" : ", ") + value_json(value);
@@ -165,13 +165,13 @@ class Model {
       metadata_[name] = values->size() == 1 && name != "get_eos_ids" ? text : "[" + text + "]";
     }
     if (length_ == 0 || module_->method_meta("forward")->num_inputs() != 2) {
-      fail(given_.pte + ": is no language model's program: it has no get_max_context_len, or its forward does "
+      fail(settings_.pte + ": is no language model's program: it has no get_max_context_len, or its forward does "
            "not take tokens and a position");
     }
     chunk_ = std::min(chunk_ == 0 ? length_ : chunk_, length_ - 1);
   }
 
-  // Refuses what goes beyond the cache before anything is timed.
+  // Refuse tokens beyond the cache before anything is timed.
   void check_fits(const char* what, int64_t first, int64_t count) const {
     if (first + count > length_) {
       fail(std::string(what) + ": " + std::to_string(count) + " tokens from position " + std::to_string(first) +
@@ -180,8 +180,7 @@ class Model {
     }
   }
 
-  // Runs tokens from a position on, as many at a time as the program takes; what it predicts is in `logits()` until
-  // the next step.
+  // Run tokens at a position, in chunks that the program accepts; `logits()` has the prediction until the next step.
   void step(std::vector<int64_t> tokens, int64_t position) {
     const auto count = static_cast<int64_t>(tokens.size());
     if (count <= chunk_) return forward(std::move(tokens), position);
@@ -196,7 +195,7 @@ class Model {
   int64_t best() const { return std::max_element(last_, last_ + vocabulary_) - last_; }
   int64_t length() const { return length_; }
 
-  // The tokens with the largest logits, in descending order; of equal ones the smaller token comes first.
+  // The tokens with the largest logits, in descending order; for equal logits the smaller token comes first.
   std::vector<int64_t> likeliest(size_t count) const {
     std::vector<int64_t> tokens(vocabulary_);
     std::iota(tokens.begin(), tokens.end(), 0);
@@ -210,15 +209,15 @@ class Model {
   bool ends(int64_t token) const { return std::find(stop_.begin(), stop_.end(), token) != stop_.end(); }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // Drops what was traced so far, so that the dump holds only what follows.
+  // Drop the trace so far, so that the dump has only later events.
   void restart_trace() {
-    if (!given_.etdump.empty()) static_cast<ETDumpGen*>(module_->event_tracer())->reset();
+    if (!settings_.etdump.empty()) static_cast<ETDumpGen*>(module_->event_tracer())->reset();
   }
 
   void write_trace() {
-    if (given_.etdump.empty()) return;
+    if (settings_.etdump.empty()) return;
     const auto dump = static_cast<ETDumpGen*>(module_->event_tracer())->get_etdump_data();
-    write_file(given_.etdump, dump.buf, dump.size);
+    write_file(settings_.etdump, dump.buf, dump.size);
     std::free(dump.buf);
   }
 
@@ -228,16 +227,16 @@ class Model {
     auto input = make_tensor_ptr({1, count}, std::move(tokens));
     auto start = make_tensor_ptr({1}, std::vector<int64_t>{position});
     auto output = module_->forward({EValue(input), EValue(start)});
-    if (!output.ok()) fail_with_log(given_.pte + ": a step fails");
+    if (!output.ok()) fail_with_log(settings_.pte + ": a step fails");
     const auto& tensor = output->at(0).toTensor();
     if (tensor.scalar_type() != executorch::aten::ScalarType::Float) {
-      fail(given_.pte + ": its logits are not float32");
+      fail(settings_.pte + ": its logits are not float32");
     }
     vocabulary_ = static_cast<size_t>(tensor.size(tensor.dim() - 1));
     last_ = tensor.const_data_ptr<float>() + tensor.numel() - vocabulary_;
   }
 
-  const ModelOptions given_;
+  const ModelOptions settings_;
   executorch::runtime::BackendOptions<3> options_;
   executorch::runtime::LoadBackendOptionsMap map_;
   std::unique_ptr<Module> module_;
@@ -248,7 +247,7 @@ class Model {
   size_t vocabulary_ = 0;
 };
 
-// The likeliest tokens one after the other, from the prediction that stands; each of them but the last is fed.
+// Greedy tokens, starting with the current prediction; each one but the last is fed to the model.
 inline std::vector<int64_t> greedy(Model& model, int64_t position, int64_t count, bool stops) {
   std::vector<int64_t> tokens;
   while (static_cast<int64_t>(tokens.size()) < count) {

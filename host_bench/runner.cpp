@@ -1,4 +1,4 @@
-// One launch of an exported language model: load it, run it, print what it took as one JSON object.
+// One launch of an exported language model: load it, run it, print the measurements as one JSON object.
 //
 //     sharp-runner MODEL.pte [--threads N] [--prompt 1,2,3] ...
 //
@@ -6,11 +6,12 @@
 //          │             │
 //          └─ memory     └─ memory, logits
 //
-// A forward is one token at the position after the prompt, as in a chat. A process is one launch, so whoever wants
-// several of them, with or without what an earlier one left on disk, starts this several times.
+// A forward is one token at the position after the prompt, as in a chat. A process is one launch; for several launches,
+// with or without the packed weights of an earlier one, start the program several times.
 //
 // Plain C++17 on the libraries of the ExecuTorch wheel; the same source is compiled for x86-64 and for aarch64. JSON
-// goes to standard output, all else to standard error; on any failure there is a line there, no JSON, and status 1.
+// goes to standard output, everything else to standard error. A failure prints one line there and no JSON, and the exit
+// status is 1.
 
 #include <chrono>
 #include <cstdint>
@@ -45,7 +46,7 @@ std::string memory_json(const sharp::Memory& memory) {
   return "{\"anonymous\": " + std::to_string(memory.anonymous) + ", \"file\": " + std::to_string(memory.file) + "}";
 }
 
-// Two instructions that do nothing and that nothing else executes; an emulator's plugin counts between them.
+// Two no-operations that no other code executes; an emulator's plugin counts the instructions between them.
 void mark_begin() {
 #if defined(__aarch64__)
   asm volatile("hint #0x68" ::: "memory");
@@ -69,14 +70,14 @@ Nanoseconds timed(bool marked, const Work& work) {
 
 // --- the launch ----------------------------------------------------------------------------------------------------
 
-// `count` tokens to feed: the prompt over and over.
+// The prompt, repeated to `count` tokens.
 std::vector<int64_t> repeated(const std::vector<int64_t>& prompt, int64_t count) {
   std::vector<int64_t> tokens(static_cast<size_t>(count));
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = prompt[i % prompt.size()];
   return tokens;
 }
 
-// The likeliest tokens after the prompt with their logits, by which answers of different places are compared.
+// The likeliest tokens after the prompt with their logits, to compare the answers of different devices.
 std::string likeliest_json(const Model& model) {
   std::string out = "[";
   for (const int64_t token : model.likeliest(5)) {
@@ -122,7 +123,7 @@ std::string run(const Arguments& arguments) {
   }
   for (int64_t i = 0; i < arguments.decode_runs; ++i) {
     model.step(prompt, 0);
-    // One more than is fed, since the prompt's own step gave the first.
+    // One more token than steps, because the prompt's step predicted the first.
     decodes.push_back(timed(false, [&] { sharp::greedy(model, position, arguments.decode + 1, false); }));
   }
   std::vector<int64_t> tokens;
@@ -155,7 +156,7 @@ int main(int argc, char** argv) {
   sharp::start_runtime();
   try {
     const auto arguments = sharp::parse(argc, argv);
-    sharp::check_whole(arguments.model);
+    sharp::check_complete(arguments.model);
     std::cout << run(arguments) << std::flush;
   } catch (const sharp::Failure& failure) {
     std::cerr << "error: " << failure.what() << std::endl;

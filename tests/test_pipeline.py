@@ -235,7 +235,7 @@ def test_neither_export_nor_recover_replaces_its_source(
         ({"plan": "3:40"}, "must name layers between 1 and 6"),
         ({"plan": "3:6"}, "layer 6 cannot be a target"),
         ({"plan": "2:3", "window": 512}, "sequence length 512: the model takes 2 to 128 tokens"),
-        ({"plan": "2:3", "window": 64, "text": "missing.txt"}, "missing.txt: no text there"),
+        ({"plan": "2:3", "window": 64, "text": "missing.txt"}, "missing.txt: no text found"),
         ({"plan": "2:3", "form": "hadamard"}, "recovery.form: hadamard cannot be exported"),
     ],
 )

@@ -87,8 +87,8 @@ def test_a_setting_that_does_not_exist_is_told_with_those_that_do() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "error: name an export's directory"),
-        (("a", "b", "c"), "error: name an export's directory"),
+        ((), "error: give an export's directory"),
+        (("a", "b", "c"), "error: give an export's directory"),
         (("a",), "error: ios_bench/Models: no such directory; run in a checkout of sharp_mobile, or name"),
         (("a", "Models"), "error: Models: no such directory; run in a checkout of sharp_mobile, or name"),
     ],

@@ -1,11 +1,11 @@
-/* A QEMU plugin that counts the ARM64 instructions a program executes between two markers.
+/* A QEMU plugin that counts the ARM64 instructions between two markers in a program.
  *
  *     hint #0x68      counting starts        (both are no-operations on every ARM64 processor)
  *     …
  *     hint #0x69      counting stops
  *
- * QEMU translates straight runs of instructions. Each run is cut at the markers and its instructions are sorted by kind
- * once, when it is translated; executing a piece adds that piece's tally. Only the thread that executed the start marker
+ * QEMU translates straight runs of instructions. At translation the plugin cuts each run at the markers and tallies its
+ * instructions by kind; each execution of a piece adds that piece's tally. Only the thread that executed the start marker
  * is counted. At exit the totals are written as JSON:
  *
  *     qemu-aarch64 -plugin counter.so,out=counts.json program
@@ -13,8 +13,7 @@
  *
  * An atomic read-modify-write is a load and a store; a prefetch and a barrier are neither. SVE is not decoded.
  *
- * The functions of QEMU's plugin interface, as it is up to QEMU 8.2, are declared here, so nothing but a C compiler is
- * needed.
+ * This file declares the functions of QEMU's plugin interface (up to QEMU 8.2), so it needs only a C compiler.
  */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -44,7 +43,7 @@ const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
 #define EXPORTED __attribute__((visibility("default")))
 EXPORTED int qemu_plugin_version = 1;
 
-/* An instruction is one of a form if its fixed bits, those under the mask, are the form's. */
+/* An instruction has a form if its bits under the mask are equal to the form's. */
 struct form {
     uint32_t mask, bits;
 };
@@ -66,14 +65,14 @@ static const struct form MATMUL[] = {
     {0xFFE0FC00, 0x6E40EC00}, /* BFMMLA */
 };
 
-/* Bit 22 is L, "load", in these. */
+/* In these, bit 22 is L: 1 for a load. */
 static const struct form LOAD_OR_STORE_BY_L[] = {
-    {0x3F000000, 0x08000000}, /* exclusive and ordered: LDXR, STLR, …; compare and swap is sorted before */
+    {0x3F000000, 0x08000000}, /* exclusive and ordered: LDXR, STLR, …; compare and swap is matched earlier */
     {0xBE000000, 0x0C000000}, /* Advanced SIMD structures: LD1 … LD4R, ST1 … ST4 */
     {0x3A000000, 0x28000000}, /* pairs: LDP, STP, LDNP, STNP */
 };
 
-/* Bits 23:22 are opc in these: a store where it is 0, or, of SIMD registers, where it is even. */
+/* In these, bits 23:22 are opc: 0 is a store, and for SIMD registers any even value. */
 static const struct form LOAD_OR_STORE_BY_OPC[] = {
     {0x3B000000, 0x39000000}, /* unsigned immediate: LDR, STR */
     {0x3B200000, 0x38000000}, /* unscaled, post- and pre-indexed, unprivileged: LDUR, LDTR, … */
@@ -83,7 +82,7 @@ static const struct form LOAD_OR_STORE_BY_OPC[] = {
 
 static const struct form LOAD[] = {
     {0x3B000000, 0x18000000}, /* literal: LDR, LDRSW */
-    {0x3FFFFC00, 0x38BFC000}, /* LDAPR, in the space of the atomics */
+    {0x3FFFFC00, 0x38BFC000}, /* LDAPR, in the encoding space of the atomics */
     {0xFF200400, 0xF8200400}, /* pointer authentication: LDRAA, LDRAB */
 };
 
@@ -175,7 +174,7 @@ static uint32_t word_of(const struct qemu_plugin_insn *insn) {
     return word;
 }
 
-/* A piece's tally lives as long as QEMU may execute the translation, which is: for ever. */
+/* A piece's tally is never freed, because QEMU may execute the translation at any time. */
 static struct tally *new_piece(struct qemu_plugin_insn *first) {
     struct tally *piece = calloc(1, sizeof(*piece));
     if (piece == NULL) {

@@ -1,1 +1,1 @@
-"""Measuring what an export costs."""
+"""Benchmark exports: load time, latency, memory and instructions."""

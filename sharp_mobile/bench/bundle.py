@@ -1,9 +1,9 @@
-"""Put an export into the iPhone app, so that it is built into it.
+"""Bundle an export with the iPhone app.
 
     build/exports/shared/ ── model.pte, manifest.json, packed/ ──► ios_bench/Models/shared/
 
-The app reads its export by the manifest, and its runtime is the one of this project, so what it would refuse on the
-phone is refused here.
+The app reads an export by its manifest and has this project's runtime, so an export that it would refuse on the phone
+is refused here.
 
 python -m sharp_mobile.bench.bundle EXPORT [MODELS]     MODELS is the app's directory, ./ios_bench/Models by default
 """
@@ -24,19 +24,19 @@ MODELS = Path("ios_bench/Models")
 
 
 def bundle(directory: Path, models: Path = MODELS) -> Path:
-    """Copy what the app needs of an export; an export of the same name that is there is replaced.
+    """Copy the files that the app needs of an export; an existing export of the same name is replaced.
 
     Returns:
         The export's directory in the app.
 
     Raises:
-        SharpError: it is no export, not whole, or made for another runtime; or it cannot be copied.
+        SharpError: it is not a complete export, is for another runtime, or cannot be copied.
     """
     export = read_export(directory)
-    made_for, runtime = read_manifest(directory).versions.get("executorch"), executorch_package()[1]
-    if made_for != runtime:
+    exported_for, runtime = read_manifest(directory).versions.get("executorch"), executorch_package()[1]
+    if exported_for != runtime:
         raise SharpError(
-            f"{directory}: was exported for executorch {made_for}, the app has {runtime}; export the model again"
+            f"{directory}: was exported for executorch {exported_for}, the app has {runtime}; export the model again"
         )
     name = export.directory.resolve().name
     if not name:
@@ -49,8 +49,8 @@ def bundle(directory: Path, models: Path = MODELS) -> Path:
     return models / name
 
 
-def _given(arguments: Sequence[str]) -> tuple[Path, Path]:
-    """The export and the app's directory of exports, by the command's arguments."""
+def _parsed(arguments: Sequence[str]) -> tuple[Path, Path]:
+    """The export and the app's directory of exports, from the command's arguments."""
     if len(arguments) not in (1, 2):
         raise SharpError("give an export's directory, and then the app's Models directory if it is not the default")
     export, models = Path(arguments[0]), Path(arguments[1]) if len(arguments) == 2 else MODELS
@@ -61,6 +61,6 @@ def _given(arguments: Sequence[str]) -> tuple[Path, Path]:
 
 if __name__ == "__main__":
     try:
-        print(printable(str(bundle(*_given(sys.argv[1:])))))
+        print(printable(str(bundle(*_parsed(sys.argv[1:])))))
     except SharpError as error:
         sys.exit(f"error: {one_printable_line(str(error))}")

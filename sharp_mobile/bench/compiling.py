@@ -1,4 +1,4 @@
-"""Compile a program once: again only when what it is made of has changed."""
+"""Compile a program, unless its inputs are unchanged."""
 
 import shutil
 import subprocess
@@ -9,18 +9,18 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import replace_file, replace_text
 
 
-def compiled(program: Path, command: Sequence[str], source: Path, made_of: str) -> Path:
-    """`program`, by `command` with `-o` and a path added, unless it is there and was made of the same.
+def compiled(program: Path, command: Sequence[str], source: Path, digest: str) -> Path:
+    """Compile `program` with `command -o <path>`, unless it exists and was compiled with the same digest.
 
     Args:
-        source: what an error names.
-        made_of: a digest of all that decides what comes out; kept beside the program.
+        source: the file that errors name.
+        digest: a digest of all inputs, stored next to the program.
 
     Raises:
-        SharpError: no compiler, or it does not compile; what was there before is still there.
+        SharpError: there is no compiler, or the source does not compile; an existing program is unchanged.
     """
     key = program.with_suffix(".key")
-    if program.is_file() and key.is_file() and key.read_text(encoding="utf-8") == made_of:
+    if program.is_file() and key.is_file() and key.read_text(encoding="utf-8") == digest:
         return program
     compiler = command[0]
     if shutil.which(compiler) is None:
@@ -28,8 +28,8 @@ def compiled(program: Path, command: Sequence[str], source: Path, made_of: str) 
     with replace_file(program) as partial:
         done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
         if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), "it said nothing")
+            first = next((line for line in done.stderr.splitlines() if "error" in line), "no error message")
             raise SharpError(f"{source}: {compiler} cannot compile it: {first}")
         key.unlink(missing_ok=True)
-    replace_text(key, made_of)
+    replace_text(key, digest)
     return program

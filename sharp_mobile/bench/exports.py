@@ -1,4 +1,4 @@
-"""An export as a benchmark sees it: its `.pte`, held against its manifest, and what it should say."""
+"""An export for a benchmark: its `.pte`, checked against the manifest, and the tokens that it should generate."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,13 @@ from sharp_mobile.verify.manifest import (
 
 @dataclass(frozen=True)
 class Export:
-    """An export's directory, its `.pte` and what the manifest says of it.
+    """An export's directory, its `.pte` and fields of its manifest.
 
-    length: positions in its KV cache. prompt: token ids, and `tokens` what greedy decoding gave after them when it was
-    exported. packed: weights that it brings packed already.
+    Attributes:
+        length: positions of the KV cache.
+        prompt: token ids.
+        tokens: the greedy continuation of `prompt` at the time of export.
+        packed: packed weights in the export.
     """
 
     directory: Path
@@ -37,7 +40,7 @@ def read_export(directory: str | Path) -> Export:
     """Open an export.
 
     Raises:
-        SharpError: it is not an export's directory, or its `.pte` is not the one that the manifest describes.
+        SharpError: it is not an export's directory, or its `.pte` does not match the manifest.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -54,10 +57,10 @@ def read_export(directory: str | Path) -> Export:
 
 
 def packed_files(export: Export) -> dict[str, Path]:
-    """The packed weights that an export brings, by the names that they have in it.
+    """The packed weights in an export, by their names in the manifest.
 
     Raises:
-        SharpError: one of them is not there, is not a file, or is a link that leads out of the export.
+        SharpError: one of them is missing, is not a file, or is a link out of the export.
     """
     manifest = export.directory / MANIFEST_JSON
     files = {packed.file: inside(export.directory, packed.file, manifest) for packed in export.packed}
@@ -68,7 +71,7 @@ def packed_files(export: Export) -> dict[str, Path]:
 
 
 def identity(manifest: Manifest) -> ExportIdentity:
-    """What a results file says of the export that ran."""
+    """The export's entry in a results file."""
     sizes = manifest.sizes
     return ExportIdentity(
         name=manifest.name,
@@ -82,9 +85,9 @@ def identity(manifest: Manifest) -> ExportIdentity:
 
 
 def check_pte(directory: Path, manifest: Manifest) -> None:
-    """Hold an export's `.pte` against the SHA-256 in its manifest.
+    """Check an export's `.pte` against the SHA-256 in its manifest.
 
     Raises:
-        SharpError: it is missing, or another file.
+        SharpError: the file is missing or another one.
     """
     check_sha256(directory / MODEL_PTE, manifest.sha256)

@@ -1,19 +1,18 @@
-"""Benchmark exports on this machine, in alternation.
+"""Benchmark exports on this machine, alternating between them.
 
     repetition 1:   export A: first, later, cold   export B: first, later, cold
     repetition 2:   export A: first, later, cold   export B: first, later, cold
     …
 
-    first   load and init without packed weights on disk; leaves them there
-    later   load and init with them; then the forwards, prefill and decode, and the memory
+    first   load and init without packed weights on disk, which this launch writes
+    later   load and init with them; then forwards, prefill, decode and memory
     cold    load and init after the pages of both files were dropped
 
-Every launch is a process of its own. Alternating means that what the machine does beside falls on all exports alike;
-read medians. Before the first repetition each export generates its manifest's tokens, so that what is timed is known
-to work.
+Every launch is a separate process. Alternating spreads the machine's other work over all exports; read the medians.
+Before the first repetition each export generates its manifest's tokens, to check that it works.
 
-With a memory limit the page cache is dropped before every later launch, so that pages are on the process's own account:
-all of them are cold then. The first, which packs, runs without the limit.
+With a memory limit the page cache is dropped before every later launch, so that file pages count for the process. All
+these launches are cold. The first launch, which packs, runs without the limit.
 """
 
 import os
@@ -40,10 +39,12 @@ _DEFAULT_PREFILL, _DEFAULT_DECODE = 128, 64
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """The options of a benchmark.
 
-    repetitions: launches of each kind. prefill, decode: tokens; None for 128 and 64, or what the export's cache has
-    room for. memory_limit: bytes, of the processes.
+    Attributes:
+        repetitions: launches of each kind.
+        prefill, decode: tokens; None for 128 and 64, or fewer if the export's cache is shorter.
+        memory_limit: bytes for each process.
     """
 
     threads: int = 1
@@ -55,7 +56,7 @@ class Plan:
     memory_limit: int | None = None
 
     def task(self, export: Export) -> Task:
-        """A whole launch of an export."""
+        """A launch of an export with all measurements."""
         room = export.length - len(export.prompt)
         return Task(
             prompt=export.prompt,
@@ -77,37 +78,37 @@ class Measured:
 
 
 class Bench:
-    """One export, its packed weights, and the ways to launch it."""
+    """One export with its packed weights, and its kinds of launch."""
 
     def __init__(self, export: Export, plan: Plan, runner: Path, cache: PackedCache | None) -> None:
         self.export, self.plan, self.runner, self.cache = export, plan, runner, cache
 
     def generate(self) -> tuple[int, ...]:
-        """Continue the manifest's prompt as the manifest does."""
+        """Continue the manifest's prompt, with as many tokens as the manifest has."""
         prompt, count = self.export.prompt, len(self.export.tokens)
         return self._launch(Task(prompt=prompt, forwards=0, warmups=0, tokens=count), None).tokens
 
     def first(self) -> Launch:
-        """Load without packed weights on disk, and leave them there."""
+        """Load without packed weights on disk, and write them."""
         if self.cache is None:
             return self._load(None)
-        found: list[Launch] = []
-        self.cache.make(lambda path: found.append(self._load(path)))
-        return found[0]
+        launches: list[Launch] = []
+        self.cache.make(lambda path: launches.append(self._load(path)))
+        return launches[0]
 
     def later(self) -> Launch:
-        """A whole launch with the packed weights of an earlier one, in the memory that the plan allows."""
+        """A launch with all measurements, with the packed weights of an earlier one, within the plan's memory limit."""
         return self.limited(self.plan.task(self.export), self.plan.memory_limit)
 
     def cold(self) -> Launch:
-        """Load with packed weights, none of whose pages are in memory."""
+        """Load with packed weights, after dropping their pages."""
         return self._with_cache(lambda path: self._load(path, dropped=True))
 
     def limited(self, task: Task, limit: int | None) -> Launch:
-        """A launch within a memory limit, from an empty page cache if there is one.
+        """A launch within a memory limit; with a limit, the model's pages are dropped first.
 
         Raises:
-            Killed: it does not fit.
+            Killed: the launch needs more memory.
         """
         with memory_limit(limit) as prefix:
             try:
@@ -127,7 +128,7 @@ class Bench:
         return self._launch(Task(forwards=0, warmups=0), path, dropped=dropped)
 
     def _launch(self, task: Task, path: Path | None, prefix: Sequence[str] = (), *, dropped: bool = False) -> Launch:
-        """Start the runner; `dropped` drops the pages of the `.pte` and of the packed weights first."""
+        """Start the runner; with `dropped`, drop the pages of the `.pte` and the packed weights first."""
         if dropped:
             for file in (self.export.pte, path):
                 if file is not None:
@@ -139,7 +140,7 @@ class Bench:
 
 @contextmanager
 def benches(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES) -> Iterator[list[Bench]]:
-    """A bench for every export, with the runner compiled and the packed weights kept from other benchmarks.
+    """A bench for every export: compile the runner, and lock the packed weights.
 
     Raises:
         SharpError: the runner cannot be compiled, or another benchmark uses the packed weights.
@@ -149,27 +150,27 @@ def benches(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES)
         raise SharpError(f"{same}: are the same export; name it once")
     runner, (_, runtime) = build_runner(), executorch_package()
     with ExitStack() as stack:
-        found = []
+        opened = []
         for export in exports:
             cache = None
             if plan.weight_cache:
                 key = cache_key(export.identity.sha256, runtime, cpu_class())
                 cache = stack.enter_context(PackedCache(key, caches).in_use())
-            found.append(Bench(export, plan, runner, cache))
-        yield found
+            opened.append(Bench(export, plan, runner, cache))
+        yield opened
 
 
 def run(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES) -> list[Results]:
-    """Measure exports in alternation; results in their order.
+    """Measure exports, alternating between them; the results are in their order.
 
     Raises:
         SharpError: as `benches`; a launch fails; or one does not fit within the memory limit.
     """
-    with benches(exports, plan, caches) as found:
-        spoken = [bench.generate() for bench in found]
-        measured = [Measured() for _ in found]
+    with benches(exports, plan, caches) as opened:
+        generated = [bench.generate() for bench in opened]
+        measured = [Measured() for _ in opened]
         for repetition in range(plan.repetitions):
-            for bench, launches in zip(found, measured, strict=True):
+            for bench, launches in zip(opened, measured, strict=True):
                 say(f"repetition {repetition + 1} of {plan.repetitions}: {bench.export.identity.name}")
                 launches.first.append(bench.first())
                 launches.later.append(bench.later())
@@ -177,16 +178,17 @@ def run(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES) -> 
                     launches.cold.append(bench.cold())
     return [
         _results(export, plan, launches, tokens)
-        for export, launches, tokens in zip(exports, measured, spoken, strict=True)
+        for export, launches, tokens in zip(exports, measured, generated, strict=True)
     ]
 
 
 def divergence_warnings(
     export: Export, tokens: Sequence[int], likeliest: Sequence[tuple[int, float]] = ()
 ) -> tuple[str, ...]:
-    """What is to be said if an export does not generate the tokens of its manifest.
+    """The warnings for an export that does not generate the tokens of its manifest.
 
-    likeliest: tokens and logits after the prompt, which tell how near a first token that differs is.
+    Args:
+        likeliest: tokens and logits after the prompt, to show how close a different first token is.
     """
     if tuple(tokens) == export.tokens:
         return ()
@@ -211,7 +213,7 @@ def _results(export: Export, plan: Plan, launches: Measured, tokens: tuple[int, 
     later = launches.later
     sample = later[0]
     warm, cold = (later, launches.cold) if plan.memory_limit is None else ([], later)
-    if not plan.weight_cache:  # nothing is left on disk, so every launch is a first one
+    if not plan.weight_cache:  # nothing is stored on disk, so every launch is a first one
         warm, cold = [], []
     return Results(
         created=now(),
@@ -269,7 +271,7 @@ def this_device() -> Device:
 
 
 def summary(results: Results) -> list[str]:
-    """What the user is told of one export."""
+    """The measurements of one export, as lines for the user."""
     load, memory = results.load, results.memory
     lines = [f"{results.export.name}: {results.export.file_bytes:,} bytes, plan {results.export.plan}"]
     for name, samples in (("first", load.first), ("later", load.later), ("cold", load.cold)):
@@ -283,7 +285,7 @@ def summary(results: Results) -> list[str]:
     if memory is not None:
         mega = 1e6
         lines.append(
-            f"  memory         {memory.anonymous / mega:.1f} MB own + {memory.file / mega:.1f} MB of files, "
+            f"  memory         {memory.anonymous / mega:.1f} MB anonymous + {memory.file / mega:.1f} MB of files, "
             f"peak {memory.peak / mega:.1f} MB"
         )
     return lines + [f"  warning: {warning}" for warning in results.warnings]

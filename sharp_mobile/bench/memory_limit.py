@@ -1,15 +1,15 @@
-"""Run a process with a limit on its memory, as a phone limits an app.
+"""Run a process with a memory limit, like an app on a phone.
 
     cgroup sharp-bench-01234567, memory.max = 330 MB, no swap
-      └─ the process: its own memory and every page of a file that it was the first to read
+      └─ the process: its anonymous memory, and every file page that it was the first to read
 
-Beyond the limit the kernel takes clean pages of files back, to read them again when they are touched: what a model
-that does not fit costs. When that is not enough the process is killed.
+At the limit the kernel evicts clean file pages and reads them again on the next access: this is the cost of a model
+that does not fit. If that is not enough, the kernel kills the process.
 
-Pages that somebody else read before are on somebody else's account, so the page cache must be dropped first (see
-`page_cache`). Pages of the runtime's libraries, about 15 MB, stay in use and on nobody's account.
+A page that another process read first counts for that process, so drop the page cache first (see `page_cache`). Pages
+of the runtime's libraries, about 15 MB, stay in use and count for no process.
 
-Control groups of version 2 or 1 are used directly where they can be written, else through systemd-run.
+Control groups of version 2 or 1 are used directly if they are writable, otherwise through systemd-run.
 """
 
 import os
@@ -32,9 +32,9 @@ _OWN = Path("/proc/self/cgroup")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
-_MOST_LIMITS = 1000  # of one sweep; each takes seconds
+_MOST_LIMITS = 1000  # limits of one sweep; each takes seconds
 
-# The process puts itself into the group, so that it is there before it allocates anything.
+# The process joins the group itself, before it allocates anything.
 _JOIN = ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"')
 
 
@@ -42,7 +42,7 @@ def parse_bytes(text: str) -> int:
     """`330M`, `330MB`, `1G`, `1000000`: M is 2²⁰ as for docker and systemd, MB is 10⁶.
 
     Raises:
-        SharpError: it is no size.
+        SharpError: it is not a size.
     """
     match = re.fullmatch(r"([0-9]{1,15})([KMG]?B?)", text.strip().upper())
     amount = int(match[1]) * _UNITS.get(match[2], 0) if match else 0
@@ -52,7 +52,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_sweep(text: str) -> tuple[int, ...]:
-    """`100M:400M:50M` (from, to, step, the end included) or `100M,250M,1G`, in ascending order.
+    """`100M:400M:50M` (from, to, step, with the end) or `100M,250M,1G`, in ascending order.
 
     Raises:
         SharpError: it is neither.
@@ -72,10 +72,10 @@ def parse_sweep(text: str) -> tuple[int, ...]:
 
 @contextmanager
 def memory_limit(limit: int | None, root: Path = _ROOT, own: Path = _OWN) -> Iterator[Sequence[str]]:
-    """What a command must be started by to run within `limit` bytes, as a prefix; an empty one without a limit.
+    """The prefix of a command that runs within `limit` bytes; empty without a limit.
 
     Raises:
-        SharpError: this system does not allow it.
+        SharpError: this system cannot limit memory.
     """
     if limit is None:
         yield ()
@@ -86,7 +86,7 @@ def memory_limit(limit: int | None, root: Path = _ROOT, own: Path = _OWN) -> Ite
 
 
 def _make_group(limit: int, root: Path, own: Path, stack: ExitStack) -> tuple[Path | None, list[str]]:
-    """A control group with this limit, removed at the end of `stack`; or why there is none."""
+    """A control group with this limit, removed at the end of `stack`; or the reasons why it cannot be created."""
     reasons = []
     for parent, memory, (swap, largest_swap) in _places(root, own):
         _clear_leftovers(parent)
@@ -96,7 +96,7 @@ def _make_group(limit: int, root: Path, own: Path, stack: ExitStack) -> tuple[Pa
             if (descriptor := lock_directory(group)) is not None:
                 stack.callback(os.close, descriptor)
             (group / memory).write_text(str(limit))
-            if (group / swap).exists():  # a kernel may be built without accounts of swap
+            if (group / swap).exists():  # a kernel may be built without swap accounting
                 (group / swap).write_text(largest_swap or str(limit))
             stack.callback(_remove, group)
             return group, []
@@ -108,11 +108,11 @@ def _make_group(limit: int, root: Path, own: Path, stack: ExitStack) -> tuple[Pa
 
 
 def _places(root: Path, own: Path) -> Iterator[tuple[Path, str, tuple[str, str]]]:
-    """Where a group can be made: version 2 beside our own group, version 1 inside it.
+    """The directories that can hold a new group: for version 2 next to our own group, for version 1 inside it.
 
     Yields:
-        The directory, the file of the memory limit, and that of swap with its value; without one it is the limit,
-        because version 1 limits memory and swap together.
+        The directory, the file of the memory limit, and the swap file with its value. An empty value stands for the
+        limit, because version 1 limits memory and swap together.
     """
     groups = {}
     for line in own.read_text(encoding="utf-8").splitlines():
@@ -135,7 +135,7 @@ def _words(file: Path) -> list[str]:
 
 
 def _enable_memory(parent: Path) -> bool:
-    """Let groups in `parent` limit memory, if we may."""
+    """Let groups in `parent` limit memory; False without permission."""
     try:
         (parent / "cgroup.subtree_control").write_text("+memory")
     except OSError:
@@ -154,13 +154,13 @@ def _systemd_run(limit: int, reasons: Sequence[str]) -> Sequence[str]:
             return prefix
         reasons = [*reasons, f"systemd-run: {(done.stderr.strip().splitlines() or ['fails'])[-1]}"]
     raise SharpError(
-        f"a memory limit needs a control group, and this system gives none ({'; '.join(reasons)}); "
+        f"a memory limit needs a control group, and this system has none to use ({'; '.join(reasons)}); "
         "run as root, or in a systemd session"
     )
 
 
 def _clear_leftovers(parent: Path) -> None:
-    """Remove the groups of benchmarks that were killed; the kernel keeps those with a process in them."""
+    """Remove the groups of killed benchmarks; the kernel refuses to remove a group with a process."""
     for group in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             descriptor = lock_directory(group, wait=False)
@@ -173,7 +173,7 @@ def _clear_leftovers(parent: Path) -> None:
 
 
 def _remove(group: Path) -> None:
-    """Remove an empty group; the kernel may take a moment to notice that it is empty."""
+    """Remove an empty group; the kernel may need a moment until it counts as empty."""
     for _ in range(50):
         try:
             group.rmdir()

@@ -1,11 +1,11 @@
-"""Where the time of a forward pass goes, operator by operator, from ExecuTorch's own trace (ETDump).
+"""The time of each operator in a forward pass, from ExecuTorch's trace (ETDump).
 
     forward = delegate calls + operator calls
-              └ XNNPACK's nodes, and what it takes to enter and leave
-                                 └ kernels, and what it takes to call them
+              └ XNNPACK's nodes, and the overhead of each call
+                                 └ kernels, and the overhead of each call
 
-The runner traces its timed forwards, and `executorch.devtools.Inspector` reads the trace. Tracing itself costs time,
-mostly of attention's many small operators, so the sum is more than an untraced forward takes.
+The runner traces its timed forwards, and `executorch.devtools.Inspector` reads the trace. Tracing slows down the many
+small operators of attention most, so the sum exceeds the time of an untraced forward.
 """
 
 import logging
@@ -26,7 +26,7 @@ _DELEGATE, _OPERATOR, _KERNEL = "DELEGATE_CALL", "OPERATOR_CALL", "native_call_"
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator in one forward pass: how often it is called, and milliseconds of all calls together."""
+    """An operator in one forward pass: the number of its calls, and their total milliseconds."""
 
     name: str
     xnnpack: bool
@@ -35,10 +35,10 @@ class Operator:
 
 
 def profile(bench: Bench, keep: Path | None = None) -> list[Operator]:
-    """Trace an export's forwards; the operators by falling time.
+    """Trace an export's forwards; returns the operators in descending order of time.
 
     Args:
-        keep: where the trace is kept, for ExecuTorch's own tools.
+        keep: the file that stores the trace, for ExecuTorch's tools; None for a temporary one.
 
     Raises:
         SharpError: the launch fails, or the trace cannot be read.
@@ -50,25 +50,25 @@ def profile(bench: Bench, keep: Path | None = None) -> list[Operator]:
 
 
 def read_trace(trace: Path) -> list[Any]:
-    """The events of a trace, as `operators` takes them.
+    """The events of a trace, for `operators`.
 
     Raises:
-        SharpError: it is not one.
+        SharpError: the file is not a trace.
     """
     logging.getLogger("torchao").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there are no tensors in the trace
+        warnings.simplefilter("ignore")  # it warns that the trace has no tensors
         from executorch.devtools import Inspector
 
         try:
             blocks = Inspector(etdump_path=str(trace)).event_blocks
-        except Exception as error:  # flatbuffers raises whatever wrong offsets lead to
+        except Exception as error:  # with wrong offsets flatbuffers raises any exception
             raise SharpError(f"{trace}: is not a trace that this executorch reads: {error}") from error
     return [event for block in blocks for event in block.events]
 
 
 def operators(events: Iterable[Any]) -> list[Operator]:
-    """Events of a trace by operator; what calls take beside their nodes and kernels is a row of its own.
+    """Sum the events of a trace by operator, with separate rows for the overhead of delegate and operator calls.
 
     Args:
         events: each with `name`, `is_delegated_op`, and `perf_data.avg`, its mean milliseconds over all forwards.
@@ -84,27 +84,27 @@ def operators(events: Iterable[Any]) -> list[Operator]:
             key = (re.sub(r" #\d+$", "", event.name.removeprefix(_KERNEL)), inside)
             calls[key] = calls.get(key, 0) + 1
             milliseconds[key] = milliseconds.get(key, 0.0) + float(event.perf_data.avg)
-    found = []
+    rows = []
     for name, inside in ((_DELEGATE, True), (_OPERATOR, False)):
         count = calls.pop((name, False), 0)
-        whole = milliseconds.pop((name, False), 0.0)
-        parts = sum(time for key, time in milliseconds.items() if key[1] == inside)
+        total = milliseconds.pop((name, False), 0.0)
+        nodes = sum(time for key, time in milliseconds.items() if key[1] == inside)
         if count:
-            found.append(Operator(f"beside them in {name.lower().replace('_', ' ')}s", inside, count, whole - parts))
-    found += [Operator(name, inside, calls[name, inside], time) for (name, inside), time in milliseconds.items()]
-    return sorted(found, key=lambda operator: -operator.milliseconds)
+            rows.append(Operator(f"overhead of {name.lower().replace('_', ' ')}s", inside, count, total - nodes))
+    rows += [Operator(name, inside, calls[name, inside], time) for (name, inside), time in milliseconds.items()]
+    return sorted(rows, key=lambda operator: -operator.milliseconds)
 
 
-def table(found: Sequence[Operator], largest: int = 20) -> list[str]:
-    """The operators that take longest, in lines to read."""
-    total = sum(operator.milliseconds for operator in found) or 1.0
+def table(rows: Sequence[Operator], largest: int = 20) -> list[str]:
+    """The slowest operators, as lines for the user."""
+    total = sum(operator.milliseconds for operator in rows) or 1.0
     lines = [f"{'ms':>9} {'share':>6} {'calls':>6}  {'in':<8} operator"]
-    for operator in found[:largest]:
+    for operator in rows[:largest]:
         lines.append(
             f"{operator.milliseconds:9.4f} {operator.milliseconds / total:6.1%} {operator.calls:6}  "
             f"{'XNNPACK' if operator.xnnpack else 'outside':<8} {operator.name}"
         )
-    rest = found[largest:]
+    rest = rows[largest:]
     if rest:
         lines.append(
             f"{sum(o.milliseconds for o in rest):9.4f} {sum(o.milliseconds for o in rest) / total:6.1%} "

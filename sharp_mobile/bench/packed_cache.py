@@ -1,19 +1,19 @@
-"""XNNPACK's packed weights on disk between launches, believed only while they are what a launch of ours left.
+"""XNNPACK's packed weights on disk between launches, used only while they match their seal.
 
-    <key>.packed   what XNNPACK wrote: packed weights, and an index of them
-    <key>.json     its seal: the key, the file's size and its SHA-256
+    <key>.packed   XNNPACK's file: packed weights and their index
+    <key>.json     the seal: the key, the file's size and its SHA-256
 
     key = SHA-256(the .pte's SHA-256, the runtime's version, the CPU)
 
-XNNPACK finds packed weights by the name of what was packed, and looks at their place in the file and a seed, not at
-their bytes: a file with a flipped bit answers wrongly, without a word. So before every launch the file is hashed and
-held against its seal; one that is damaged, stale, half made or another model's is deleted, and the next launch makes a
-new one. XNNPACK refuses entries that were packed by another CPU's kernels, packs anew and appends: a file that a
-launch has changed is thrown away too, and so is that launch.
+XNNPACK finds packed weights by name and checks their offset and a seed, but not their bytes: a file with a flipped bit
+silently gives wrong answers. So the file is hashed and compared with its seal before every launch. A file that is
+damaged, stale, incomplete or of another model is deleted, and the next launch writes a new one. XNNPACK refuses entries
+that another CPU's kernels packed; it packs again and appends. So a file that a launch has changed is deleted, and the
+launch is discarded.
 
-Hashing reads the whole file, 1.5 GB/s on a server core with SHA instructions; a load maps it and reads nothing, so the
-check takes longer than the load that it guards. A benchmark does it outside what it times. An app that keeps the file
-where nobody else can write may check it once, after it was made.
+Hashing reads the full file, at 1.5 GB/s on a server core with SHA instructions. A load only maps it, so the check takes
+longer than the load. A benchmark checks outside the timed part. An app that stores the file where no other process can
+write needs to check it only once, after writing it.
 """
 
 import fcntl
@@ -35,12 +35,12 @@ Launched = TypeVar("Launched")
 PACKED_CACHES = Path("build/host_bench/packed")
 
 _CPUINFO = Path("/proc/cpuinfo")
-# What /proc/cpuinfo calls the parts that decide which kernels XNNPACK chooses, on x86-64 and on ARM.
+# The fields of /proc/cpuinfo, on x86-64 and ARM, that decide which kernels XNNPACK chooses.
 _CPU_FIELDS = ("model name", "flags", "CPU implementer", "CPU part", "Features")
 
 
 def cpu_class(cpuinfo: Path = _CPUINFO) -> str:
-    """What two CPUs have in common if XNNPACK packs alike for them: model and instruction sets."""
+    """The CPU's model and instruction sets; XNNPACK packs the same for CPUs where these are equal."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -54,7 +54,7 @@ def cpu_class(cpuinfo: Path = _CPUINFO) -> str:
 
 
 def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
-    """The CPU as it is called; the architecture where it has no name."""
+    """The CPU's model name; the architecture if it has none."""
     for part in cpu_class(cpuinfo).split("; "):
         if part.startswith("model name: "):
             return part.removeprefix("model name: ")
@@ -62,7 +62,7 @@ def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
 
 
 def cache_key(pte_sha256: str, runtime: str, cpu: str) -> str:
-    """The name under which packed weights of a program, a runtime and a CPU are kept."""
+    """The key of the packed weights of a program, a runtime and a CPU."""
     return hashlib.sha256("\0".join((pte_sha256, runtime, cpu)).encode()).hexdigest()
 
 
@@ -71,16 +71,16 @@ class PackedCache:
 
     def __init__(self, key: str, directory: Path = PACKED_CACHES) -> None:
         self.key = key
-        # Shortened, because XNNPACK takes paths of 255 bytes at most; the seal holds the whole key.
+        # Shortened, because XNNPACK takes paths of at most 255 bytes; the seal has the full key.
         self.path = directory / f"{key[:16]}.packed"
         self._seal = directory / f"{key[:16]}.json"
 
     @contextmanager
     def in_use(self) -> Iterator["PackedCache"]:
-        """Keep other benchmarks from the file.
+        """Lock the file against other benchmarks.
 
         Raises:
-            SharpError: one is using it, or the directory cannot be written.
+            SharpError: another benchmark uses it, or the directory cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,10 +95,10 @@ class PackedCache:
             yield self
 
     def delete(self) -> None:
-        """Have the next launch pack anew.
+        """Delete the packed weights and their seal, so that the next launch packs again.
 
         Raises:
-            SharpError: something that is no file is in the place of one, or it cannot be deleted.
+            SharpError: a path is not a file, or cannot be deleted.
         """
         for path in (self._seal, self.path):
             try:
@@ -107,24 +107,24 @@ class PackedCache:
                 raise SharpError(f"{path}: cannot be deleted: {error.strerror}; delete it yourself") from error
 
     def believed(self) -> bool:
-        """Whether the file is what its seal says; deletes it if not."""
+        """Whether the file matches its seal; it is deleted if not."""
         if self.path.is_file() and self._sealed() == self._measured():
             return True
         self.delete()
         return False
 
     def seal(self) -> None:
-        """Vouch for what a launch has just written.
+        """Write the seal of the file that a launch has just written.
 
         Raises:
-            SharpError: it has written nothing.
+            SharpError: the launch wrote no file.
         """
         if not self.path.is_file():
             raise SharpError(f"{self.path}: XNNPACK wrote no packed weights there; is the disk full?")
         replace_text(self._seal, json.dumps(self._measured()) + "\n")
 
     def make(self, launch: Callable[[Path], object]) -> None:
-        """Make the file anew by a launch that is given its path; a launch that fails leaves none."""
+        """Write the file again by a launch, which receives its path; if the launch fails, there is no file."""
         self.delete()
         try:
             launch(self.path)
@@ -134,10 +134,10 @@ class PackedCache:
         self.seal()
 
     def used_by(self, launch: Callable[[Path], Launched], make: Callable[[Path], object]) -> Launched:
-        """Run a launch with the file as it was sealed, having `make` pack first where that is needed.
+        """Run a launch with the sealed file; `make` packs first if there is no valid one.
 
         Raises:
-            SharpError: launches change the file again and again.
+            SharpError: two launches in a row changed the file.
         """
         for _ in range(2):
             if not self.believed():
@@ -147,7 +147,7 @@ class PackedCache:
             if self._changes() == before:
                 return result
             self.delete()
-        raise SharpError(f"{self.path}: XNNPACK refuses what it has packed itself; run with --no-weight-cache")
+        raise SharpError(f"{self.path}: XNNPACK refuses its own packed weights; run with --no-weight-cache")
 
     def _sealed(self) -> object:
         try:

@@ -1,7 +1,7 @@
-"""Pages of a file in the kernel's page cache: drop them.
+"""Drop the pages of a file from the kernel's page cache.
 
-A launch after a reboot, or after other apps wanted the memory, reads its model from flash. Here the same is had by
-dropping the model's pages between launches.
+After a reboot, or after other apps needed the memory, a launch reads its model from flash. Dropping the model's pages
+between launches gives the same state.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def drop(path: Path) -> None:
-    """Drop a file's pages; those that are dirty are written out first. Pages that a process has mapped stay."""
+    """Drop a file's pages; dirty pages are written to disk first. Pages that a process has mapped stay."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

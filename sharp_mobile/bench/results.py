@@ -1,22 +1,22 @@
-"""The results of a benchmark: one JSON for this host, ARM64 emulation, iPhone and Android.
+"""The results of a benchmark: one JSON schema for this host, ARM64 emulation, iPhone and Android.
 
     Results
-      device     where: kind, model, OS, CPU, cores, memory, thermal state and battery where there are any
-      export     what: name, plan, hash and bytes of the .pte
-      settings   how: runtime, threads, caches, memory limit
-      load       seconds of load + init, on the first launch, on later ones, and after the page cache was dropped
-      forward    seconds of a forward pass of one token, of 5 runs after a warm-up (paper, Table 7)
-      prefill, decode   seconds a run, and tokens in it
-      memory     resident bytes after load and init, split into what is the process's own and what is pages of files
-      counts     instructions by kind, where emulated; such a run has no seconds
+      device     kind, model, OS, CPU, cores, memory; thermal state and battery of a phone
+      export     name, plan, hash and bytes of the .pte
+      settings   runtime, threads, caches, memory limit
+      load       seconds of load + init: on the first launch, on later ones, and after the page cache was dropped
+      forward    seconds of a forward pass of one token: 5 runs after a warm-up (paper, Table 7)
+      prefill, decode   seconds of each run, and its number of tokens
+      memory     resident bytes after load and init: the process's anonymous memory, and pages of files
+      counts     instructions by kind, from emulation, which has no seconds
 
-      likeliest  the tokens that the model predicts after the manifest's prompt, to tell that places answer alike
+      likeliest  the model's next tokens after the manifest's prompt, to compare the answers of devices
 
-What was not measured is null, never zero. A benchmark that failed says why (`status`, `error`) and keeps what it had
-measured. `read_results` refuses what another version of the schema wrote. `results.schema.json` is this schema for
-those who read or write results in other languages.
+A missing measurement is null, never zero. A failed benchmark has the reason (`status`, `error`) and the measurements
+made before the failure. `read_results` refuses files of another schema version. `results.schema.json` is this schema
+for other languages.
 
-A `Sweep` is another file: the forward pass of each export within one memory limit after the other.
+A `Sweep` is a separate file: the forward pass of each export under a series of memory limits.
 """
 
 import json
@@ -72,7 +72,7 @@ class TokenSamples(Samples):
 
     @property
     def per_second(self) -> float:
-        """Tokens a second, by the median run."""
+        """Tokens per second of the median run."""
         return self.tokens / self.median
 
 
@@ -207,21 +207,21 @@ class Results(_Data):
 
 
 class SweepPoint(_Data):
-    """Seconds of a forward pass of one token within a memory limit; None where the process was killed."""
+    """Seconds of a forward pass of one token within a memory limit; None if the process was killed."""
 
     memory_limit: Positive
     forward: Samples | None
 
 
 class SweepCurve(_Data):
-    """One export, by ascending limit."""
+    """One export's points in ascending order of the limit."""
 
     export: ExportIdentity
     points: tuple[SweepPoint, ...] = Field(min_length=1)
 
 
 class Sweep(_Data):
-    """Forward latency against memory; `settings.memory_limit` is null, since every point has its own."""
+    """Forward latency by memory limit; `settings.memory_limit` is null, because every point has its own limit."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     device: Device
@@ -230,7 +230,7 @@ class Sweep(_Data):
 
 
 def now() -> str:
-    """The time as `Results.created` has it."""
+    """The current time in the format of `Results.created`."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -240,7 +240,7 @@ def json_schema() -> str:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write a results file, whole or not at all.
+    """Write a results file atomically.
 
     Raises:
         SharpError: it cannot be written.
@@ -252,16 +252,16 @@ def read_results(path: str | Path) -> Results:
     """Read a results file.
 
     Raises:
-        SharpError: there is none, it is not whole, or it is of another version of the schema.
+        SharpError: it is missing, incomplete, or has another schema version.
     """
     return parse_results(read_text(path), path)
 
 
 def parse_results(text: str, source: str | Path) -> Results:
-    """Read what is in a results file; `source` says where it comes from.
+    """Parse the text of a results file; errors name `source`.
 
     Raises:
-        SharpError: it is not whole, or is of another version of the schema.
+        SharpError: it is incomplete, or has another schema version.
     """
     return _parse(text, source, Results)
 
@@ -270,7 +270,7 @@ def read_sweep(path: str | Path) -> Sweep:
     """Read a sweep's file.
 
     Raises:
-        SharpError: there is none, it is not whole, or it is of another version of the schema.
+        SharpError: it is missing, incomplete, or has another schema version.
     """
     return _parse(read_text(path), path, Sweep)
 
@@ -282,7 +282,7 @@ def _parse(text: str, source: str | Path, schema: type[_File]) -> _File:
     content = parse_json(text, source, remedy=_AGAIN, unique=True)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        of = "has no schema version" if version is None else f"is of schema version {reprlib.repr(version)}"
+        of = "has no schema version" if version is None else f"has schema version {reprlib.repr(version)}"
         raise SharpError(f"{source}: {of}, this sharp-mobile reads version {SCHEMA_VERSION}; {_AGAIN}")
     return checked(content, schema, source, _AGAIN)
 

@@ -1,4 +1,4 @@
-"""The verb `bench`, on this host and on emulated phones: measure, write, tell."""
+"""The command `bench` on this host and on emulated phones: measure, write and print the results."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ RESULTS_HOST = "results-host.json"
 SWEEP = Path("build/bench/sweep.json")
 SCHEMA_FIELD = "schema_version"  # of results and sweeps
 
-# Where an option means something, if not everywhere.
+# The places where an option has an effect; an option that is not listed has an effect everywhere.
 _MEASURING, _PHONES = ("host", "android", "ios"), ("android", "ios")
 _PLACES = {
     "--threads": _MEASURING,
@@ -47,15 +47,15 @@ def bench_host(
     etdump: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Benchmark exports on this machine; or, with `limits`, their latency against memory.
+    """Benchmark exports on this machine; with `limits`, measure their latency by memory limit.
 
     Args:
-        memory_limit, limits: as the user writes them; see `parse_bytes` and `parse_sweep`.
-        etdump: show where the time of a forward goes as well.
-        out: the results' file; a directory of one file an export if there are several; a sweep's file.
+        memory_limit, limits: texts for `parse_bytes` and `parse_sweep`.
+        etdump: also show the time of each operator in a forward pass.
+        out: the file of the results; for several exports a directory with one file each; the file of a sweep.
 
     Raises:
-        SharpError: a wrong option, not an export, or a launch that fails.
+        SharpError: an option is wrong, a directory is not an export, or a launch fails.
     """
     if memory_limit is not None and limits is not None:
         raise SharpError("--memory-limit and --sweep: give one of the two")
@@ -79,13 +79,13 @@ def bench_host(
         _show_operators(exports, plan)
 
 
-def check_options(place: str, given: Sequence[str]) -> None:
-    """Refuse options, as the user writes them, that are of no use in a place.
+def check_options(place: str, options: Sequence[str]) -> None:
+    """Refuse command-line options without effect in a place.
 
     Raises:
-        SharpError: there are some.
+        SharpError: there is such an option.
     """
-    if wrong := [option for option in given if place not in _PLACES.get(option, (place,))]:
+    if wrong := [option for option in options if place not in _PLACES.get(option, (place,))]:
         raise SharpError(f"{', '.join(wrong)}: has no effect with --on {place}; leave it out")
 
 
@@ -96,7 +96,7 @@ def bench_arm64(directories: Sequence[Path], phone: str, prefill: int | None = N
         phone: the name of its profile. prefill: tokens. out: as for `bench_host`.
 
     Raises:
-        SharpError: no such phone, tools that are not installed, not an export, or a launch that fails.
+        SharpError: there is no such phone, a tool is missing, a directory is not an export, or a launch fails.
     """
     profile, emulator = read_profile(phone), find_emulator()
     exports = [read_export(directory) for directory in directories]
@@ -108,10 +108,10 @@ def bench_arm64(directories: Sequence[Path], phone: str, prefill: int | None = N
 
 
 def results_places(exports: Sequence[Export], name: str, out: Path | None) -> list[Path]:
-    """Where the results of each export go: by default in its directory, under this name.
+    """The results file of each export: by default `name` in its directory.
 
     Raises:
-        SharpError: two of them would be one file, or one cannot be written or would replace a file of another kind.
+        SharpError: two exports have the same file, or a file cannot be written or would replace one of another kind.
     """
     places = _results_places(exports, name, out)
     for path in places:
@@ -125,11 +125,11 @@ def _results_places(exports: Sequence[Export], name: str, out: Path | None) -> l
     if len(exports) == 1:
         return [out]
     if out.is_file():
-        raise SharpError(f"{out}: is a file; results of several exports go to a directory of one file each")
+        raise SharpError(f"{out}: is a file; give a directory for the results of several exports")
     names = [export.directory.resolve().name for export in exports]
     if len(set(names)) < len(names):
         raise SharpError(
-            f"{', '.join(names)}: two exports have one name, and so would their files in {out}; rename one"
+            f"{', '.join(names)}: two exports and their files in {out} would have the same name; rename one"
         )
     return [out / f"{name}.json" for name in names]
 
@@ -137,7 +137,7 @@ def _results_places(exports: Sequence[Export], name: str, out: Path | None) -> l
 def _show_operators(exports: Sequence[Export], plan: Plan) -> None:
     from sharp_mobile.bench.operators import profile, table
 
-    with benches(exports, plan) as found:
-        for bench in found:
+    with benches(exports, plan) as opened:
+        for bench in opened:
             trace = bench.export.directory / "forward.etdump"
             say("\n".join(["", f"{bench.export.identity.name} ({trace}):", *table(profile(bench, trace))]))

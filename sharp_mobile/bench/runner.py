@@ -1,4 +1,4 @@
-"""The host runner: compile it against the installed ExecuTorch, and start it once a launch.
+"""The host runner: compile it against the installed ExecuTorch, and start it for each launch.
 
     host_bench/runner.cpp ─ g++, executorch's own libraries ─► build/host_bench/<architecture>/sharp-runner
                                                                      │ one process, one launch
@@ -26,11 +26,11 @@ from sharp_mobile.pte.package import executorch_package
 from sharp_mobile.shipped import shipped
 
 SOURCES = shipped("host_bench")
-# Like all that is kept between commands, in build/ of the working directory, also where sharp-mobile is a wheel.
+# In build/ of the working directory, like all files that commands store, also if sharp-mobile is installed as a wheel.
 BUILD = Path("build/host_bench")
 
 _LIBRARIES = ("", "_kernels_optimized", "_kernels_quantized", "_backend_xnnpack", "_threadpool", "_etdump")
-# Nothing that a limit lets through needs longer for one step; a launch that does is stuck.
+# A launch within any usable memory limit is faster; a slower one hangs.
 _LONGEST_LAUNCH = 3600
 
 Marked = Literal["load", "forward", "prefill"]
@@ -38,11 +38,15 @@ Marked = Literal["load", "forward", "prefill"]
 
 @dataclass(frozen=True)
 class Task:
-    """What one launch does; the runner's options.
+    """The runner's options for one launch.
 
-    prompt: token ids. forwards: of one token after the prompt, after as many warmups. tokens: to continue the prompt
-    with. packed_cache: the file in which XNNPACK keeps packed weights. markers: the part that is put between marker
-    instructions.
+    Attributes:
+        packed_cache: the file that stores XNNPACK's packed weights.
+        prompt: token ids.
+        warmups, forwards: untimed, then timed forward passes of one token after the prompt.
+        prefill, decode: tokens of a run.
+        tokens: the number of tokens to generate after the prompt.
+        markers: the part of the launch to put between marker instructions.
     """
 
     threads: int = 1
@@ -61,7 +65,7 @@ class Task:
     markers: Marked | None = None
 
     def arguments(self) -> list[str]:
-        """The command line's options."""
+        """The options as command-line arguments."""
         options: dict[str, Any] = {
             "threads": self.threads,
             "prompt": ",".join(str(token) for token in self.prompt),
@@ -87,7 +91,7 @@ class Task:
 
 
 class Resident(BaseModel):
-    """Resident bytes of the process: its own, and pages of files."""
+    """Resident bytes of the process: anonymous memory, and pages of files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,7 +100,7 @@ class Resident(BaseModel):
 
 
 class Launch(BaseModel):
-    """What the runner prints of one launch; times in nanoseconds."""
+    """The runner's output for one launch; times in nanoseconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -119,7 +123,7 @@ class Launch(BaseModel):
 
 
 class Killed(SharpError):
-    """The kernel killed a launch: its memory limit is too small for it."""
+    """The kernel killed a launch, because its memory limit is too small."""
 
 
 def build_runner(
@@ -131,19 +135,19 @@ def build_runner(
     run_path: Path | None = None,
     out: Path = BUILD,
 ) -> Path:
-    """Compile the runner, unless it is there and made of these sources, libraries and options.
+    """Compile the runner, unless it exists for these sources, libraries and options.
 
     Args:
         package: a directory of an `executorch` package for the architecture, and `runtime` its version; by default
             the installed one.
         compiler: a GCC or Clang; by default the environment's CXX, or g++.
-        run_path: where the program finds the libraries when it runs; by default where they are now.
+        run_path: the directory of the libraries at run time; by default their current directory.
 
     Returns:
         The program, in `out`/architecture.
 
     Raises:
-        SharpError: no compiler, no libraries, or the sources do not compile.
+        SharpError: there is no compiler, a library is missing, or the sources do not compile.
     """
     if package is None or runtime is None:
         package, runtime = executorch_package()
@@ -155,7 +159,7 @@ def build_runner(
 
 
 def build_engine(*, out: Path = BUILD) -> Path:
-    """Compile the engine that other languages call (`host_bench/engine.h`), as `build_runner` does the runner.
+    """Compile the engine that other languages call (`host_bench/engine.h`), like `build_runner`.
 
     Returns:
         A shared library for this machine.
@@ -183,7 +187,7 @@ def _options(package: Path, libraries: Sequence[Path], runtime: str, run_path: P
         *("-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"),
         f'-DSHARP_RUNTIME="executorch {runtime}"',
         *("-isystem", str(include), "-isystem", str(include / "executorch/runtime/core/portable_type/c10")),
-        # Kernels and the backend register themselves when they are loaded, though nothing names them.
+        # Kernels and the backend register themselves when they are loaded, although no symbol refers to them.
         *("-Wl,--no-as-needed", *(str(library) for library in libraries), f"-Wl,-rpath,{run_path}"),
     ]
 
@@ -195,7 +199,7 @@ def _compiled(program: Path, command: Sequence[str], libraries: Sequence[Path]) 
 
 
 def _fingerprint(files: Sequence[Path], command: Sequence[str]) -> str:
-    """Changes with any of the files and with the command. Libraries are not read: size and time tell them apart."""
+    """A digest of the command and of each file's path, size and time; the libraries are too large to read."""
     digest = hashlib.sha256("\0".join(command).encode())
     for file in files:
         status = file.stat()
@@ -204,13 +208,13 @@ def _fingerprint(files: Sequence[Path], command: Sequence[str]) -> str:
 
 
 def launch(runner: Path, pte: Path, task: Task, prefix: Sequence[str] = ()) -> Launch:
-    """Start the runner once; `prefix` is what it is started by, such as an emulator or a memory limit.
+    """Start the runner once; `prefix` is a command that starts it, such as an emulator or a memory limit.
 
     Raises:
         Killed: the process was killed.
-        SharpError: it failed otherwise.
+        SharpError: it failed for another reason.
     """
-    # The log of cpuinfo and of the runtime is of use only when something goes wrong.
+    # Capture the log of cpuinfo and the runtime; it matters only after a failure.
     command = [*prefix, str(runner), str(pte), *task.arguments()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_LONGEST_LAUNCH)
@@ -226,9 +230,9 @@ def launch(runner: Path, pte: Path, task: Task, prefix: Sequence[str] = ()) -> L
             f"{pte}: crashed by signal {number} ({signal.strsignal(number)}); try sharp-mobile inspect {pte}"
         )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        told = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[-1])
-        raise SharpError(told)
+        lines = done.stderr.strip().splitlines() or [f"{pte}: the runner failed without a message"]
+        message = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[-1])
+        raise SharpError(message)
     try:
         return Launch.model_validate_json(done.stdout)
     except ValidationError as error:

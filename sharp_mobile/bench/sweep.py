@@ -1,11 +1,11 @@
-"""The latency of a forward pass against the memory that a process may have, for several exports.
+"""The latency of a forward pass by memory limit, for several exports.
 
-    ms │ ██                          a model that does not fit is read from flash at every token,
-       │ ▒▒ ██ ██                    one that fits runs as if memory were plenty
+    ms │ ██                          a model that does not fit is read from flash for every token,
+       │ ▒▒ ██ ██                    one that fits runs at full speed
        │ ▒▒ ▒▒ ▒▒ ██ ██
-       └────────────────► limit      where it is killed there is no number
+       └────────────────► limit      a killed process gives no number
 
-This is where sharing pays: the limits that only the shared model fits in.
+Sharing pays off at the limits where only the shared model fits.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from sharp_mobile.pte.package import executorch_package
 
 
 def sweep(exports: Sequence[Export], limits: Sequence[int], plan: Plan, caches: Path = PACKED_CACHES) -> Sweep:
-    """Measure every export within every limit, `plan.repetitions` launches each, exports in alternation.
+    """Measure every export within every limit, `plan.repetitions` launches each, alternating between exports.
 
     Raises:
         SharpError: this system cannot limit memory, or a launch fails for another reason than memory.
     """
     seconds: dict[tuple[str, int], list[float]] = {}
     killed: set[tuple[str, int]] = set()
-    with benches(exports, plan, caches) as found:
+    with benches(exports, plan, caches) as opened:
         for limit in sorted(limits, reverse=True):
             for _ in range(plan.repetitions):
-                for bench in found:
+                for bench in opened:
                     place = (bench.export.identity.sha256, limit)
                     if place in killed:
                         continue
@@ -40,14 +40,14 @@ def sweep(exports: Sequence[Export], limits: Sequence[int], plan: Plan, caches: 
                         launch = bench.limited(Task(prompt=bench.export.prompt, forwards=plan.forwards), limit)
                     except Killed:
                         killed.add(place)
-                        say(f"{limit:,} bytes: {bench.export.identity.name} is killed")
+                        say(f"{limit:,} bytes: {bench.export.identity.name} was killed")
                         continue
                     seconds.setdefault(place, []).extend(time / 1e9 for time in launch.forward_ns)
-            for bench in found:
+            for bench in opened:
                 place = (bench.export.identity.sha256, limit)
                 if place not in killed:
                     forward = Samples(seconds=tuple(seconds[place]))
-                    say(f"{limit:,} bytes: {bench.export.identity.name} {1e3 * forward.median:.2f} ms a forward")
+                    say(f"{limit:,} bytes: {bench.export.identity.name} {1e3 * forward.median:.2f} ms per forward")
     curves = []
     for export in exports:
         places = {limit: (export.identity.sha256, limit) for limit in sorted(limits)}
@@ -66,7 +66,7 @@ def sweep(exports: Sequence[Export], limits: Sequence[int], plan: Plan, caches: 
 
 
 def write_sweep(path: Path, measured: Sweep) -> Path:
-    """Write a sweep as JSON, and its picture beside it; returns the picture's path.
+    """Write a sweep as JSON, with its picture next to it; returns the picture's path.
 
     Raises:
         SharpError: they cannot be written.
@@ -93,7 +93,7 @@ def _draw(measured: Sweep, path: Path) -> None:
         (line,) = axes.plot(limits, medians, marker="o", label=label)
         for point in curve.points:
             if point.forward is None:
-                # At the foot of the picture, in the axes' own height.
+                # At the bottom of the picture: y is in axes coordinates.
                 place = axes.get_xaxis_transform()
                 axes.plot(point.memory_limit / 1e6, 0.03, "x", color=line.get_color(), transform=place)
     axes.set(xlabel="memory limit, MB (×: killed)", ylabel="forward of one token, ms", yscale="log")

@@ -1,4 +1,4 @@
-"""Commands that make an export or read one: export, inspect, evaluate, generate."""
+"""Commands that write or read an export: export, inspect, evaluate, generate."""
 
 from pathlib import Path
 
@@ -24,16 +24,16 @@ from sharp_mobile.errors import SharpError
 @pickle_option
 @quiet_option
 @click.option("--out", type=Path, help="Directory of the export; build/exports/<name> by default.")
-@click.option("--profile", is_flag=True, help="Show seconds and peak memory by stage.")
+@click.option("--profile", is_flag=True, help="Show the time and peak memory of each step.")
 @random_weights_option
 def export(model: Model, out: Path | None, profile: bool) -> None:
-    """Export MODEL as a .pte for ExecuTorch, shared and recovered as its recipe says, and check it.
+    """Share, recover and quantize MODEL as in its recipe, export it as a .pte for ExecuTorch, and check the file.
 
-    A model without a recipe is exported as it is, quantized, unless --plan says which layers share.
+    A model without a recipe is quantized but shares no layers, unless --plan names them.
 
     \b
     sharp-mobile export                                  the default recipe, export/smollm2-135m.yaml
-    sharp-mobile export ./Llama-3.2-1B                   a model of yours, nothing shared
+    sharp-mobile export ./Llama-3.2-1B                   your own model, nothing shared
     sharp-mobile export ./Llama-3.2-1B --plan t_back --rank 128 --out build/llama
     sharp-mobile export model.gguf --set group_size=64 --set max_length=4096
     sharp-mobile export --random-weights llama-3.2-1b --plan t_back
@@ -51,7 +51,7 @@ def export(model: Model, out: Path | None, profile: bool) -> None:
 
 @click.command()
 @click.argument("pte", type=Path)
-@click.option("--json", "as_json", is_flag=True, help="Print the whole inspection as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the full inspection as JSON.")
 @click.option(
     "--tensors",
     type=click.IntRange(min=0),
@@ -60,7 +60,7 @@ def export(model: Model, out: Path | None, profile: bool) -> None:
     help="How many of the largest tensors to list.",
 )
 def inspect(pte: Path, as_json: bool, tensors: int) -> None:
-    """Read a .pte or an export's directory back: tensors and their users, operators, metadata; is it sound?"""
+    """List the tensors, operators and metadata of a .pte or an export's directory, and check that it is sound."""
     from sharp_mobile.verify.inspect import describe
     from sharp_mobile.verify.inspect_export import inspect_export
 
@@ -77,13 +77,13 @@ def inspect(pte: Path, as_json: bool, tensors: int) -> None:
 @pickle_option
 @quiet_option
 @click.option("--text", default="sotu:2012-2026", show_default=True, help="File, directory, sotu:<years>, hub dataset.")
-@click.option("--window", type=int, help="Tokens per window, 2 or more; 512, or as many as the model takes.")
+@click.option("--window", type=int, help="Tokens per window, at least 2; default 512 or the model's limit.")
 @click.option("--windows", "count", default=12, show_default=True, help="Windows, evenly spaced over the text.")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="A task of lm-eval instead of perplexity.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first questions of each task.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only this many first questions of each task.")
 @click.option("--include-path", type=Path, multiple=True, help="A directory of lm-eval task files (.yaml).")
-@click.option("--quantized", is_flag=True, help="Also evaluate MODEL as it would be exported, in eager mode.")
-@click.option("--pte", is_flag=True, help="Also evaluate MODEL through a .pte made for this.")
+@click.option("--quantized", is_flag=True, help="Also evaluate the quantized MODEL in eager mode.")
+@click.option("--pte", is_flag=True, help="Also evaluate the quantized MODEL through a temporary .pte.")
 def evaluate(
     model: Model,
     text: str,
@@ -95,7 +95,7 @@ def evaluate(
     quantized: bool,
     pte: bool,
 ) -> None:
-    """Measure the perplexity of MODEL on fixed windows of a text, or its scores in tasks.
+    """Measure the perplexity of MODEL on fixed windows of a text, or its task scores.
 
     MODEL may also be a .pte or an export's directory. Tasks need lm-eval: pip install 'sharp-mobile[eval]'.
 
@@ -113,20 +113,20 @@ def evaluate(
         else:
             say(str(measure.evaluate_pte(path, text, window, count)))
         return
-    wanted = measure.Wanted(quantized, pte)
+    options = measure.Wanted(quantized, pte)
     if tasks:
-        show(measure.evaluate_tasks(model.recipe(), tasks, limit, include_path, wanted))
+        show(measure.evaluate_tasks(model.recipe(), tasks, limit, include_path, options))
     else:
-        show(measure.evaluate(model.recipe(), text, window, count, wanted))
+        show(measure.evaluate(model.recipe(), text, window, count, options))
 
 
 @click.command()
 @click.argument("export_directory", type=Path)
 @click.argument("prompt")
 @click.option(
-    "--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="How many tokens to generate at most."
+    "--tokens", type=click.IntRange(min=1), default=64, show_default=True, help="The most tokens to generate."
 )
-@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
+@click.option("--raw", is_flag=True, help="Continue the prompt without the model's chat template.")
 def generate(export_directory: Path, prompt: str, tokens: int, raw: bool) -> None:
     """Generate text greedily with an export on this machine."""
     from sharp_mobile.evaluate.generate import generate as run

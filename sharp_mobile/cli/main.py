@@ -1,4 +1,4 @@
-"""The command's group: how it reports, and how it ends on an error or an interrupt."""
+"""The command group: its console, and how it ends on an error or an interrupt."""
 
 import signal
 import sys
@@ -16,7 +16,7 @@ from sharp_mobile.system.libraries import silence_libraries
 
 
 class _Group(click.Group):
-    """Shows a `SharpError` as one line, and ends on Ctrl-C and SIGTERM with everything cleaned up."""
+    """Prints a `SharpError` as one line, and cleans up on Ctrl-C and SIGTERM."""
 
     def invoke(self, ctx: click.Context) -> Any:
         received: list[int] = []
@@ -32,11 +32,11 @@ class _Group(click.Group):
             with reporting(Console(say=_say, warn=_warn, bars=True)):
                 return super().invoke(ctx)
         except BaseException as error:
-            # Asked first: a library that the interrupt met may have made another exception of it.
+            # Check the signal first: a library may have turned the interrupt into another exception.
             if received:
                 click.echo("error: interrupted; existing files are unchanged", err=True)
-                # `python -m` ends as if killed by SIGINT, whatever comes after, where an interrupt met code in a string
-                # (dataclasses are made from such); running another string makes it forget that.
+                # If an interrupt hits code that runs from a string (dataclasses are generated so), `python -m` always
+                # ends as if killed by SIGINT. Running another string resets that state.
                 exec("pass")
                 sys.exit(128 + received[0])
             if isinstance(error, SharpError):
@@ -46,7 +46,7 @@ class _Group(click.Group):
 
 
 def _say(text: str) -> None:
-    # Names in it come from files and phones.
+    # The text may hold names from files and phones.
     click.echo(printable(text, lines=True))
 
 

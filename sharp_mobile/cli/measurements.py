@@ -9,8 +9,8 @@ from sharp_mobile.cli.options import show
 from sharp_mobile.console import say
 
 
-def _given(context: click.Context) -> list[str]:
-    """The options that the user wrote."""
+def _command_line_options(context: click.Context) -> list[str]:
+    """The options that the user wrote, without defaults."""
     written = click.core.ParameterSource.COMMANDLINE
     options = [option for option in context.command.params if isinstance(option, click.Option)]
     return [option.opts[0] for option in options if context.get_parameter_source(option.name or "") is written]
@@ -26,23 +26,23 @@ def _given(context: click.Context) -> list[str]:
     show_default=True,
     help="Where to measure.",
 )
-@click.option("--profile", default="pixel-6", show_default=True, help="With --on arm64: which phone; list lists them.")
+@click.option("--profile", default="pixel-6", show_default=True, help="With --on arm64: the phone; 'list' lists them.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Launches of each kind.")
-@click.option("--prefill", type=click.IntRange(min=1), help="Tokens at once; 128, or as many as the export takes.")
-@click.option("--decode", type=click.IntRange(min=1), help="Tokens one by one; 64, or as many as the export takes.")
+@click.option("--prefill", type=click.IntRange(min=1), help="Prompt tokens; default 128 or the export's limit.")
+@click.option("--decode", type=click.IntRange(min=1), help="Generated tokens; default 64 or the export's limit.")
 @click.option("--memory-limit", metavar="SIZE", help="Memory limit of each process, such as 330M; see the README.")
 @click.option("--sweep", "limits", metavar="FROM:TO:STEP", help="Forward latency by memory limit: 100M:400M:50M.")
-@click.option("--no-weight-cache", is_flag=True, help="Pack a shared weight again for every layer that uses it.")
-@click.option("--etdump", is_flag=True, help="Show the time of a forward pass by operator.")
-@click.option("--serial", help="With --on android: which of several phones, by its serial number.")
-@click.option("--udid", help="With --on ios: which of several phones.")
+@click.option("--no-weight-cache", is_flag=True, help="Pack a shared weight separately for every layer that uses it.")
+@click.option("--etdump", is_flag=True, help="Show the time of each operator in a forward pass.")
+@click.option("--serial", help="With --on android: the serial number of the phone, if there are several.")
+@click.option("--udid", help="With --on ios: the UDID of the phone, if there are several.")
 @click.option("--app", type=Path, help="On a phone: install the benchmark app from this .apk or .ipa first.")
 @click.option("--allow-throttled", is_flag=True, help="On a phone: measure even if it is too warm for full speed.")
-@click.option("--out", type=Path, help="File of the results; with several EXPORTS a directory of one file each.")
+@click.option("--out", type=Path, help="File of the results; with several EXPORTS, a directory with one file each.")
 @click.pass_context
 def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile: str, **options: Any) -> None:
-    """Measure EXPORTS in alternation: load, forward, prefill, decode and memory.
+    """Measure load, forward, prefill, decode and memory of EXPORTS, alternating between them.
 
     \b
     sharp-mobile bench build/exports/smollm2-135m build/exports/smollm2-135m-unshared
@@ -50,21 +50,21 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
     sharp-mobile bench build/exports/a --on arm64 --profile pixel-6
     sharp-mobile bench build/exports/a build/exports/b --on android
 
-    The host's runner is a plain C++ program, which has no custom_sdpa: export with --set attention=portable. The
-    results go to results-host.json next to each .pte unless --out says otherwise.
+    The host's runner is a plain C++ program without custom_sdpa: export with --set attention=portable. The results go
+    to results-host.json next to each .pte, or to --out.
 
-    On arm64, an emulated phone, instructions are counted instead: of --prefill tokens, on one thread. The results go to
-    results-arm64-<profile>.json. Needs QEMU, an ARM64 compiler and the runtime's ARM64 libraries; if one is missing,
-    the error says how to get it.
+    --on arm64 counts the instructions of --prefill tokens on one thread of an emulated phone. The results go to
+    results-arm64-<profile>.json. It needs QEMU, an ARM64 compiler and the runtime's ARM64 libraries; the error for a
+    missing one says how to get it.
 
-    On android and ios, an attached phone with the benchmark app, the exports are pushed and the app measures; the
-    results go to results-android-<model>.json. For iPhones: pip install 'sharp-mobile[ios]'.
+    --on android and --on ios push the exports to an attached phone, where the benchmark app measures them. The results
+    go to results-android-<model>.json. For iPhones: pip install 'sharp-mobile[ios]'.
     """
     from sharp_mobile.bench.host import Plan
     from sharp_mobile.bench.run import bench_arm64, bench_host, check_options
 
-    given = _given(context)
-    check_options(place, given)
+    written = _command_line_options(context)
+    check_options(place, written)
     if place == "arm64":
         bench_arm64(exports, profile, options["prefill"], options["out"])
         return
@@ -72,7 +72,7 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
     if place in ("android", "ios"):
         from sharp_mobile.bench.devices.run import bench_phone
 
-        settings = {name: options[name] for name in names if f"--{name}" in given}
+        settings = {name: options[name] for name in names if f"--{name}" in written}
         identifier = options["serial"] or options["udid"]
         more = {name: options[name] for name in ("app", "allow_throttled", "out")}
         bench_phone(place, exports, settings, identifier=identifier, **more)
@@ -84,12 +84,12 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
 
 @click.command()
 @click.argument("export_directory", type=Path)
-@click.option("--profile", default="pixel-6", show_default=True, help="Which phone; list lists them.")
+@click.option("--profile", default="pixel-6", show_default=True, help="The phone; 'list' lists them.")
 def prepack(export_directory: Path, profile: str) -> None:
     """Pack an export's weights on an emulated phone, so that the first launch on such a phone is as fast as later ones.
 
-    Writes the packed weights into the export, under packed/, and describes them in its manifest. Needs what `bench --on
-    arm64` needs, and an export with attention=portable.
+    Writes the packed weights to packed/ in the export and describes them in its manifest. Needs the tools of `bench
+    --on arm64` and an export with attention=portable.
     """
     from sharp_mobile.bench.arm64.emulation import find_emulator
     from sharp_mobile.bench.arm64.prepack import prepack as run
@@ -102,14 +102,14 @@ def prepack(export_directory: Path, profile: str) -> None:
 
 @click.command()
 @click.argument("exports", nargs=-1, required=True, type=Path)
-@click.option("--sweep", "sweeps", multiple=True, type=Path, help="JSON of a memory sweep, for the HTML page.")
+@click.option("--sweep", "sweeps", multiple=True, type=Path, help="JSON of a memory sweep, to draw in the HTML page.")
 @click.option("--markdown", type=Path, help="Also write the table as Markdown.")
 @click.option("--html", type=Path, help="Also write it as a self-contained page with pictures.")
 def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path | None, html: Path | None) -> None:
-    """Show EXPORTS side by side with ratios to the first one: size, load, forward pass, memory, instructions.
+    """Compare the size, load, forward pass, memory and instructions of EXPORTS, with ratios to the first one.
 
-    Each is the directory of an export, with any results*.json in it, or a results file from any device. Measurements
-    from different devices get no ratio.
+    Each is the directory of an export with its results*.json, or a results file from any device. Measurements from
+    different devices get no ratio.
 
     \b
     sharp-mobile compare build/exports/smollm2-135m-unshared build/exports/smollm2-135m --html build/compare.html
@@ -141,11 +141,11 @@ def compare(exports: tuple[Path, ...], sweeps: tuple[Path, ...], markdown: Path 
 @click.option(
     "--budgets", type=Path, help="File of the budgets; ./export/budgets.toml by default, then the shipped one."
 )
-@click.option("--update", is_flag=True, help="Write the present values as budgets; comments and tolerances stay.")
+@click.option("--update", is_flag=True, help="Write the current values as budgets; comments and tolerances stay.")
 def check(export_directory: Path, results: tuple[Path, ...], budgets: Path | None, update: bool) -> None:
-    """Compare an export, the results*.json in it and other RESULTS of it with the budgets of its recipe.
+    """Compare an export, its results*.json and other RESULTS with the budgets of its recipe.
 
-    Fails with the budget that is exceeded: the file grew, sharing was lost, it needs more memory or instructions.
+    Fails if a budget is exceeded: the file grew, sharing was lost, or it needs more memory or instructions.
     """
     from sharp_mobile.bench.budgets.check import run
 

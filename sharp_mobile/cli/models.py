@@ -52,8 +52,8 @@ def size(model: Model, plans: tuple[str, ...], as_json: bool) -> None:
     """
     from sharp_mobile.size_report import report
 
-    found = report([model.recipe(plan) for plan in plans or (None,)])
-    show_json(found.as_json()) if as_json else show(found.lines())
+    sizes = report([model.recipe(plan) for plan in plans or (None,)])
+    show_json(sizes.as_json()) if as_json else show(sizes.lines())
 
 
 @click.command()
@@ -63,10 +63,10 @@ def size(model: Model, plans: tuple[str, ...], as_json: bool) -> None:
 @quiet_option
 @click.option("--out", type=Path, help="Directory of the SHARP checkpoint; one in build/recovered/ by default.")
 def recover(model: Model, out: Path | None) -> None:
-    """Share MODEL's layers and fit the recovery parameters; write a SHARP checkpoint.
+    """Share MODEL's layers, fit the recovery parameters and write a SHARP checkpoint.
 
-    With max_steps or epochs in the recipe's finetune section, fine-tuning follows. An interrupted run resumes when it
-    is started again. Under torchrun, several processes share the work.
+    Fine-tuning follows if the recipe's finetune section has max_steps or epochs. Start an interrupted run again to
+    resume it. Under torchrun, several processes share the work.
     """
     from sharp_mobile.recovery.run import recover as run
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how a command shows its results."""
+"""Options that commands share, and functions that print results."""
 
 import json
 import re
@@ -27,8 +27,8 @@ class Model:
     """MODEL and the options that override its recipe.
 
     Attributes:
-        argument: as the user gave it.
-        plan: --plan, if it was given.
+        argument: MODEL as the user wrote it.
+        plan: the value of --plan, if given.
         random: whether --random-weights was given.
     """
 
@@ -40,7 +40,7 @@ class Model:
     random: bool
 
     def recipe(self, plan: str | None = None) -> Recipe:
-        """The recipe that is meant, with another plan if one is given.
+        """Load the recipe with these overrides; `plan` overrides --plan.
 
         Raises:
             SharpError: there is no such model or recipe, or a setting is wrong.
@@ -56,7 +56,7 @@ class Model:
 
 
 def model_options(command: Command) -> Command:
-    """MODEL, --rank and --set, as one `Model`, which also holds --plan, --allow-pickle and --random-weights."""
+    """Pass MODEL, --rank and --set to a command as one `Model`, with --plan, --allow-pickle and --random-weights."""
 
     @click.argument("model", default="smollm2-135m", required=False)
     @click.option("--rank", type=int, help="Rank of the recovery parameters; 0 for none.")
@@ -65,8 +65,8 @@ def model_options(command: Command) -> Command:
         "settings",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Any other setting of the recipe, such as quantize.group_size=64, warmup.text=notes.txt, or a name that "
-        "only one section has: lm_head=4, max_length=512.",
+        help="Any other setting of the recipe, such as quantize.group_size=64 or warmup.text=notes.txt. The section "
+        "can be omitted if only one has that name: lm_head=4, max_length=512.",
     )
     @wraps(command)
     def with_model(
@@ -90,7 +90,7 @@ random_weights_option = click.option(
     "--random-weights",
     type=Path,
     metavar="CONFIG",
-    help="An architecture without weights, by its config.json, as MODEL; or the name of one that is shipped.",
+    help="As MODEL, take an architecture with random weights: a config.json, or the name of a shipped one.",
 )
 
 
@@ -105,11 +105,11 @@ quiet_option = click.option(
 
 
 def show(lines: Iterable[str]) -> None:
-    """Print lines; a name in one of them begins no other line."""
+    """Print lines; a line break in a name is escaped."""
     for line in lines:
         click.echo(printable(line))
 
 
 def show_json(data: object) -> None:
-    """Print JSON in ASCII: JSON has its own escapes, which what reads it undoes."""
+    """Print JSON in ASCII: JSON readers decode its escapes."""
     click.echo(json.dumps(data, indent=1).replace("\x7f", "\\u007f"))

@@ -12,7 +12,7 @@ from sharp_mobile.recipe.source import Source
 
 
 def _measuring_options(windows: int) -> Any:
-    """The options of commands that measure perplexity and keep what they measured."""
+    """The options of commands that measure perplexity."""
 
     def decorate(command: Command) -> Command:
         for decorator in (
@@ -40,9 +40,9 @@ def _source(model: str, allow_pickle: bool) -> Source:
 @click.argument("figure", type=click.Choice(["fig2", "fig3", "fig4"]))
 @click.argument("model", default="smollm2-135m", required=False)
 @click.option("--out", type=Path, help="Directory of the JSON and the picture; build/studies/<name> by default.")
-@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
-@click.option("--task", help="For fig4: a task next to perplexity, such as sotu_continuation; see `evaluate --task`.")
-@click.option("--limit", type=int, help="Only the first questions of the task.")
+@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Layer pairs of fig2.")
+@click.option("--task", help="For fig4: also measure this task, such as sotu_continuation; see `evaluate --task`.")
+@click.option("--limit", type=int, help="Use only this many first questions of the task.")
 @_measuring_options(windows=6)
 def study(figure: str, model: str, out: Path | None, allow_pickle: bool, **options: Any) -> None:
     """Measure how much the MLPs of MODEL's layers matter: the paper's Figures 2, 3 and 4.
@@ -52,7 +52,7 @@ def study(figure: str, model: str, out: Path | None, allow_pickle: bool, **optio
     fig3   distance between the weights of adjacent layers
     fig4   perplexity, and the score in a --task, with one MLP zeroed
 
-    The JSON keeps every measurement; an interrupted study resumes from there.
+    The JSON stores every measurement as it is made, and an interrupted study resumes from it.
     """
     from sharp_mobile.paper.study import study as run
 
@@ -63,27 +63,27 @@ def study(figure: str, model: str, out: Path | None, allow_pickle: bool, **optio
 @click.argument("what", type=click.Choice(["table2", "table3", "table4", "table5", "table11", "fig2", "fig3", "fig4"]))
 @click.argument("model", default="smollm2-135m", required=False)
 @click.option("--out", type=Path, help="Directory of the measurements; build/reproduce/<name> by default.")
-@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Which pairs fig2 tries.")
+@click.option("--pairs", type=click.Choice(["adjacent", "all"]), default="adjacent", help="Layer pairs of fig2.")
 @click.option(
     "--calibration-text", default="sotu:1950-2004", show_default=True, help="Text for warm-up and calibration."
 )
-@click.option("--calibration-windows", default=48, show_default=True, help="Windows of it.")
+@click.option("--calibration-windows", default=48, show_default=True, help="Windows of the calibration text.")
 @click.option("--warmup", type=click.Choice(["closed_form", "adam", "closed_form_adam"]), default="closed_form")
-@click.option("--finetune-tokens", default=0, show_default=True, help="Tokens of fine-tuning; 0 skips such rows.")
-@click.option("--learning-rate", default=2e-5, show_default=True, help="Of fine-tuning.")
-@click.option("--distillation", default=0.0, show_default=True, help="Weight of KL to the original in fine-tuning.")
+@click.option("--finetune-tokens", default=0, show_default=True, help="Tokens of fine-tuning; 0 skips these rows.")
+@click.option("--learning-rate", default=2e-5, show_default=True, help="Learning rate of fine-tuning.")
+@click.option("--distillation", default=0.0, show_default=True, help="Weight of the KL to the original model.")
 @click.option("--batch", default=8, show_default=True, help="Windows per step of fine-tuning.")
 @_measuring_options(windows=12)
 def reproduce(
     what: str, model: str, out: Path | None, pairs: Any, allow_pickle: bool, count: int, **options: Any
 ) -> None:
-    """Repeat the paper's tables and figures on MODEL, next to the paper's numbers (which are Llama-2-7B's).
+    """Repeat the paper's tables and figures on MODEL, next to the paper's numbers for Llama-2-7B.
 
     \b
     table2   methods and types        table3   ranks, types, amounts of fine-tuning    table4   types
     table5   transformations g0-g3    table11  adapters on every layer
 
-    Every row is kept once it is measured; an interrupted run resumes from there.
+    Every row is stored as soon as it is measured, and an interrupted run resumes there.
     """
     from sharp_mobile.paper.reproduce import Budget, reproduce_figure
     from sharp_mobile.paper.reproduce import reproduce as run

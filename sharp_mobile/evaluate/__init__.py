@@ -1,1 +1,1 @@
-"""Measuring a model: perplexity, tasks and what builds on them."""
+"""Evaluate a model: perplexity, downstream tasks, generation."""

@@ -1,4 +1,4 @@
-"""The verb `generate`: let an export speak on this machine."""
+"""The command `generate`: run an export on this machine."""
 
 from pathlib import Path
 
@@ -11,20 +11,21 @@ from sharp_mobile.verify.opened import open_program
 
 
 def generate(path: Path, prompt: str, count: int, raw: bool = False) -> str:
-    """What an export answers to a prompt, greedily, in at most `count` tokens.
+    """Generate at most `count` tokens greedily from a prompt.
 
     Args:
-        path: an export's directory, or a `.pte` with a tokenizer.json beside it.
+        path: an export's directory, or a `.pte` with a tokenizer.json next to it.
+        raw: tokenize the prompt without the model's chat template.
 
     Raises:
-        SharpError: no export there, no tokenizer in it, a damaged file, or a prompt that is empty or too long.
+        SharpError: there is no export or tokenizer, a file is damaged, or the prompt is empty or too long.
     """
     if count < 1:
         raise SharpError(f"tokens {count}: generate 1 token or more")
     tokenizer = read_tokenizer(path)
     tokens = prompt_tokens(tokenizer, prompt, raw=raw)
     if not tokens:
-        raise SharpError("the prompt is empty and the tokenizer puts no token before it; write a prompt")
+        raise SharpError("the prompt is empty, and the tokenizer adds no token; write a prompt")
     with open_program(path) as program:
         for warning in program.warnings:
             warn(warning)
@@ -32,7 +33,7 @@ def generate(path: Path, prompt: str, count: int, raw: bool = False) -> str:
         room = length - len(tokens)
         if room < 1:
             raise SharpError(
-                f"the prompt has {len(tokens)} tokens, {program.pte} takes {length - 1} at most; "
+                f"the prompt has {len(tokens)} tokens, {program.pte} takes at most {length - 1}; "
                 "write a shorter prompt, or export with a larger max_length"
             )
         generated = greedy(program.step, tokens, min(count, room), stop_tokens(program, tokenizer))

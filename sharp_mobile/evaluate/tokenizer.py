@@ -1,4 +1,4 @@
-"""The tokenizer beside a `.pte`."""
+"""The tokenizer next to a `.pte`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from sharp_mobile.verify.opened import OpenedProgram, find_pte
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of an export's directory, or the one beside a `.pte`.
+    """The tokenizer of an export's directory, or the one next to a `.pte`.
 
     Raises:
         SharpError: there is no `.pte` or no tokenizer, or the tokenizer cannot be read.
@@ -24,7 +24,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def stop_tokens(program: OpenedProgram, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-    """The tokens that end a text: those that the program names, else the tokenizer's."""
+    """The tokens that end a text: the program's, otherwise the tokenizer's."""
     if program.limits.stop is not None:
         return program.limits.stop
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]

@@ -1,1 +1,1 @@
-"""Files that are read with care and written whole: JSON, YAML, digests, locks, outputs, who owns them."""
+"""Strict reading and atomic writing of files: JSON, YAML, digests, locks, outputs, ownership."""

@@ -1,8 +1,8 @@
-"""SHA-256 of whole files, remembered while a file stays as it is.
+"""SHA-256 of files, cached until a file changes.
 
-A digest is kept in the user's cache directory under the file's path, with its size, time of change, inode and device;
-where any of these is another, the file is read again. A file that was changed in the last seconds is never remembered,
-because two changes may have one time.
+The user's cache directory stores a digest under the file's path, with the file's size, change times, inode and device.
+If any of these differs, the file is read again. The digest of a file that changed in the last seconds is not cached,
+because two changes may have the same time.
 """
 
 import hashlib
@@ -21,41 +21,41 @@ _SETTLED_SECONDS = 3.0
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; read in blocks, so that it may be larger than memory.
+    """SHA-256 of a file's bytes, in hexadecimal. It reads in blocks, so the file may be larger than memory.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         return _digest(file)
 
 
 def remembered_sha256(path: Path) -> str:
-    """`sha256_of`, or what it was, if the file is as it was then.
+    """`sha256_of`, from the cache if the file is unchanged.
 
     Raises:
-        SharpError: it cannot be read.
+        SharpError: the file cannot be read.
     """
     with reading(path) as file:
         state = _state(os.fstat(file.fileno()))
-        kept = _cache() / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-        known = fields_of(kept)
+        entry = _cache() / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
+        known = fields_of(entry)
         if known.get("state") == state and isinstance(known.get("sha256"), str):
             return str(known["sha256"])
         digest = _digest(file)
         if _state(os.fstat(file.fileno())) == state and time.time() - state[1] / 1e9 > _SETTLED_SECONDS:
-            _write(kept, {"state": state, "sha256": digest})
+            _write(entry, {"state": state, "sha256": digest})
     return digest
 
 
 def fingerprint_of(files: list[Path]) -> str:
-    """A short name for the contents of files, in their order: 16 hexadecimal digits.
+    """A fingerprint of the contents of files, in this order: 16 hexadecimal digits.
 
     Raises:
         SharpError: one of them cannot be read.
     """
-    together = "".join(remembered_sha256(file) for file in files)
-    return hashlib.sha256(together.encode()).hexdigest()[:16]
+    digests = "".join(remembered_sha256(file) for file in files)
+    return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
 def _digest(file: BinaryIO) -> str:
@@ -77,7 +77,7 @@ def _cache() -> Path:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Remember; where there is no room or permission, the file is read again the next time."""
+    """Cache a digest. Without disk space or permission nothing is cached, and the next call reads the file again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.urandom(4).hex()}")

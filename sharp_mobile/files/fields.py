@@ -1,4 +1,4 @@
-"""Types of the fields of files that others wrote: finite numbers, counts, text that can be shown, plain file names."""
+"""Field types for files from other sources: finite numbers, counts, printable text, plain file names."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -8,7 +8,7 @@ from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.files.paths import is_plain
 from sharp_mobile.files.printable import printable
 
-# What a signed integer of 64 bits holds, so that Kotlin and Swift read it too, and no float overflows.
+# The largest signed 64-bit integer: Kotlin and Swift can read it, and it does not overflow a float.
 LARGEST = (1 << 63) - 1
 
 
@@ -29,13 +29,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def checked(content: Any, model: type[Model], source: object, remedy: str) -> Model:
-    """What a parsed file holds, as a pydantic model.
+    """Validate the content of a parsed file with a pydantic model.
 
     Args:
         source: where the content comes from, for the message. remedy: what the user should do about a wrong field.
 
     Raises:
-        SharpError: a field is missing or wrong; the first one is named.
+        SharpError: a field is missing or wrong; the message names the first one.
     """
     try:
         return model.model_validate(content)

@@ -1,4 +1,4 @@
-"""JSON files that others wrote: one that cannot be read or is damaged gives a one-line error, never a traceback."""
+"""JSON files from other sources: an unreadable or damaged file gives a one-line error, never a traceback."""
 
 import json
 from contextlib import suppress
@@ -11,10 +11,10 @@ COPY_AGAIN = "copy or download it again"
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file.
+    """Read a UTF-8 file.
 
     Raises:
-        SharpError: it cannot be read, or is not UTF-8.
+        SharpError: the file cannot be read, or is not UTF-8.
     """
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -25,15 +25,15 @@ def read_text(path: str | Path) -> str:
 
 
 def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> Any:
-    """What a JSON text holds.
+    """Parse a JSON text.
 
     Args:
         source: where the text comes from, for messages.
         remedy: what the user should do about a damaged text.
-        unique: refuse a field that is written twice; else its last value counts, as everywhere.
+        unique: refuse duplicate fields; by default the last value wins, as in other JSON readers.
 
     Raises:
-        SharpError: it is not valid JSON, or is nested deeper than Python's recursion limit.
+        SharpError: the text is not valid JSON, or is nested deeper than Python's recursion limit.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique if unique else None)
@@ -41,16 +41,16 @@ def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAI
         raise SharpError(f"{source}: is nested too deeply; {remedy}") from error
     except json.JSONDecodeError as error:
         raise SharpError(f"{source}: is not valid JSON ({error}); {remedy}") from error
-    except ValueError as error:  # our own, or Python's, which advises on how to change Python
+    except ValueError as error:  # from `_unique`, or from Python, which would advise to change an interpreter setting
         reason = "a number has more digits than Python reads" if "integer string conversion" in str(error) else error
         raise SharpError(f"{source}: is not valid JSON ({reason}); {remedy}") from error
 
 
 def read_json(path: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
-        SharpError: it cannot be read, is not valid JSON, or holds something else.
+        SharpError: the file cannot be read, is not valid JSON, or holds something else.
     """
     content = parse_json(read_text(path), path, remedy=remedy, unique=unique)
     if not isinstance(content, dict):
@@ -59,7 +59,7 @@ def read_json(path: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = Fals
 
 
 def fields_of(path: Path) -> dict[str, Any]:
-    """The fields of a JSON file that need not be there or whole: none where it holds no object or cannot be read."""
+    """The fields of a JSON file; empty if it is missing, damaged, or does not hold an object."""
     with suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_bytes())
         return content if isinstance(content, dict) else {}
@@ -67,9 +67,9 @@ def fields_of(path: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in fields:
             raise ValueError(f"the field {name!r} is written twice")
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields

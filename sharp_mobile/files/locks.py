@@ -1,7 +1,7 @@
 """Locks between processes (flock), on files and on directories.
 
-The kernel frees a lock when its process ends, however it ends. So a file whose lock is free has no living owner, and no
-process id is needed to know it (in containers, the same ids come again and again).
+The kernel releases a lock when its process ends, even after a crash. So a file with a free lock has no living owner.
+Process ids could not show this, because containers reuse them.
 """
 
 import errno
@@ -17,19 +17,19 @@ from pathlib import Path
 from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 
-# What a file system without flock answers; NFS answers EBADF for directories.
+# The errors of a file system without flock; NFS returns EBADF for directories.
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL)
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 @contextmanager
 def only_user(path: Path) -> Iterator[None]:
-    """Keep other processes that call this from `path`; wait, and say for whom, while one uses it.
+    """Hold an exclusive lock on `path`. While another process holds it, report that process and wait.
 
-    The file `<path>.lock` says who does, and is deleted at the end.
+    The file `<path>.lock` names the owner; it is deleted at the end.
 
     Raises:
-        SharpError: the file cannot be written.
+        SharpError: the lock file cannot be written.
     """
     lock = path.with_name(f"{path.name}.lock")
     try:
@@ -42,11 +42,11 @@ def only_user(path: Path) -> Iterator[None]:
         raise SharpError(f"{lock}: cannot be written: {error.strerror}; see who owns {lock.parent}") from error
     assert descriptor is not None
     try:
-        with suppress(OSError):  # a full disk is reported by what is written next
+        with suppress(OSError):  # the caller's next write reports a full disk
             _sign(descriptor)
         yield
     finally:
-        lock.unlink(missing_ok=True)  # while it is locked, so that no other process's file is deleted
+        lock.unlink(missing_ok=True)  # while still locked, so that it cannot be another process's file
         os.close(descriptor)
 
 
@@ -58,26 +58,26 @@ def _sign(descriptor: int) -> None:
 
 def _user(lock: Path) -> str:
     try:
-        held = json.loads(lock.read_text(encoding="utf-8"))
-        return f"process {held['pid']} on {held['host']} has been using it since {held['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun, or ended
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+        return f"process {owner['pid']} on {owner['host']} has been using it since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just started or just ended
         return "another process is using it"
 
 
 def lock_directory(path: Path, *, wait: bool = True) -> int | None:
-    """Lock a directory; see `lock_file`. A symbolic link is no directory."""
+    """Lock a directory; see `lock_file`. A symbolic link is refused."""
     return _lock(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, wait)
 
 
 def lock_file(path: Path, *, wait: bool = True) -> int | None:
-    """Lock a file, which is created if it does not exist.
+    """Lock a file; create it if it does not exist.
 
     Args:
-        wait: until its owner ends. On a file system without locks there is nothing to wait for.
+        wait: wait until its owner ends. On a file system without locks this does not wait.
 
     Returns:
         A file descriptor that holds the lock until it is closed. None without `wait` if another process holds the lock,
-        or if nobody can tell.
+        or if the file system has no locks.
 
     Raises:
         OSError: the file cannot be opened.
@@ -92,7 +92,7 @@ def _lock(path: Path, flags: int, wait: bool) -> int | None:
             if not _flock(descriptor, wait):
                 os.close(descriptor)
                 return None
-            # Its last owner may have renamed or deleted it before the lock was ours.
+            # The last owner may have renamed or deleted the file before we got the lock.
             if _is_at(descriptor, path):
                 return descriptor
         except BaseException:

@@ -1,12 +1,12 @@
-"""Directories and files that are written whole or not at all.
+"""Atomic writes of directories and files: complete or not at all.
 
-    out/                           what is there now, untouched until the new one is whole
-    out.partial-0123456789ab/      what is being written, deleted on any failure
-    out.old-0123456789ab/          for the moment of the two renames
+    out/                           the current directory, unchanged until the new one is complete
+    out.partial-0123456789ab/      the new directory while it is written, deleted on any failure
+    out.old-0123456789ab/          the replaced directory, between the two renames
 
-A reader never sees half an export, and an interrupted run costs nothing but its own work. The two temporary directories
-are locked by the process that made them. Where it was killed, the next one that writes to the same place finds them
-unlocked: it deletes the one, and puts the other back if nothing has taken its place.
+A reader never sees half an export, and an interrupted run loses only its own work. The process that creates the two
+temporary directories locks them. If it is killed, the next run that writes to the same place finds them unlocked: it
+deletes the partial one, and restores the old one if `out` is missing.
 """
 
 import errno
@@ -23,24 +23,24 @@ from sharp_mobile.files.json_file import fields_of
 from sharp_mobile.files.locks import lock_directory
 from sharp_mobile.files.ownership import LEFTOVER, check_ours, is_ours
 
-# A file-size limit or a quota stops a write as a full disk does, and the way out is the same.
+# A file-size limit or a quota stops a write like a full disk, and the way out is the same.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_writable(path: str | Path, *, needed: int = 0, sources: Iterable[str | Path] = ()) -> Path:
-    """Find out before the long work whether a directory can be written at `path` in the end.
+    """Check before the long work that a directory can be written at `path`.
 
     Args:
         path: the directory to be written; its parents are created.
-        needed: bytes that will be written at least.
-        sources: what is read, files or directories; a source that does not exist (a hub id) is passed over.
+        needed: the least number of bytes that will be written.
+        sources: files or directories that the run reads; a source that does not exist (a hub id) is skipped.
 
     Returns:
         The path, absolute and with symbolic links followed.
 
     Raises:
-        SharpError: it is a file, a mount point or holds files that sharp-mobile did not write; it is a source, above
-            one or inside one; its parent cannot be written, or the disk has less than `needed` bytes free.
+        SharpError: `path` is a file, a mount point or holds files that sharp-mobile did not write; it is a source,
+            above one or inside one; its parent cannot be written, or the disk has less than `needed` bytes free.
     """
     try:
         target = Path(path).expanduser().resolve()
@@ -49,7 +49,7 @@ def check_writable(path: str | Path, *, needed: int = 0, sources: Iterable[str |
         _clear_leftovers(target)
         _check_replaceable(path, target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Really written, because root in a container is told "writable" about read-only mounts.
+        # Write a file, because `os.access` calls a read-only mount writable for root in a container.
         with _partial_of(target) as probe:
             (probe / "probe").write_bytes(b"?")
         free = shutil.disk_usage(target.parent).free
@@ -65,40 +65,40 @@ def check_writable(path: str | Path, *, needed: int = 0, sources: Iterable[str |
 
 
 def check_apart(target: Path, source: str | Path) -> None:
-    """Refuse to write a directory where replacing it, or writing it, changes what it is made from.
+    """Refuse an output directory if writing it would change its source.
 
     Args:
-        target: with symbolic links followed.
-        source: a file or directory; one that does not exist is passed over.
+        target: the output directory, with symbolic links followed.
+        source: a file or directory; one that does not exist is skipped.
 
     Raises:
         SharpError: `target` is the source, above it or inside it.
     """
-    given = Path(source).expanduser()
+    unresolved = Path(source).expanduser()
     try:
-        resolved = given.resolve(strict=True)
+        resolved = unresolved.resolve(strict=True)
     except (OSError, RuntimeError):
         return
     if _is_same(target, resolved):
         raise SharpError(f"{target}: is the source itself, and would be replaced; choose another output directory")
-    if any(_is_same(target, parent) for parent in (*given.absolute().parents, *resolved.parents)):
+    if any(_is_same(target, parent) for parent in (*unresolved.absolute().parents, *resolved.parents)):
         raise SharpError(f"{target}: holds the source {source}, and would be replaced; choose another output directory")
     if any(_is_same(parent, resolved) for parent in target.parents):
         raise SharpError(f"{target}: is inside the source {source}; choose an output directory outside it")
 
 
 def check_file(path: Path, *, sources: Iterable[Path] = (), field: str | None = None) -> None:
-    """Find out before the long work whether a file can be written at `path` in the end.
+    """Check before the long work that a file can be written at `path`.
 
     Args:
         path: the file to be written; its parents are created.
-        sources: what is read: files, or directories that sharp-mobile wrote, whose files are sources too.
-        field: one that every JSON file of this kind has; a file without it is not replaced.
+        sources: files that the run reads, or directories that sharp-mobile wrote, whose files are sources too.
+        field: a field that every JSON file of this kind has; a file without it is not replaced.
 
     Raises:
-        SharpError: it is a directory, a source or not of this kind, or cannot be written.
+        SharpError: `path` is a directory, a source or not of this kind, or cannot be written.
     """
-    with _partial_beside(path) as (partial, target):
+    with _partial_next_to(path) as (partial, target):
         _check_regular(path, target)
         for source in sources:
             inside = target.exists() and _is_same(target.parent, source) and is_ours(target)
@@ -120,7 +120,7 @@ def _check_regular(path: Path, target: Path) -> None:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """Whether two paths are one file, also by another spelling on a disk that ignores case."""
+    """Whether two paths are the same file, even if spelled differently on a disk that ignores case."""
     try:
         return one == other or os.path.samefile(one, other)
     except OSError:
@@ -141,14 +141,14 @@ def _check_replaceable(path: str | Path, target: Path) -> None:
 def replace_directory(path: str | Path, *, needed: int = 0, sources: Iterable[str | Path] = ()) -> Iterator[Path]:
     """Write a directory under a temporary name; rename it over `path` when the block ends without an exception.
 
-    On any exception, `KeyboardInterrupt` included, the temporary directory is deleted and what was at `path` stays.
+    On any exception, `KeyboardInterrupt` included, the temporary directory is deleted and `path` is unchanged.
 
     Args:
-        needed: bytes that will be written at least.
-        sources: what is read; see `check_writable`.
+        needed: the least number of bytes that will be written.
+        sources: files or directories that the run reads; see `check_writable`.
 
     Yields:
-        The temporary directory, empty, beside `path` (so on the same disk).
+        The temporary directory, empty, next to `path` (so on the same disk).
 
     Raises:
         SharpError: `path` cannot be written (see `check_writable`), or the disk is full.
@@ -166,15 +166,15 @@ def replace_directory(path: str | Path, *, needed: int = 0, sources: Iterable[st
 
 @contextmanager
 def create_directory(path: Path) -> Iterator[Path]:
-    """Write a directory that always has the same content: where another process is faster, its directory stays.
+    """Write a directory that always has the same content. If another process writes it first, that one stays.
 
     Yields:
-        The temporary directory, which becomes `path` when the block ends.
+        The temporary directory, which is renamed to `path` when the block ends.
 
     Raises:
         SharpError: it cannot be written, or the disk is full.
     """
-    with _partial_beside(path) as (partial, target):
+    with _partial_next_to(path) as (partial, target):
         yield partial
         try:
             partial.rename(target)
@@ -184,7 +184,7 @@ def create_directory(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; its directory is created.
+    """Write a text file atomically; its directory is created.
 
     Raises:
         SharpError: it cannot be written, or the disk is full.
@@ -201,20 +201,20 @@ def replace_file(path: Path) -> Iterator[Path]:
     """Write a file under a temporary path; rename it over `path` when the block ends without an exception.
 
     Yields:
-        The temporary path, which has the name of `path`, in a directory of its own.
+        The temporary path, which has the name of `path`, in a separate directory.
 
     Raises:
         SharpError: its directory cannot be written, or the disk is full.
     """
-    with _partial_beside(path) as (partial, target):
+    with _partial_next_to(path) as (partial, target):
         _check_regular(path, target)
         yield partial / target.name
         (partial / target.name).replace(target)
 
 
 @contextmanager
-def _partial_beside(path: Path) -> Iterator[tuple[Path, Path]]:
-    """A temporary directory beside a path, and that path with symbolic links followed, so that a link stays a link."""
+def _partial_next_to(path: Path) -> Iterator[tuple[Path, Path]]:
+    """A temporary directory next to a path, and the path with symbolic links followed, so that a link stays a link."""
     with ExitStack() as stack:
         try:
             target = path.resolve()
@@ -232,7 +232,7 @@ def _partial_beside(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def copy_directory(source: Path, target: Path) -> None:
-    """Copy the files of a directory into another one, which exists. Unlike shutil's copy, it stops at a full disk."""
+    """Copy the files of a directory into an existing one. Unlike `shutil.copytree`, it stops when the disk is full."""
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
         if path.is_dir():
@@ -242,10 +242,10 @@ def copy_directory(source: Path, target: Path) -> None:
 
 
 def _swap(partial: Path, target: Path) -> None:
-    """Rename `partial` over `target`; a directory that was there goes only after the new one is in its place."""
+    """Rename `partial` over `target`; an existing directory is deleted only after the new one is in place."""
     while True:
         try:
-            # Locked, so that no other process takes it for a leftover between the renames, or replaces it now, too.
+            # The lock keeps other processes from deleting it as a leftover between the renames, or from replacing it.
             descriptor = lock_directory(target)
         except FileNotFoundError:
             try:
@@ -276,7 +276,7 @@ def _swap_locked(partial: Path, target: Path) -> None:
 
 
 def _clear_leftovers(target: Path) -> None:
-    """Delete what processes that were killed left beside `target`; put back what one was replacing."""
+    """Delete the leftovers of killed processes next to `target`; restore the directory that one was replacing."""
     try:
         siblings = sorted(target.parent.iterdir())
     except OSError:
@@ -299,7 +299,7 @@ def _clear_leftovers(target: Path) -> None:
 
 
 def _discard(directory: Path, target: Path) -> None:
-    """Delete a directory that was written for `target`; a half deleted one must never be put back."""
+    """Delete a directory that was written for `target`; the rename keeps a half-deleted one from being restored."""
     rubbish = _sibling(target, "partial")
     directory.rename(rubbish)
     shutil.rmtree(rubbish, ignore_errors=True)
@@ -307,11 +307,11 @@ def _discard(directory: Path, target: Path) -> None:
 
 @contextmanager
 def _partial_of(target: Path) -> Iterator[Path]:
-    """A new directory beside `target`, locked; deleted at the end, unless it has been renamed."""
+    """A new locked directory next to `target`, deleted at the end unless it was renamed."""
     while True:
         partial = _sibling(target, "partial")
         partial.mkdir()
-        # Before it is locked, another process may delete it as a leftover.
+        # Until it is locked, another process may delete it as a leftover.
         with suppress(FileNotFoundError):
             descriptor = lock_directory(partial)
             break
@@ -323,7 +323,7 @@ def _partial_of(target: Path) -> Iterator[Path]:
 
 
 def _sibling(target: Path, kind: str) -> Path:
-    """A random name beside `target`; not hidden, so that what a killed run leaves is seen."""
+    """A random name next to `target`; not hidden, so that users see the leftovers of a killed run."""
     return target.with_name(f"{target.name}.{kind}-{secrets.token_hex(6)}")
 
 
@@ -333,11 +333,11 @@ def _close(descriptor: int | None) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a write failed for lack of room: on the disk, in a quota or below a file size limit."""
+    """Whether a write failed because of a full disk, a quota or a file size limit."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _DISK_FULL
-    # safetensors reports its I/O errors as text: "I/O error: No space left on device (os error 28)"; shutil.copytree
-    # collects those of all files: "[Errno 28] No space left on device".
+    # safetensors reports I/O errors as text: "I/O error: No space left on device (os error 28)"; shutil.copytree
+    # joins the errors of all files: "[Errno 28] No space left on device".
     numbers = re.findall(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
     return any(int(rust or python) in _DISK_FULL for rust, python in numbers)
 

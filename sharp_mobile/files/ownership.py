@@ -1,7 +1,7 @@
-"""Which directories sharp-mobile wrote, so that it may replace them.
+"""Check that sharp-mobile wrote a directory, so that it may replace it.
 
-A directory is ours if it has one of our markers with our fields in it (a web application has a manifest.json, too), and
-no file that we do not write: somebody may have put notes or results next to an export.
+Two conditions: the directory has a marker file with our fields (a web application has a manifest.json, too), and every
+file in it has a name that we write. A user may have added notes or results to an export.
 """
 
 import re
@@ -14,7 +14,7 @@ from sharp_mobile.files.json_file import read_json
 
 MERGED_JSON = "merged.json"
 
-# The temporary names of `sharp_mobile.files.outputs`: what is being written, and what is being replaced.
+# The temporary names of `sharp_mobile.files.outputs`: the new directory, and the replaced one.
 LEFTOVER = re.compile(r"(.+)\.(partial|old)-[0-9a-f]{12}")
 
 _TOKENIZER = (
@@ -33,15 +33,17 @@ _TOKENIZER = (
     "additional_chat_templates/*.jinja",
 )
 _MODEL = ("config.json", "generation_config.json", "model.safetensors", *_TOKENIZER)
-_ANYWHERE = (".DS_Store",)  # macOS puts it wherever its file manager looks
+_ANYWHERE = (".DS_Store",)  # the macOS Finder creates it in every directory that it opens
 
 
 @dataclass(frozen=True)
 class Kind:
     """A kind of directory that we write.
 
-    marker: a JSON file in it. fields: those that every version of the marker has. files: patterns of all other paths in
-    the directory.
+    Attributes:
+        marker: the JSON file that identifies it.
+        fields: fields that every version of the marker has.
+        files: patterns of all other paths in the directory.
     """
 
     marker: str
@@ -71,10 +73,10 @@ KINDS = (
 
 
 def check_ours(directory: Path) -> None:
-    """Refuse to replace a directory that holds anything which sharp-mobile did not write.
+    """Refuse to replace a directory that sharp-mobile did not write.
 
     Raises:
-        SharpError: it does.
+        SharpError: it holds a file that sharp-mobile did not write.
     """
     entries = sorted(directory.iterdir())
     if not entries:
@@ -101,7 +103,7 @@ def check_ours(directory: Path) -> None:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether a file has the name of one that we write into its directory, which has our marker."""
+    """Whether a file is in a directory with our marker and has a name that we write there."""
     kind = next((kind for kind in KINDS if (file.parent / kind.marker).is_file()), None)
     return kind is not None and _is_ours(Path(file.name), kind)
 

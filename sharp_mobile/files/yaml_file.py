@@ -1,4 +1,4 @@
-"""YAML files that a user or somebody else wrote: one that is wrong gives a one-line error, never a traceback."""
+"""YAML files of users and others: a wrong file gives a one-line error, never a traceback."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 
 from sharp_mobile.errors import SharpError, joined
 
-# Of one file: bytes, levels of nesting, characters of a value, and numbers.
+# Limits of one file: bytes, levels of nesting, characters of a value, and numbers.
 _LARGEST = 1_000_000
 _DEEPEST = 20
 _LONGEST_VALUE = 10_000
@@ -16,9 +16,9 @@ _LARGEST_NUMBER = 10**18
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without what no recipe needs, and a small file can grow by: aliases, deep nesting, long values.
+    """YAML without aliases, deep nesting and long values: a small file could grow by them, and no recipe needs them.
 
-    A key that is written twice is an error: the first value would be lost without a word.
+    A duplicate key is an error, because the first value would be lost silently.
     """
 
     def __init__(self, stream: str) -> None:
@@ -30,7 +30,7 @@ class _StrictLoader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise _problem(f"aliases are not supported: write out what *{event.anchor} stands for", event)
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_VALUE:
-            raise _problem(f"a value has {len(event.value)} characters, {_LONGEST_VALUE} at most are read", event)
+            raise _problem(f"a value has {len(event.value)} characters; the limit is {_LONGEST_VALUE}", event)
         if self._depth == _DEEPEST:
             raise _problem(f"is nested more than {_DEEPEST} deep", event)
         self._depth += 1
@@ -43,7 +43,7 @@ class _StrictLoader(yaml.SafeLoader):
         for node_of_key, _ in node.value:
             key = self.construct_object(node_of_key, deep=True)
             if not isinstance(key, Hashable):
-                continue  # an error of the loader's own
+                continue  # the base loader reports it
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key}' is written twice", node_of_key.start_mark)
             seen.add(key)
@@ -64,10 +64,10 @@ def _problem(message: str, event: yaml.Event) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: plain data, for the loader makes no objects.
+    """Read a YAML file as plain data; the loader creates no Python objects.
 
     Raises:
-        SharpError: it cannot be read, is not YAML, has a key twice, or is larger or nested deeper than any recipe.
+        SharpError: the file cannot be read, is not YAML, has a duplicate key, or is larger or deeper than any recipe.
     """
     try:
         return yaml.load(_text(path), _StrictLoader)
@@ -76,7 +76,7 @@ def read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise SharpError(f"{path}: {line}{joined(error.problem or 'is wrong')}; correct the YAML") from error
-    except Exception as error:  # a value that is not what its tag says raises whatever converting it does
+    except Exception as error:  # a value that does not fit its tag raises any error of its conversion
         raise SharpError(f"{path}: is not YAML ({joined(error) or type(error).__name__}); correct it") from error
 
 

@@ -1,1 +1,1 @@
-"""The paper's tables in shape, on any model and text, beside the paper's own numbers (which are another model's)."""
+"""Reproduce the paper's tables and figures on any model and text, next to the paper's numbers for Llama-2-7B."""

@@ -1,11 +1,10 @@
-"""The verb `reproduce`: measure a table's variants one by one, and print them beside the paper's numbers.
+"""The command `reproduce`: measure a table's variants one by one, and print them next to the paper's numbers.
 
-    build/reproduce/<model>/variants.json     every variant measured so far, whichever tables it stands in
+    build/reproduce/<model>/variants.json     the variants measured so far, for all tables
     build/reproduce/<model>/table4.md         the table
 
-Each variant starts from the checkpoint as it is on disk, and all are measured on the same windows. A run that was
-interrupted goes on with the first variant that is missing. A variant that cannot be made is listed with the reason;
-no number is ever printed for it.
+Each variant starts from the checkpoint on disk, and all are measured on the same windows. An interrupted run continues
+with the first missing variant. A variant that cannot be built is listed with the reason and without a number.
 """
 
 import os
@@ -41,14 +40,14 @@ VARIANTS_JSON = "variants.json"
 
 
 class _Data(BaseModel):
-    # Perplexities can be infinite, which JSON has no number for.
+    # Perplexities can be infinite, and JSON has no number for infinity.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Budget(_Data):
-    """What every variant of a run gets: the texts, how much of them, and how the two stages are done.
+    """The settings of all variants of a run: the texts, the number of windows, and the two stages of recovery.
 
-    The warm-ups with Adam are done as the paper does them, on the original model's activations and unweighted.
+    Warm-ups with Adam follow the paper: on the original model's activations and unweighted.
     """
 
     text: str
@@ -64,17 +63,17 @@ class Budget(_Data):
 
     @property
     def warmup_settings(self) -> WarmupSettings:
-        """Stage 1."""
+        """The settings of Stage 1."""
         if self.warmup == "closed_form":
             return WarmupSettings()
         return WarmupSettings(method=self.warmup, inputs="original", weighted=False)
 
     @property
     def finetune_settings(self) -> FinetuneSettings:
-        """Stage 2.
+        """The settings of Stage 2.
 
         Raises:
-            SharpError: a value out of its range.
+            SharpError: a value is out of range.
         """
         try:
             return FinetuneSettings(
@@ -88,13 +87,13 @@ class Budget(_Data):
 
 
 class Measurement(_Data):
-    """What a variant came to.
+    """The measurement of a variant.
 
     Attributes:
         perplexity: on the budget's windows.
-        recovery: the recovery parameters of a target on this model; empty where there are no targets.
-        mlp_kept, total_kept: s, and the same over all parameters, counted on the model.
-        seconds: wall time of making it and of measuring it.
+        recovery: the recovery parameters of a target on this model; empty without targets.
+        mlp_kept, total_kept: s, and the same ratio over all parameters, counted on the model.
+        seconds: wall time to build and measure it.
     """
 
     perplexity: float
@@ -105,7 +104,7 @@ class Measurement(_Data):
 
 
 class Measurements(_Data):
-    """All that was measured with one checkpoint and one budget, by `Variant.key`."""
+    """All measurements of one checkpoint with one budget, by `Variant.key`."""
 
     model: str
     fingerprint: str
@@ -115,7 +114,7 @@ class Measurements(_Data):
 
 @dataclass(frozen=True)
 class Absent:
-    """A variant without a measurement, and why."""
+    """The reason why a variant has no measurement."""
 
     reason: str
 
@@ -124,10 +123,10 @@ Outcome = Measurement | Absent
 
 
 def reproduce(table: Table, model: Source, out: Path, budget: Budget) -> Path:
-    """Measure the variants of a table that are not in `out` yet; write the table there, and print it.
+    """Measure the variants of a table that `out` does not have yet; write the table there and print it.
 
     Raises:
-        SharpError: a wrong checkpoint or text, or measurements in `out` that were made with another one.
+        SharpError: the checkpoint or text is wrong, or `out` has measurements of another one.
     """
     source = _Source(model, budget, out / "runs")
     path = out / VARIANTS_JSON
@@ -141,7 +140,7 @@ def reproduce(table: Table, model: Source, out: Path, budget: Budget) -> Path:
 
 
 def _measured(table: Table, source: "_Source", path: Path) -> tuple[Measurements, dict[str, Outcome]]:
-    """The measurements in a file, with those of the table added, and the outcome of each variant."""
+    """Add the table's missing measurements to a file; return all of them, and the outcome of each variant."""
     measurements = _read(path, source.empty())
     outcomes: dict[str, Outcome] = {}
     for row in table.rows:
@@ -162,7 +161,7 @@ def _measured(table: Table, source: "_Source", path: Path) -> tuple[Measurements
 
 
 def reproduce_figure(figure: str, model: Source, out: Path, budget: Budget, pairs: Pairs) -> None:
-    """Make the study of Figure 2, 3 or 4 in `out` (see `paper.study`), and print it beside the paper's finding.
+    """Run the study of Figure 2, 3 or 4 in `out` (see `paper.study`), and print it next to the paper's finding.
 
     Raises:
         SharpError: as `study`.
@@ -181,7 +180,7 @@ def reproduce_figure(figure: str, model: Source, out: Path, budget: Budget, pair
 
 
 class _Source:
-    """Opens the original model anew for every variant, and reads the texts once."""
+    """Opens the original model again for every variant, and reads the texts once."""
 
     def __init__(self, model: Source, budget: Budget, runs: Path) -> None:
         self._model, self._budget = model, budget
@@ -205,7 +204,7 @@ class _Source:
         started = time.monotonic()
         model = self._open().model
         try:
-            kept = build(variant, model, self._means)
+            parameters = build(variant, model, self._means)
         except SharpError as error:
             return Absent(str(error))
         with torch.no_grad():
@@ -213,8 +212,8 @@ class _Source:
         return Measurement(
             perplexity=measured.value,
             recovery=_recovery(variant, model),
-            mlp_kept=kept.mlp,
-            total_kept=kept.total,
+            mlp_kept=parameters.mlp,
+            total_kept=parameters.total,
             seconds=time.monotonic() - started,
         )
 
@@ -233,17 +232,17 @@ def _windows(tokenizer: PreTrainedTokenizerBase, text: str, window: int, count: 
 
 
 def _read(path: Path, empty: Measurements) -> Measurements:
-    """The measurements so far, or none."""
+    """The measurements so far, or `empty`."""
     if not os.path.lexists(path):
         return empty
     try:
-        found = Measurements.model_validate(parse_json(read_file(path), path))
+        earlier = Measurements.model_validate(parse_json(read_file(path), path))
     except (SharpError, ValueError) as error:
-        raise SharpError(f"{path}: is not what `reproduce` writes; move it away, or name another --out") from error
-    here, there = ({**m.budget.model_dump(), "model": m.model, "checkpoint": m.fingerprint} for m in (empty, found))
+        raise SharpError(f"{path}: was not written by `reproduce`; move it away, or name another --out") from error
+    here, there = ({**m.budget.model_dump(), "model": m.model, "checkpoint": m.fingerprint} for m in (empty, earlier))
     if different := [name for name, value in here.items() if there[name] != value]:
         raise SharpError(f"{path}: was made with another {', '.join(different)}; name another --out")
-    return found
+    return earlier
 
 
 def _progress_line(row: Row, outcome: Outcome) -> str:
@@ -253,7 +252,7 @@ def _progress_line(row: Row, outcome: Outcome) -> str:
 
 
 def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome]) -> str:
-    """The table as Markdown: the measured rows, the paper's numbers beside them, and what is left out and why."""
+    """The table as Markdown: the measured rows with the paper's numbers, and the reasons for the missing ones."""
     budget = measurements.budget
     head = ["method", "type", "recovery parameters", "s", "perplexity", "s in the paper", *table.datasets]
     lines = [
@@ -264,7 +263,7 @@ def render(table: Table, measurements: Measurements, outcomes: dict[str, Outcome
         f"{budget.calibration_windows} windows of {markdown(budget.calibration_text)}; {_stage_2(budget)}. "
         "s is counted on the model.",
         "",
-        f"The columns from *s in the paper* on are another model's: {PAPER_MODEL}, perplexity on the paper's own data.",
+        f"The columns from *s in the paper* on are for another model: {PAPER_MODEL}, perplexity on the paper's data.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * 3}{'---:|' * (len(head) - 3)}",
@@ -286,15 +285,15 @@ def _stage_2(budget: Budget) -> str:
     if not budget.finetune_tokens:
         return "not fine-tuned"
     return (
-        f"fine-tuned on {budget.finetune_tokens:,} tokens of the same, learning rate {budget.learning_rate:g}, "
-        f"{budget.batch} windows a step, distillation {budget.distillation:g}"
+        f"fine-tuned on {budget.finetune_tokens:,} tokens of the same text, learning rate {budget.learning_rate:g}, "
+        f"{budget.batch} windows per step, distillation {budget.distillation:g}"
     )
 
 
-def _line(row: Row, found: Measurement, datasets: int) -> str:
+def _line(row: Row, measured: Measurement, datasets: int) -> str:
     paper = [_number(value) for value in row.paper] or [""] * datasets
-    ours = [f"{found.mlp_kept:.0%}", f"**{_number(found.perplexity)}**"]
-    return f"| {' | '.join([row.method, row.type, found.recovery, *ours, row.s, *paper])} |"
+    ours = [f"{measured.mlp_kept:.0%}", f"**{_number(measured.perplexity)}**"]
+    return f"| {' | '.join([row.method, row.type, measured.recovery, *ours, row.s, *paper])} |"
 
 
 def _what(row: Row) -> str:

@@ -1,15 +1,15 @@
-"""Layer studies: how much each MLP matters, and how well another one stands in for it (paper, Figures 2, 3 and 4).
+"""Layer studies: the importance of each MLP, and how well another one replaces it (paper, Figures 2, 3 and 4).
 
-    fig2    one reference's MLP in the place of one target's, nothing recovered: perplexity
+    fig2    perplexity with one target's MLP replaced by one reference's, without recovery
     fig3    ‖Θ_{l+1} − Θ_l‖ / ‖Θ_l‖ of gate, up and down, and their means over the layers
-    fig4    one MLP answers zero: perplexity, and the scores in a downstream task
+    fig4    perplexity, and the scores in a downstream task, with one MLP zeroed
 
-Replacing the MLP of layer l changes nothing before it, so the hidden states that enter layer l are computed once and
-only the layers from l on are run again:
+A new MLP in layer l leaves the layers before it unchanged, so the hidden states that enter layer l are computed once,
+and only the layers from l on are run again:
 
-    window ─► 1 ─► … ─► l−1 ─► [kept] ─► l with another MLP ─► … ─► N ─► perplexity
+    window ─► 1 ─► … ─► l−1 ─► [stored] ─► l with another MLP ─► … ─► N ─► perplexity
 
-Every value is written to the study's JSON as soon as it is known; a study that was interrupted goes on from there.
+Every value is written to the study's JSON as soon as it is measured, and an interrupted study resumes from there.
 Layers are 1-based in the files and pictures, as in the paper.
 """
 
@@ -41,12 +41,12 @@ Score = Callable[[], dict[str, float]]
 
 
 class _Data(BaseModel):
-    # Perplexities can be infinite, which JSON has no number for.
+    # Perplexities can be infinite, and JSON has no number for infinity.
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 class Setting(_Data):
-    """What a study was made of; a file goes on only with the same.
+    """The inputs of a study; a file is resumed only with the same setting.
 
     Attributes:
         model, fingerprint: the checkpoint's name and fingerprint.
@@ -57,11 +57,11 @@ class Setting(_Data):
 
 
 class TextSetting(Setting):
-    """The same for a study that measures perplexity.
+    """The inputs of a study that measures perplexity.
 
     Attributes:
-        text: source of the windows; window: tokens in one; windows: how many.
-        task, limit: of fig4, a downstream task beside perplexity, and how many of its questions; None for all.
+        text: source of the windows; window: tokens of a window; windows: their number.
+        task, limit: for fig4, a downstream task in addition to perplexity, and the number of its questions (None: all).
     """
 
     text: str
@@ -72,7 +72,7 @@ class TextSetting(Setting):
 
 
 class Study(_Data):
-    """What all studies have: the setting, the model's layers and the seconds that the values took."""
+    """The common fields of all studies: the setting, the model's layers and the seconds of the measurements."""
 
     figure: str = ""
     setting: Setting
@@ -107,7 +107,7 @@ class Distance(_Data):
 
 
 class DistanceStudy(Study):
-    """Figure 3; `mean` has the means over the layers, by projection."""
+    """Figure 3; `mean` has the mean over the layers for each projection."""
 
     figure: Literal["fig3"] = "fig3"
     distances: list[Distance] = []
@@ -115,7 +115,7 @@ class DistanceStudy(Study):
 
 
 class Zeroed(_Data):
-    """Perplexity, and a task's scores by metric, with the MLP of `layer` answering zero."""
+    """Perplexity, and a task's scores by metric, with the MLP of `layer` zeroed."""
 
     layer: int
     perplexity: float
@@ -123,7 +123,7 @@ class Zeroed(_Data):
 
 
 class ZeroingStudy(Study):
-    """Figure 4; `original` is the unchanged model's perplexity, `original_scores` are its scores."""
+    """Figure 4; `original` and `original_scores` are the unchanged model's perplexity and scores."""
 
     figure: Literal["fig4"] = "fig4"
     setting: TextSetting
@@ -137,11 +137,11 @@ T = TypeVar("T")
 
 
 class ReplacedPerplexity:
-    """Perplexity of a model on windows with one layer's MLP replaced, at the cost of the layers from there on.
+    """Perplexity of a model on windows with one layer's MLP replaced; it runs only the layers from there on.
 
     Args:
         model: a Hugging Face model in eval mode.
-        windows: tokens, int64 [windows, T]; their hidden states are kept, in [windows, T, hidden].
+        windows: tokens, int64 [windows, T]; their hidden states stay in memory, [windows, T, hidden].
     """
 
     @torch.no_grad()
@@ -154,14 +154,14 @@ class ReplacedPerplexity:
 
     @torch.no_grad()
     def advance(self, layer: int) -> None:
-        """Make `layer` (0-based, not before the present one) the layer whose MLP is replaced."""
+        """Set the layer whose MLP is replaced: `layer` (0-based, not before the current one)."""
         for index in range(self._layer, layer):
             for number, hidden in enumerate(self._hidden):
                 self._hidden[number] = self._decoder.layer(index, hidden[None])[0]
         self._layer = layer
 
     def __call__(self, mlp: nn.Module | None = None) -> float:
-        """Perplexity with `mlp` in the present layer; with its own if None."""
+        """Perplexity with `mlp` in the current layer; with the layer's own MLP if None."""
         layer = self._layers[self._layer]
         own, layer.mlp = layer.mlp, layer.mlp if mlp is None else mlp
         states = iter(self._hidden)
@@ -179,22 +179,22 @@ class ReplacedPerplexity:
 def replacement_study(
     model: PreTrainedModel, windows: torch.Tensor, setting: TextSetting, path: Path, *, pairs: Pairs = "adjacent"
 ) -> ReplacementStudy:
-    """Figure 2: perplexity when one reference's MLP stands in for one later target's, nothing recovered.
+    """Figure 2: perplexity with one target's MLP replaced by an earlier reference's, without recovery.
 
     Args:
         windows: tokens, int64 [windows, T].
-        path: the JSON; values in it are not computed again.
+        path: the JSON; values in it are not measured again.
         pairs: each layer and the next (the paper's left panel), or all N(N−1)/2 (right panel).
 
     Raises:
-        SharpError: the model shares already, or the file belongs to another study.
+        SharpError: the model already shares layers, or the file belongs to another study.
     """
     layers = _unshared(model)
     study = _read(path, ReplacementStudy, setting, len(layers))
     done = {(pair.reference, pair.target) for pair in study.pairs}
-    # Target by target, because the hidden states move on with the target.
-    wanted = [(r, t) for t in range(1, len(layers)) for r in (range(t) if pairs == "all" else (t - 1,))]
-    todo = [(r, t) for r, t in wanted if (r + 1, t + 1) not in done]
+    # In order of targets, because the stored hidden states only advance.
+    requested = [(r, t) for t in range(1, len(layers)) for r in (range(t) if pairs == "all" else (t - 1,))]
+    todo = [(r, t) for r, t in requested if (r + 1, t + 1) not in done]
     if not todo:
         return study
     measure = ReplacedPerplexity(model, windows)
@@ -210,10 +210,10 @@ def replacement_study(
 
 
 def distance_study(model: PreTrainedModel, setting: Setting, path: Path) -> DistanceStudy:
-    """Figure 3: how far apart the weights of adjacent MLPs are, relative to their norms. Reads no text.
+    """Figure 3: the distance between the weights of adjacent MLPs, relative to their norms. Needs no text.
 
     Raises:
-        SharpError: the model shares already, the file belongs to another study, or its MLPs differ in shape.
+        SharpError: the model already shares layers, the file belongs to another study, or the MLPs differ in shape.
     """
     layers = _unshared(model)
     study = _read(path, DistanceStudy, setting, len(layers))
@@ -233,15 +233,15 @@ def distance_study(model: PreTrainedModel, setting: Setting, path: Path) -> Dist
 def zeroing_study(
     model: PreTrainedModel, windows: torch.Tensor, setting: TextSetting, path: Path, *, score: Score | None = None
 ) -> ZeroingStudy:
-    """Figure 4: perplexity, and a task's scores, with one MLP zeroed, layer after layer.
+    """Figure 4: perplexity, and a task's scores, with one MLP zeroed, for each layer.
 
     Args:
         windows: tokens, int64 [windows, T].
-        path: the JSON; values in it are not computed again.
-        score: the present model's scores in the setting's task, by metric.
+        path: the JSON; values in it are not measured again.
+        score: measures the current model's scores in the setting's task, by metric.
 
     Raises:
-        SharpError: the model shares already, or the file belongs to another study.
+        SharpError: the model already shares layers, or the file belongs to another study.
     """
     layers = _unshared(model)
     study = _read(path, ZeroingStudy, setting, len(layers))
@@ -271,7 +271,7 @@ def _with_mlp(layer: Any, mlp: nn.Module, score: Score) -> dict[str, float]:
 
 
 def _unshared(model: PreTrainedModel) -> Any:
-    """The decoder layers of a model in which nothing is shared, two at least."""
+    """The decoder layers of a model that shares none and has at least two."""
     if shared_layers(model):
         raise SharpError("study: this model's layers already share; give the original model")
     layers = decoder_layers(model)
@@ -286,7 +286,7 @@ def _read(path: Path, kind: type[S], setting: Setting, layers: int) -> S:
         return kind(setting=setting, layers=layers)
     try:
         study = kind.model_validate(parse_json(read_text(path), path))
-        _check_whole(study, layers)
+        _check_consistent(study, layers)
     except (SharpError, ValueError) as error:
         what = kind.model_fields["figure"].default
         raise SharpError(f"{path}: is not a {what} study; move it away, or name another --out") from error
@@ -296,14 +296,14 @@ def _read(path: Path, kind: type[S], setting: Setting, layers: int) -> S:
     return study
 
 
-def _check_whole(study: Study, layers: int) -> None:
-    """Refuse a file whose values cannot be those of this model: of other layers, twice, or without the original's.
+def _check_consistent(study: Study, layers: int) -> None:
+    """Check that a file's values can belong to this model.
 
     Raises:
-        ValueError: it is such a file.
+        ValueError: it has other layers, a layer twice, or no perplexity of the original.
     """
     if study.layers != layers:
-        raise ValueError(f"is of {study.layers} layers")
+        raise ValueError(f"has {study.layers} layers")
     places: list[tuple[int, ...]] = []
     original: float | None = 1.0
     match study:
@@ -312,14 +312,14 @@ def _check_whole(study: Study, layers: int) -> None:
         case ZeroingStudy():
             places, original = [(zeroed.layer,) for zeroed in study.zeroed], study.original
     if len(set(places)) < len(places) or any(not 1 <= layer <= layers for place in places for layer in place):
-        raise ValueError("has a layer twice, or one that is not there")
+        raise ValueError("has a layer twice, or a layer that does not exist")
     if places and original is None:
         raise ValueError("lacks the original's perplexity")
 
 
 @contextmanager
 def _saving(study: Study, path: Path) -> Iterator[Callable[[], None]]:
-    """Gives a function that writes the study as it is now; the seconds of earlier runs are kept."""
+    """Yields a function that writes the current study; it adds the seconds of this run to those of earlier ones."""
     before, started = study.seconds, time.monotonic()
 
     def save() -> None:
@@ -332,7 +332,7 @@ def _saving(study: Study, path: Path) -> Iterator[Callable[[], None]]:
 
 def _relative_distances(here: MLPWeights, there: MLPWeights) -> dict[str, float]:
     if [weight.shape for weight in here] != [weight.shape for weight in there]:
-        raise SharpError("fig3: this model's MLPs differ in shape, so their weights have no distance")
+        raise SharpError("fig3: this model's MLPs differ in shape, so there is no distance between their weights")
     names = zip(here._fields, here, there, strict=True)
     return {name: ((after - before).norm() / before.norm()).item() for name, before, after in names}
 

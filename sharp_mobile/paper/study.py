@@ -1,4 +1,4 @@
-"""The verb `study`: make a layer study of a model, and draw it."""
+"""The command `study`: run a layer study of a model and draw it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import load_tasks
-from sharp_mobile.evaluate.tasks import score as put
+from sharp_mobile.evaluate.tasks import score as score_tasks
 from sharp_mobile.paper.studies import (
     DistanceStudy,
     Pairs,
@@ -40,18 +40,18 @@ def study(
     task: str | None = None,
     limit: int | None = None,
 ) -> list[str]:
-    """Make `fig2`, `fig3` or `fig4` of a model in the directory `out`; what is there already is taken.
+    """Run `fig2`, `fig3` or `fig4` of a model in the directory `out`; existing measurements are reused.
 
     Args:
-        text, window, count: see `text.windows`; fig3 reads none.
-        pairs: of fig2, see `replacement_study`.
-        task, limit: of fig4, a task of `evaluate.tasks` and how many of its questions.
+        text, window, count: see `text.windows`; fig3 needs no text.
+        pairs: for fig2, see `replacement_study`.
+        task, limit: for fig4, a task of `evaluate.tasks` and the number of its questions.
 
     Returns:
-        What was found in a few lines, layers 1-based.
+        The findings in a few lines, layers 1-based.
 
     Raises:
-        SharpError: a wrong checkpoint or text, or files of another study in `out`.
+        SharpError: the checkpoint or text is wrong, or `out` has files of another study.
     """
     if task is not None and figure != "fig4":
         raise SharpError(f"{figure}: has no task; use it with fig4")
@@ -78,7 +78,7 @@ def describe(study: Study) -> list[str]:
         case ReplacementStudy():
             best = sorted(study.pairs, key=lambda pair: pair.perplexity)
             values = [f"{pair.reference}:{pair.target} {pair.perplexity:.1f}" for pair in best]
-            what = "one reference's MLP in one target's place (reference:target)"
+            what = "one target's MLP replaced by one reference's (reference:target)"
         case ZeroingStudy():
             least = sorted(study.zeroed, key=lambda zeroed: zeroed.perplexity)
             values = [f"{zeroed.layer} {zeroed.perplexity:.1f}" for zeroed in least]
@@ -87,21 +87,21 @@ def describe(study: Study) -> list[str]:
             means = ", ".join(f"{name} {mean:.3f}" for name, mean in study.mean.items())
             return [f"mean relative distance of adjacent layers' weights: {means}"]
         case _:
-            raise TypeError(f"{type(study).__name__} is no study")
+            raise TypeError(f"{type(study).__name__} is not a study")
     ends = f"least harm: {', '.join(values[:5])}; most: {', '.join(values[-3:])}"
     return [f"perplexity {study.original:.2f}; with {what}: {ends}"]
 
 
 def _task(checkpoint: Checkpoint, name: str, limit: int | None) -> Score:
-    """The scores of a checkpoint's model, as it is when asked, by metric."""
+    """A function that measures the current scores of a checkpoint's model, by metric."""
     tokenizer = checkpoint.tokenizer_for(f"task {name}")
     tasks, step = load_tasks([name]), ModelStep(checkpoint.model)
 
     def score() -> dict[str, float]:
         length = checkpoint.config.max_position_embeddings
         stop = checkpoint.eos_token_ids
-        found = put(tasks, step, tokenizer, max_length=length, stop=stop, limit=limit)
-        return {score.metric if score.task == name else f"{score.task} {score.metric}": score.value for score in found}
+        scores = score_tasks(tasks, step, tokenizer, max_length=length, stop=stop, limit=limit)
+        return {score.metric if score.task == name else f"{score.task} {score.metric}": score.value for score in scores}
 
     return score
 

@@ -1,4 +1,4 @@
-"""Pictures of the layer studies, laid out as the paper's Figures 2, 3 and 4; layers are 1-based."""
+"""Pictures of the layer studies in the layout of the paper's Figures 2, 3 and 4; layers are 1-based."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def _draw_replacement(study: ReplacementStudy, figure: Any, panels: list[Any]) -
     axes = panels[0]
     axes.plot([layer for layer, _ in adjacent], [value for _, value in adjacent], ".-", color=_BLUE)
     _reference_line(axes, study.original)
-    axes.set(xlabel="reference layer, in the place of the next layer's MLP", ylabel="perplexity")
+    axes.set(xlabel="reference layer, whose MLP replaces the next layer's", ylabel="perplexity")
     _logarithmic(axes)
     if len(panels) > 1:
         _draw_all_pairs(study, figure, panels[1])
@@ -74,7 +74,7 @@ def _draw_all_pairs(study: ReplacementStudy, figure: Any, axes: Any) -> None:
         values[pair.reference - 1, pair.target - 1] = pair.perplexity
     finite = values[np.isfinite(values)]
     best = study.original or finite.min()
-    # A few pairs are thousands of times worse; beyond tenfold they are all just bad.
+    # A few pairs are thousands of times worse, so the colors end at ten times the best.
     norm = LogNorm(best, min(max(finite.max(), 1.01 * best), 10 * best))
     extent = (0.5, study.layers + 0.5, study.layers + 0.5, 0.5)
     image = axes.imshow(values, norm=norm, cmap="viridis_r", extent=extent)
@@ -98,7 +98,7 @@ def _draw_distances(study: DistanceStudy, means: Any, by_layer: Any) -> None:
 
 
 def _draw_zeroing(study: ZeroingStudy, axes: Any) -> None:
-    # Without layer 1, as in the paper: it is so critical that the others would look alike beside it.
+    # Without layer 1, as in the paper: its value is so large that the others would look equal.
     zeroed = sorted((z.layer, z.perplexity) for z in study.zeroed if z.layer > 1)
     first = next((z.perplexity for z in study.zeroed if z.layer == 1), None)
     left_out = "" if first is None else f"  (layer 1, not drawn: {first:,.0f})"
@@ -123,7 +123,7 @@ def _logarithmic(axes: Any) -> None:
 
 
 def _plain_numbers(axis: Any) -> None:
-    """60 on a logarithmic axis, not 6 × 10¹."""
+    """Label a logarithmic axis with 60, not 6 × 10¹."""
     axis.set_major_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
 

@@ -1,8 +1,8 @@
-"""The paper's tables as data: every row, how it is made here, and the paper's numbers for it.
+"""The paper's tables as data: for every row, its variant and the paper's numbers.
 
-The numbers are those of arXiv 2502.07832, Tables 2, 3, 4, 5 and 11: perplexity on the paper's own data sets, of
-Llama-2-7B, fine-tuned on GPUs. A number that the paper does not give is None. Rows that the paper does not have are
-controls: what the same targets come to with nothing shared at all, and Basis Sharing.
+The numbers are from arXiv 2502.07832, Tables 2, 3, 4, 5 and 11: perplexity of Llama-2-7B, fine-tuned on GPUs, on the
+paper's data sets. A number that the paper does not give is None. Additional rows are Basis Sharing and controls, which
+use the same targets without sharing.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ class Row:
     """A row of a table.
 
     Attributes:
-        method, type: what the paper's first columns say.
-        variant: how it is made here.
-        s: the paper's compression ratio (τ in Table 4, where it gives no s) as printed.
+        method, type: the paper's first columns.
+        variant: the variant that is built here.
+        s: the paper's compression ratio as printed (τ in Table 4, which gives no s).
         paper: the paper's perplexities, in the order of the table's data sets.
     """
 
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper; `datasets` are the columns of its perplexities."""
+    """A table of the paper; `datasets` are its perplexity columns."""
 
     number: int
     title: str
@@ -50,13 +50,13 @@ _MATH = ("Arxiv-math",)
 
 
 def _controls(plan: str) -> Iterator[Row]:
-    """The same targets with nothing shared: their MLPs dropped, or parameters of their own in their place."""
+    """The same targets without sharing: their MLPs dropped, or replaced by separate parameters."""
     yield Row("control: MLPs dropped, nothing shared", plan, Variant("drop", plan))
     yield from _own(plan)
 
 
 def _own(plan: str) -> Iterator[Row]:
-    """As many parameters as SHARP's recovery parameters, and nothing shared."""
+    """As many separate parameters as SHARP's recovery parameters, without sharing."""
     own = Variant(plan=plan, rank=400, reference=False, warmup=True)
     yield Row("control: own parameters, nothing shared (w/o f.t.)", plan, own)
     yield Row("control: own parameters, nothing shared", plan, replace(own, finetune=1.0))
@@ -137,8 +137,8 @@ TABLE_2 = Table(
     ),
 )
 
-# Rank, type and s of Table 3's columns, and its rows: the method, the variant and a number for each column. The 73.7
-# of the paper's text (3.3.3) stands for the cell that the table leaves empty.
+# Rank, type and s of Table 3's columns, and its rows: the method, the variant and a number for each column. The table
+# leaves one cell empty; its 73.7 is from the paper's text (3.3.3).
 _SETTINGS_3 = (
     (5, "t_next", "56%"),
     (20, "t_next", "57%"),
@@ -162,7 +162,7 @@ def _rows_3() -> Iterator[Row]:
     yield Row("Original", "", ORIGINAL, "100%", (3.0,))
     for column, (rank, plan, s) in enumerate(_SETTINGS_3):
         for method, variant, paper in _ROWS_3:
-            # A direct share has no rank, so all columns of a type have the same one.
+            # Direct sharing has no rank, so all columns of a type use the same variant.
             used = replace(variant, plan=plan, rank=rank if variant.rank else 0)
             yield Row(method, plan, used, s, (paper[column],))
         if rank == 400:
@@ -226,10 +226,10 @@ TABLE_11 = Table(
 
 TABLES = {f"table{table.number}": table for table in (TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_11)}
 
-# What the paper finds in its figures, which give no numbers.
+# The paper's findings in its figures, which give no numbers.
 FIGURES = {
     "fig2": "all but the first and the last replacements raise perplexity little; Arxiv-math 3.0 unchanged",
-    "fig3": "adjacent layers' weights are far apart, though their MLPs can stand in for each other",
+    "fig3": "adjacent layers' weights are far apart, although their MLPs can replace each other",
     "fig4": "layers 5 to 15 and the last two matter for all tasks; of 16 to 30 a few matter for knowledge, nearly all "
     "for reasoning; layer 1 is left out as critical",
 }

@@ -1,9 +1,9 @@
-"""A variant: one way to make a model smaller and to recover it, as the rows of the paper's tables name them.
+"""A variant: one way to compress and recover a model, for a row of the paper's tables.
 
     original ─► share (or drop, prune, factor) ─► warm-up (Stage 1) ─► fine-tuning (Stage 2) ─► measured model
 
-Ranks are the paper's, for Llama-2-7B with its widths of 4096 and 11008, and are scaled to a model's widths so that the
-recovery parameters are the same part of an MLP; other forms get g0's number of parameters (as in the paper's Table 5).
+Ranks are the paper's, for Llama-2-7B with widths of 4096 and 11008. They are scaled to a model's widths so that the
+recovery parameters are the same share of an MLP. Other forms get g0's number of parameters, as in the paper's Table 5.
 """
 
 import copy
@@ -39,19 +39,19 @@ Method = Literal["share", "drop", "drop_t_ori", "prune_channels", "share_bases"]
 
 @dataclass(frozen=True)
 class Variant:
-    """How a model is made smaller and recovered.
+    """One way to compress and recover a model.
 
     Attributes:
-        method: share by `plan`; drop the MLPs of the plan's targets or those of `t_ori`; LLM-Pruner and Basis Sharing,
-            to the s that sharing by `plan` at `rank` has.
+        method: share by `plan`; drop the MLPs of the plan's targets or of `t_ori`; LLM-Pruner and Basis Sharing, to
+            the s of sharing by `plan` at `rank`.
         plan: see `SharePlan.parse`.
-        form, rank: of the recovery parameters; the rank is the paper's. Rank 0: none.
-        reference: without it nothing is shared: as many parameters of their own, half of them neurons, half a linear
-            bypass, stand in the place of the targets' MLPs.
-        warmup: whether there is a Stage 1; without it, the parameters are left at their start.
-        finetune: part of the fine-tuning tokens that Stage 2 gets; 0 leaves it out. Baselines are fine-tuned by LoRA
-            on the MLPs that they have, as many parameters as the recovery parameters would be.
-        full_lora: adapters on every layer, not the targets alone (paper, App. D.3).
+        form, rank: the form and the paper's rank of the recovery parameters. Rank 0: none.
+        reference: False is a control without sharing. Separate parameters of the same number, half of them neurons,
+            half a linear bypass, replace the targets' MLPs.
+        warmup: whether to run Stage 1; without it the parameters stay at their initial values.
+        finetune: the share of the fine-tuning tokens that Stage 2 uses; 0 skips it. Baselines are fine-tuned by LoRA
+            on their remaining MLPs, with as many parameters as the recovery parameters would have.
+        full_lora: adapters on every layer, not only the targets (paper, App. D.3).
     """
 
     method: Method = "share"
@@ -84,14 +84,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Means:
-    """What every variant of a run is made with.
+    """The data and settings of all variants of a run.
 
     Attributes:
         calibration: tokens for warm-up, pruning and factoring, int64 [windows, T].
-        warmup: how Stage 1 is done.
-        training: tokens for fine-tuning, int64 [sequences, T]; none at all leave such variants out.
-        finetune: how Stage 2 is done.
-        runs: where an interrupted fine-tuning is kept.
+        warmup: the settings of Stage 1.
+        training: tokens for fine-tuning, int64 [sequences, T]; if empty, variants with fine-tuning are left out.
+        finetune: the settings of Stage 2.
+        runs: the directory that stores interrupted fine-tuning runs.
     """
 
     calibration: torch.Tensor
@@ -102,28 +102,28 @@ class Means:
 
 
 def scaled_rank(rank: int, hidden: int, inner: int) -> int:
-    """The rank at which g0 has the same part of an MLP's parameters as the paper's `rank` has of Llama-2-7B's."""
+    """The rank at which g0 is the same share of an MLP's parameters as at the paper's `rank` for Llama-2-7B."""
     if rank == 0:
         return 0
     part = rank * (PAPER_HIDDEN + PAPER_INNER) / (PAPER_HIDDEN * PAPER_INNER)
     return max(1, round(part * hidden * inner / (hidden + inner)))
 
 
-def with_parameters(form: Form, wanted: int, hidden: int, inner: int) -> Recovery:
-    """Recovery parameters of a form whose number is nearest to `wanted`; none at all for 0."""
+def with_parameters(form: Form, count: int, hidden: int, inner: int) -> Recovery:
+    """Recovery parameters of a form whose number is nearest to `count`; none for 0."""
     each = Recovery(form, 1).parameters(hidden, inner)
-    return Recovery(form, max(1, round(wanted / each)) if wanted else 0)
+    return Recovery(form, max(1, round(count / each)) if count else 0)
 
 
 def build(variant: Variant, model: PreTrainedModel, means: Means) -> Kept:
-    """Make a variant of an original model, in place; returns what it keeps.
+    """Build a variant from an original model, in place; returns its parameter counts.
 
     Raises:
-        SharpError: the model cannot be made so: a plan that has no target in it, no tokens for fine-tuning, or
-            recovery parameters without such a warm-up.
+        SharpError: the variant cannot be built: the plan has no target in the model, there are no tokens for
+            fine-tuning, or the warm-up does not support the recovery parameters.
     """
     if variant.finetune and not len(means.training):
-        raise SharpError("fine-tuning was given no tokens; use --finetune-tokens")
+        raise SharpError("there are no tokens for fine-tuning; use --finetune-tokens")
     plan = SharePlan.parse(variant.plan, model.config.num_hidden_layers)
     originals = _mlps(variant, model) if variant.finetune and means.finetune.distillation else {}
     kept = _compress(variant, model, plan, means)
@@ -138,7 +138,7 @@ def build(variant: Variant, model: PreTrainedModel, means: Means) -> Kept:
 
 
 def _mlps(variant: Variant, model: PreTrainedModel) -> dict[int, nn.Module]:
-    """The original MLPs, for distillation; copied where the variant changes the modules themselves."""
+    """The original MLPs, for distillation; copied if the variant changes the modules in place."""
     layers: Any = decoder_layers(model)
     changed = variant.method in ("prune_channels", "share_bases")
     return {index: copy.deepcopy(layer.mlp) if changed else layer.mlp for index, layer in enumerate(layers)}
@@ -147,7 +147,7 @@ def _mlps(variant: Variant, model: PreTrainedModel) -> dict[int, nn.Module]:
 def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: Means) -> Kept:
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     recovery = variant.recoveries(plan, hidden, inner)
-    # Adapters that come later are a part of s.
+    # s includes the adapters that are added later.
     own = 0 if variant.finetune else sum(own.parameters(hidden, inner) for own in recovery.values())
     s = plan.compression_ratio(hidden, inner, own)
     match variant.method:
@@ -165,7 +165,7 @@ def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: 
 
 def _share(variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, means: Means) -> Kept:
     original = count_parameters(model)
-    torch.manual_seed(means.finetune.seed)  # what is not warmed up starts random
+    torch.manual_seed(means.finetune.seed)  # parameters without warm-up start random
     if variant.warmup:
         warm_up(model, plan, recovery, means.calibration, settings=means.warmup)
     else:
@@ -174,13 +174,13 @@ def _share(variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: 
 
 
 def _with_adapters(variant: Variant, model: PreTrainedModel, plan: SharePlan, kept: Kept) -> Kept:
-    """LoRA on every MLP that is there, as many parameters in all as SHARP's recovery parameters."""
+    """Add LoRA to every remaining MLP, in total as many parameters as SHARP's recovery parameters."""
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
-    wanted = len(plan.targets) * variant.recovery(hidden, inner).parameters(hidden, inner)
+    count = len(plan.targets) * variant.recovery(hidden, inner).parameters(hidden, inner)
     layers: Any = decoder_layers(model)
     widths = {i: len(mlp_weights(layer.mlp).gate) for i, layer in enumerate(layers) if not isinstance(layer.mlp, NoMLP)}
     each = sum(Recovery("lora", 1).parameters(hidden, width) for width in widths.values())
-    adapter = Recovery("lora", max(1, round(wanted / each)))
+    adapter = Recovery("lora", max(1, round(count / each)))
     before = count_parameters(model)
     torch.manual_seed(0)  # A starts random
     share_layers(model, SharePlan.parse("none", plan.layers), dict.fromkeys(widths, adapter))
@@ -189,6 +189,6 @@ def _with_adapters(variant: Variant, model: PreTrainedModel, plan: SharePlan, ke
 
 
 def _evenly(windows: torch.Tensor, part: float) -> torch.Tensor:
-    """A part of the windows, evenly spaced, at least one."""
-    wanted = max(1, round(part * len(windows)))
-    return windows[torch.arange(wanted) * len(windows) // wanted]
+    """Evenly spaced windows, a share `part` of all, at least one."""
+    count = max(1, round(part * len(windows)))
+    return windows[torch.arange(count) * len(windows) // count]

@@ -1,10 +1,10 @@
-"""Files other than Python that travel with the package: recipes, shapes, budgets, C++ sources and phone profiles.
+"""Package data: recipes, shapes, budgets, C++ sources and phone profiles.
 
                     checkout, installed as editable or not    wheel (see setup.py)
     export          export/                                   sharp_mobile/shipped/export/
     host_bench      host_bench/                               sharp_mobile/shipped/host_bench/
 
-In a checkout they stay at the top, where readers and make look for them.
+In a checkout they are at the top level, where readers and make look for them.
 """
 
 from importlib.resources import files
@@ -15,12 +15,12 @@ from sharp_mobile.errors import SharpError
 
 
 def shipped(name: Literal["export", "host_bench"]) -> Path:
-    """The directory of that name: the wheel's, else the checkout's.
+    """The directory of that name in the wheel, otherwise in the checkout.
 
     Raises:
-        SharpError: neither is there.
+        SharpError: neither exists.
     """
-    # A path, because compilers read the files, too, and a wheel is unpacked when it is installed.
+    # Return a path, because compilers read these files. Wheels are always unpacked, so the path exists.
     package = Path(str(files("sharp_mobile")))
     for directory in (package / "shipped" / name, package.parent / name):
         if directory.is_dir():

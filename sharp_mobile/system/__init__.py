@@ -1,1 +1,1 @@
-"""The process: child processes with limits, memory given back, seconds and peak memory by stage."""
+"""Process control: child processes with limits, release of memory, time and peak memory of each step."""

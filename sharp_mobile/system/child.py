@@ -1,9 +1,9 @@
-"""A child process for work on a file that nobody vouches for: it may crash, hang or take all memory.
+"""A child process for work on an untrusted file, which may crash it, hang it or exhaust its memory.
 
     parent  ── request (JSON) ──►  child, with a memory limit
             ◄── answer (JSON, bytes) ──  or it ends by a signal, or is killed at the time limit
 
-The child is a new interpreter, not a fork: a fork of a process with PyTorch's threads can deadlock.
+The child is a new interpreter: a fork of a process with PyTorch's threads can deadlock.
 """
 
 import contextlib
@@ -24,33 +24,33 @@ from typing import Any
 
 from sharp_mobile.errors import SharpError
 
-# A request handled: what is answered as JSON, and bytes that go with it.
+# An answer: a JSON value, and bytes that are sent with it.
 Answer = tuple[Any, bytes]
 Handler = Callable[[dict[str, Any]], Answer]
 
-_START_SECONDS = 180.0  # importing PyTorch and ExecuTorch takes 4 s, on a busy machine much longer
+_START_SECONDS = 180.0  # importing PyTorch and ExecuTorch takes 4 s, much longer on a busy machine
 
 
 class ChildError(Exception):
-    """Why a child gave no answer, as the end of a sentence: 'ended with SIGSEGV'."""
+    """A child gave no answer. The text is a predicate: 'ended with SIGSEGV'."""
 
 
 class Child:
-    """A child process that answers requests; killed when closed or forgotten.
+    """A child process that answers requests; killed when it is closed or garbage-collected.
 
     Args:
-        server: what the child runs, as 'module:function'. It takes a descriptor and the memory limit, and gives them to
-            `serve`.
+        server: the function that the child runs, as 'module:function'. It takes a descriptor and the memory limit, and
+            passes them to `serve`.
         memory: bytes of data that the child may allocate. macOS does not enforce it.
     """
 
     def __init__(self, server: str, *, memory: int) -> None:
         self._memory = memory
         self._connection, theirs = Pipe()
-        self._scratch = tempfile.TemporaryDirectory(prefix="sharp-mobile-")  # a killed child cannot delete its own
+        self._scratch = tempfile.TemporaryDirectory(prefix="sharp-mobile-")  # ours: a killed child cannot delete one
         module, _, function = server.partition(":")
         arguments = f"{theirs.fileno()}, {memory}"
-        # -I and the parent's own import paths: the child runs the same code as the parent, wherever it is started.
+        # With -I and the parent's import paths the child runs the same code as the parent from any directory.
         code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import {function} as f; f({arguments})"
         with theirs:
             self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class Child:
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "TMPDIR": self._scratch.name},
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # so that Ctrl-C reaches the parent only, which ends the child's children too
+                start_new_session=True,  # so that Ctrl-C reaches only the parent, which kills the child's children too
             )
         self._end = weakref.finalize(self, _end, self._process, self._connection)
         self._receive(_START_SECONDS)
@@ -73,7 +73,7 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether it can answer another request."""
+        """Whether the child can answer another request."""
         return self._process.poll() is None
 
     def close(self) -> None:
@@ -82,11 +82,11 @@ class Child:
         self._scratch.cleanup()
 
     def ask(self, request: dict[str, Any], seconds: float) -> Answer:
-        """The answer to a request.
+        """Send a request and return its answer.
 
         Raises:
             ChildError: the child crashed, gave no answer in time, ran out of memory, or the request failed.
-            SharpError: as the child's handler raised it.
+            SharpError: the child's handler raised it.
         """
         try:
             self._connection.send_bytes(json.dumps(request).encode())
@@ -105,7 +105,7 @@ class Child:
         if "refused" in answer:
             raise SharpError(answer["refused"])
         if "memory" in answer:
-            raise ChildError(f"needs more than the {self._memory / 1e9:.1f} GB of memory that it may take")
+            raise ChildError(f"needs more than its memory limit of {self._memory / 1e9:.1f} GB")
         if "failed" in answer:
             raise ChildError(answer["failed"])
         return answer["answer"], data
@@ -132,13 +132,13 @@ def _end(process: "subprocess.Popen[bytes]", connection: Connection) -> None:
 
 
 def serve(descriptor: int, memory: int, handler: Callable[[], Handler]) -> None:
-    """The child's side: answer requests until the parent hangs up.
+    """The child's side: answer requests until the parent closes the connection.
 
     Args:
-        handler: imports what the requests need and gives the function that handles them.
+        handler: imports the modules that requests need, and returns the function that handles them.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, ValueError):  # a lower limit is set already
+    with contextlib.suppress(OSError, ValueError):  # a lower limit is already set
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
         resource.setrlimit(resource.RLIMIT_FSIZE, (memory, memory))
     with Connection(descriptor) as connection:

@@ -1,7 +1,7 @@
-"""Remarks of other libraries that a user can do nothing about.
+"""Hide messages of other libraries that a user cannot act on.
 
-Deprecations of their own interfaces, GPU libraries that are not installed, a KV cache that starts empty, and each
-retry of a download.
+These are deprecations of their own interfaces, missing GPU libraries, the initially empty KV cache, and each retry of a
+download.
 """
 
 import logging
@@ -14,14 +14,14 @@ _LOGGERS = ("torchao", "torch.utils._pytree", "huggingface_hub")
 
 
 def silence_libraries() -> None:
-    """Hide these remarks from now on, as a program may that has the process to itself."""
+    """Hide these messages for the rest of the process. Only for a program that owns the process."""
     _hide()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide these remarks within the block, and leave the caller's settings as they were."""
+    """Hide these messages within the block, and restore the caller's settings at its end."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     with warnings.catch_warnings():
         _hide()

@@ -1,6 +1,6 @@
-"""Give memory back that is not needed at the moment: a large model is walked through, not held.
+"""Release memory that is not needed now, so that a large model is processed in parts.
 
-All of this is for Linux, and nothing happens elsewhere; results never depend on it.
+These functions work on Linux and do nothing elsewhere; results never depend on them.
 """
 
 import ctypes
@@ -10,17 +10,17 @@ from pathlib import Path
 
 import torch
 
-# madvise: let pages go that can be read again. It changes no memory, whoever it belongs to.
+# madvise: release pages that can be read again. It never changes the content of memory.
 _MADV_PAGEOUT = 21
-# mallopt: from this size on, what is freed goes back to the system at once; and how much free heap is kept.
+# mallopt: freed blocks from this size on return to the system at once; and the largest free heap that glibc retains.
 _M_MMAP_THRESHOLD, _LARGE = -3, 2 << 20
 _M_TRIM_THRESHOLD, _FREE_HEAP = -1, 64 << 20
 
 
 def page_out(tensor: torch.Tensor) -> None:
-    """Let a mapped tensor's pages go until they are touched again, so that they don't count as this process's memory.
+    """Release a mapped tensor's pages until their next use, so that they do not count as this process's memory.
 
-    Nothing happens to tensors that are not mapped.
+    Tensors that are not mapped stay as they are.
     """
     if sys.platform != "linux" or tensor.device.type != "cpu":
         return
@@ -32,7 +32,7 @@ def page_out(tensor: torch.Tensor) -> None:
 
 
 def return_freed_tensors() -> None:
-    """Let what freed tensors took go back to the system: glibc keeps it, in pieces too small for the next tensor."""
+    """Return freed tensors' memory to the system. By default glibc retains it, in pieces too small for new tensors."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # not in other C libraries
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -40,5 +40,5 @@ def return_freed_tensors() -> None:
 
 
 def mapped_bytes(path: Path) -> torch.Tensor:
-    """A file's bytes, uint8 [size], mapped and never written to."""
+    """A file's bytes, uint8 [size], memory-mapped; never write to it."""
     return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""What the steps of a run take."""
+"""Time and peak memory of each step of a run."""
 
 import resource
 import time
@@ -12,7 +12,7 @@ from sharp_mobile.files.fields import Count, Number, Text
 
 
 class Stage(BaseModel):
-    """One step of an export: wall and CPU seconds, and the process's peak resident bytes when it ended."""
+    """One step of an export: wall and CPU seconds, and the process's peak resident bytes at its end."""
 
     name: Text
     seconds: Number
@@ -22,7 +22,7 @@ class Stage(BaseModel):
 
 @dataclass
 class Stages:
-    """What each step of a run took."""
+    """The measurements of a run's steps."""
 
     done: list[Stage] = field(default_factory=list)
 

@@ -1,1 +1,1 @@
-"""From texts to tokens: sources → conversation → sequences → windows. Recovery and evaluation read the same."""
+"""From texts to tokens: sources → conversation → sequences → windows. Recovery and evaluation share this path."""

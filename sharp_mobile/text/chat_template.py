@@ -1,7 +1,7 @@
-"""A model's chat template: a Jinja program that somebody else wrote, so it runs in a child process with limits.
+"""A model's chat template: an untrusted Jinja program, which runs in a child process with limits.
 
-Its text is rendered by transformers' own function, in its sandbox, which keeps it from files and from Python but not
-from endless loops (nested `range`s) or from filling memory (`'a' * 10**10`).
+transformers renders it in a sandbox. The sandbox blocks files and Python, but not endless loops (nested `range`s) or
+huge allocations (`'a' * 10**10`).
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharp_mobile.system.child import Answer, Child, ChildError, Handler, serve
 
-if TYPE_CHECKING:  # the child imports this module, and needs no tokenizers
+if TYPE_CHECKING:  # the child imports this module and needs no tokenizers
     from transformers import PreTrainedTokenizerBase
 
 RENDER_SECONDS = 5.0
@@ -21,12 +21,12 @@ _LONGEST = 1_000_000  # characters that a template may add to its messages
 
 
 class ChatTemplateError(Exception):
-    """Why a chat template gives no text, as the end of a sentence: 'fails: roles must alternate'."""
+    """A chat template gives no text. The message is a predicate: 'fails: roles must alternate'."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, and where its answers stand in it if the template marks them: characters [start, end)."""
+    """A conversation as text, and the spans of its answers if the template marks them: characters [start, end)."""
 
     text: str
     answers: tuple[tuple[int, int], ...] = ()
@@ -36,7 +36,7 @@ def template_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """The Jinja text of a tokenizer's chat template; None if it has none.
 
     Raises:
-        ChatTemplateError: it is no text, or there are several with names and none is the default.
+        ChatTemplateError: it is not a text, or there are several named templates and none is the default.
     """
     template = tokenizer.chat_template
     if isinstance(template, Mapping):
@@ -49,7 +49,7 @@ def template_text(tokenizer: "PreTrainedTokenizerBase") -> str | None:
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer. The child process starts with the first rendering and ends with `close`."""
+    """The chat template of a tokenizer. The first rendering starts the child process, and `close` ends it."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer = tokenizer
@@ -70,11 +70,11 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False, mark_answers: bool = False
     ) -> Rendered:
-        """A conversation as `tokenizer.apply_chat_template` renders it.
+        """Render a conversation like `tokenizer.apply_chat_template`.
 
         Args:
-            add_generation_prompt: end with what comes before an answer.
-            mark_answers: also find where the answers stand, by the template's {% generation %}.
+            add_generation_prompt: end with the tokens that introduce an answer.
+            mark_answers: also return the spans of the answers, from the template's {% generation %}.
 
         Raises:
             ChatTemplateError: there is no template, it fails, or it exceeds its limits of time, memory or length.
@@ -97,16 +97,16 @@ class ChatTemplate:
             (rendered, answers), _ = self._child.ask(request, RENDER_SECONDS)
         except ChildError as error:
             if self._child is not None and not self._child.alive:
-                self.close()  # the next rendering starts another one
+                self.close()  # the next rendering starts a new one
             raise ChatTemplateError(f"cannot be rendered: {error}") from error
         with contextlib.suppress(UnicodeEncodeError):
             rendered.encode()
             return Rendered(rendered, tuple((start, end) for start, end in answers))
-        raise ChatTemplateError("gives a text with half of a surrogate pair, which no tokenizer reads")
+        raise ChatTemplateError("gives a text with half of a surrogate pair, which tokenizers cannot read")
 
 
 def serve_templates(descriptor: int, memory: int) -> None:
-    """Render conversations; what the child process runs."""
+    """Render conversations. The child process runs this function."""
     serve(descriptor, memory, _renderer)
 
 
@@ -114,11 +114,11 @@ def _renderer() -> Handler:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     def render(request: dict[str, Any]) -> Answer:
-        rendered: Any = render_jinja_template(**request)  # annotated as a string, and gives two lists
+        rendered: Any = render_jinja_template(**request)  # annotated as a string, but returns two lists
         (text,), spans = rendered
-        given = sum(len(message["content"]) for message in request["conversations"][0])
-        if len(text) > given + _LONGEST:
-            raise ValueError(f"its text has {len(text)} characters, for messages of {given}")
+        input_length = sum(len(message["content"]) for message in request["conversations"][0])
+        if len(text) > input_length + _LONGEST:
+            raise ValueError(f"its text has {len(text)} characters, for messages of {input_length}")
         return [text, spans[0] if spans else []], b""
 
     return render

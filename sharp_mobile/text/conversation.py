@@ -3,11 +3,11 @@
     <|im_start|>user \n Hello <|im_end|> \n <|im_start|>assistant \n  Good morning. <|im_end|>  \n
     ─────────────────── −100 ──────────────────────────────────────  ──────── labels ────────  −100
 
-A model learns what it must say itself: the answer and the token that ends it. A chat template with `{% generation %}`
-marks the answers. For any other they are found by rendering prefixes: what the template writes for the messages before
-an answer, with the generation prompt, is where the answer begins; what it writes for the messages up to the answer is
-where it ends. This holds only where the template renders a prefix as it renders the whole, which is checked (templates
-that drop the reasoning of earlier turns do not).
+A model learns only the text that it must generate: the answer and its end-of-turn token. A chat template with
+`{% generation %}` marks the answers. For other templates two rendered prefixes locate an answer: the messages before
+it, with the generation prompt, end where the answer begins; the messages up to it end where the answer ends. This works
+only if the template renders a prefix like the start of the full conversation, which is checked (templates that drop
+the reasoning of earlier turns fail the check).
 """
 
 import re
@@ -18,7 +18,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.text.chat_template import ChatTemplate, ChatTemplateError, Rendered, template_text
 from sharp_mobile.text.sources import Conversation
 
-IGNORED = -100  # the label of a token that is not scored, as transformers has it
+IGNORED = -100  # the label of a token that is not scored, as in transformers
 _MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -26,7 +26,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse conversations for a model that has no chat template.
 
     Raises:
-        SharpError: it has none that can be used, or its tokenizer cannot say where tokens stand in the text.
+        SharpError: it has no usable template, or its tokenizer does not report the positions of tokens in the text.
     """
     try:
         text = template_text(tokenizer)
@@ -36,7 +36,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         ) from error
     if text is None:
         raise SharpError(
-            "the model's tokenizer has no chat template to write conversations with; take an instruction-tuned model, "
+            "the model's tokenizer has no chat template for conversations; take an instruction-tuned model, "
             "add chat_template.jinja next to its tokenizer, or give plain text (column 'text')"
         )
     if not tokenizer.is_fast:
@@ -44,31 +44,31 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def encode_conversation(template: ChatTemplate, conversation: Conversation) -> tuple[list[int], list[int]]:
-    """Tokens of a conversation as the chat template renders it, and labels of the same length.
+    """Tokens of a conversation in the chat template, and labels of the same length.
 
-    A label is the token itself in an answer and `IGNORED` elsewhere; models shift labels themselves.
+    The label is the token in an answer and `IGNORED` elsewhere; models shift the labels.
 
     Raises:
-        SharpError: the template fails on the conversation, or renders a prefix of it otherwise than the whole.
+        SharpError: the template fails on the conversation, or renders a prefix of it differently from the full text.
     """
     tokenizer, count = template.tokenizer, len(conversation.messages)
     marks = _MARKS_ANSWERS.search(template_text(tokenizer) or "") is not None
     rendered = _render(template, conversation, count, mark_answers=marks)
     answers = rendered.answers if marks else _answers(template, conversation, rendered.text)
     encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    if marks:  # as transformers: every token that has a character of the answer
+    if marks:  # as in transformers: every token with a character of the answer
         mask = [
             any(first < end and last > start for start, end in answers) for first, last in encoded["offset_mapping"]
         ]
     else:
-        # A token that begins before the answer is no token that the model would generate.
+        # The model would not generate a token that begins before the answer.
         mask = [any(start <= first < end for start, end in answers) for first, _ in encoded["offset_mapping"]]
     tokens = list(encoded["input_ids"])
     return tokens, [token if answer else IGNORED for token, answer in zip(tokens, mask, strict=True)]
 
 
 def _answers(template: ChatTemplate, conversation: Conversation, text: str) -> list[tuple[int, int]]:
-    """Where the answers stand in the rendered conversation, as characters [start, end), end-of-turn tokens included."""
+    """The spans of the answers in the rendered conversation: characters [start, end), with end-of-turn tokens."""
     spans = []
     for index, message in enumerate(conversation.messages):
         if message["role"] != "assistant":
@@ -78,16 +78,15 @@ def _answers(template: ChatTemplate, conversation: Conversation, text: str) -> l
         if not (text.startswith(through) and through.startswith(before) and len(through) > len(before)):
             raise SharpError(
                 f"{conversation.where}: the chat template renders the messages up to the answer (message {index + 1}) "
-                "otherwise than in the whole, so the answer cannot be separated from the prompt; use conversations of "
-                "one "
-                "answer, or a template with {% generation %}"
+                "differently from the full conversation, so the answer cannot be separated from the prompt; use "
+                "conversations of one answer, or a template with {% generation %}"
             )
         spans.append((len(before), _end_of_turn(template.tokenizer, through)))
     return spans
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """Where a turn ends: without the line break that many templates write after the token that ends it."""
+    """The end of a turn, without the line break that many templates write after the end-of-turn token."""
     stripped = text.rstrip()
     return len(stripped) if stripped.endswith(tuple(tokenizer.all_special_tokens)) else len(text)
 
@@ -106,6 +105,6 @@ def _render(
         )
     except ChatTemplateError as error:
         raise SharpError(
-            f"{conversation.where}: the model's chat template refuses its first {count} messages: it {error}; mend or "
-            "delete it"
+            f"{conversation.where}: the model's chat template refuses its first {count} messages: it {error}; correct "
+            "or delete it"
         ) from error

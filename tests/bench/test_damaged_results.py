@@ -133,7 +133,7 @@ def test_a_manifest_that_is_prepacked(data: st.DataObject) -> None:
             export, profile = read_export(found.export), read_profile("pixel-6")
             prepack.packed_for(export, profile)
             for packed in export.packed:
-                prepack._note(found.export / "manifest.json", packed)
+                prepack._add_to_manifest(found.export / "manifest.json", packed)
 
         with unchanged(found, found.export / "manifest.json"):
             message = refusal(pack)

@@ -94,7 +94,7 @@ def test_groups_of_killed_benchmarks_are_removed_and_those_in_use_stay(tmp_path:
 def test_a_system_without_control_groups_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").write_text("0::/\n")
     monkeypatch.setenv("PATH", str(tmp_path))  # no systemd-run
-    told = r"this system gives none \(.*has no memory controller; systemd-run: not installed\)"
+    told = r"this system has none to use \(.*has no memory controller; systemd-run: not installed\)"
     with pytest.raises(SharpError, match=told), memory_limit(1 << 20, tmp_path, tmp_path / "own"):
         pass
 

@@ -34,9 +34,9 @@ def test_events_are_added_up_by_operator() -> None:
     assert rows == {
         "Fully Connected": (True, 2, 7.0),
         "bmm.out": (False, 1, 4.5),
-        "beside them in delegate calls": (True, 1, 2.0),
+        "overhead of delegate calls": (True, 1, 2.0),
         "Add": (True, 1, 1.0),
-        "beside them in operator calls": (False, 1, 0.5),
+        "overhead of operator calls": (False, 1, 0.5),
     }
     assert [operator.name for operator in found] == list(rows)
     lines = table(found, largest=2)

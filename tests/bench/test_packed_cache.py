@@ -98,7 +98,7 @@ def test_a_file_that_a_launch_changes_is_made_anew_and_the_launch_repeated(cache
     def appends(path: Path) -> None:
         path.write_bytes(path.read_bytes() + PACKED)
 
-    with pytest.raises(SharpError, match="XNNPACK refuses what it has packed itself; run with --no-weight-cache"):
+    with pytest.raises(SharpError, match="XNNPACK refuses its own packed weights; run with --no-weight-cache"):
         cache.used_by(appends, make=pack)
     assert not cache.path.exists()
 

@@ -101,7 +101,7 @@ def test_results_of_several_exports_replace_results_alone(tmp_path: Path) -> Non
 def test_a_sweep_and_its_picture_are_two_files(tmp_path: Path) -> None:
     export, _ = exports_and_files(tmp_path)
     result = bench(export, "--sweep", "1G", "--out", tmp_path / "sweep.png")
-    assert "sweep.png: is the name of a picture" in result.output
+    assert "sweep.png: is the name of the picture" in result.output
 
 
 @pytest.mark.parametrize("option", ["--html", "--markdown"])

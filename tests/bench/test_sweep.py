@@ -24,7 +24,7 @@ def test_a_sweep_has_a_point_for_every_limit_and_export(
         killed, *run = [point.forward for point in curve.points]
         assert killed is None
         assert [len(forward.seconds) for forward in run if forward is not None] == [4, 4]
-    assert sum("is killed" in line for line in lines) == 2
+    assert sum("was killed" in line for line in lines) == 2
     picture = write_sweep(tmp_path / "sweep.json", measured)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert read_sweep(tmp_path / "sweep.json") == measured

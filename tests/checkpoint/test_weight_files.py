@@ -251,7 +251,7 @@ def pipe(path: Path) -> None:
 
 PLACED = [
     (directory_there, "is a directory"),
-    (dangling, "is a link to a file that is not there"),
+    (dangling, "is a link to a missing file"),
     (loop, "cannot be read: Too many levels of symbolic links"),
     (pipe, "is not a regular file"),
 ]

@@ -28,14 +28,14 @@ def test_an_export_answers_what_its_manifest_expects(tiny_export: ExportResult) 
 @pytest.mark.slow
 def test_a_prompt_that_does_not_fit_is_refused(tiny_export: ExportResult) -> None:
     for length in (96, 97, 5000):
-        with pytest.raises(SharpError, match=rf"the prompt has {length} tokens, .*model\.pte takes 95 at most"):
+        with pytest.raises(SharpError, match=rf"the prompt has {length} tokens, .*model\.pte takes at most 95"):
             generate(tiny_export.directory, "x" * length, 5)
 
 
 @pytest.mark.slow
 def test_an_empty_prompt_and_no_tokens_are_refused(tiny_export: ExportResult) -> None:
     for raw in (True, False):
-        with pytest.raises(SharpError, match="the prompt is empty and the tokenizer puts no token before it"):
+        with pytest.raises(SharpError, match="the prompt is empty, and the tokenizer adds no token"):
             generate(tiny_export.directory, "", 5, raw)
     for count in (0, -3):
         with pytest.raises(SharpError, match=f"^tokens {count}: generate 1 token or more"):
@@ -98,7 +98,7 @@ def test_prompts_go_through_the_chat_template_unless_raw() -> None:
 @pytest.mark.slow
 def test_an_export_without_its_tokenizer_is_refused(tiny_export: ExportResult, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
-    with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json beside the \.pte"):
+    with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json next to the \.pte"):
         generate(tmp_path, "Hello", 5)
     (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
     with pytest.raises(SharpError, match="its tokenizer cannot be read"):

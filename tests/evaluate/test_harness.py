@@ -86,7 +86,7 @@ def test_answers_are_lm_evals_and_end_before_a_stop_text(hugging_face: HFLM) -> 
 
 def test_sampling_is_refused() -> None:
     options = {"until": [], "do_sample": True, "temperature": 1.0}
-    with pytest.raises(SharpError, match="only greedy ones are supported"):
+    with pytest.raises(SharpError, match="only greedy answers are supported"):
         language_model(tiny_model()).generate_until(requests("generate_until", [("Hello", options)]))
 
 

@@ -81,7 +81,7 @@ def test_an_export_keeps_its_perplexity(own_export: ExportResult, tiny_text: Pat
 @pytest.mark.slow
 def test_a_pte_without_a_tokenizer_is_refused(tiny_export: ExportResult, tiny_text: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
-    with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json beside the \.pte"):
+    with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json next to the \.pte"):
         evaluate_pte(tmp_path / "model.pte", str(tiny_text), WINDOW, WINDOWS)
 
 

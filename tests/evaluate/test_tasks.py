@@ -108,7 +108,7 @@ def test_every_form_of_a_model_answers_the_same_questions(
 @pytest.mark.slow
 def test_a_pte_without_a_tokenizer_is_refused(task_files: Path, tiny_export: ExportResult, tmp_path: Path) -> None:
     shutil.copy(tiny_export.directory / "model.pte", tmp_path)
-    with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json beside the \.pte"):
+    with pytest.raises(SharpError, match=r"has no tokenizer; put the model's tokenizer\.json next to the \.pte"):
         evaluate_pte_tasks(tmp_path, ["letters"], None, [task_files])
 
 

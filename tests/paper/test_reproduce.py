@@ -71,9 +71,9 @@ def test_each_row_is_measured_or_says_why_not(tiny_checkpoint: Path, tmp_path: P
     assert rows[1] == f"| Original |  |  | 100% | **{value:.1f}** | 100% | 3.0 |"
     assert "| 2,171 |" in rows[2]
     assert rows[3].endswith("| – |")
-    assert "- SHARP t_next (the paper's rank 400): fine-tuning was given no tokens; use --finetune-tokens" in text
+    assert "- SHARP t_next (the paper's rank 400): there are no tokens for fine-tuning; use --finetune-tokens" in text
     assert "7,654" not in text  # the paper's number for the row that is not measured
-    assert "another model's: Llama-2-7B" in text
+    assert "another model: Llama-2-7B" in text
 
 
 def test_what_was_measured_is_not_measured_again(
@@ -133,7 +133,7 @@ def test_other_measurements_are_refused(tiny_checkpoint: Path, tmp_path: Path, b
     with pytest.raises(SharpError, match="made with another model, checkpoint"):
         make(other, tmp_path / "out", budget, table)
     (tmp_path / "out" / "variants.json").write_text("{")
-    with pytest.raises(SharpError, match="is not what `reproduce` writes"):
+    with pytest.raises(SharpError, match="was not written by `reproduce`"):
         make(tiny_checkpoint, tmp_path / "out", budget, table)
 
 

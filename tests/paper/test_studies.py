@@ -132,7 +132,7 @@ def test_a_directory_in_the_place_of_a_study_is_refused_before_the_work(tmp_path
 
 
 def test_a_model_of_one_layer_has_nothing_to_compare(tmp_path: Path) -> None:
-    with pytest.raises(SharpError, match="has one layer"):
+    with pytest.raises(SharpError, match="has only one layer"):
         distance_study(tiny_model(num_hidden_layers=1), SETTING, tmp_path / "fig3.json")
 
 

@@ -179,7 +179,7 @@ def test_an_override_that_is_no_setting_is_refused_with_those_that_are(name: str
         ("model: " + "[" * 100_000, "mine.yaml: line 1: is nested more than 20 deep"),
         ("{a: " * 5000, "mine.yaml: line 1: is nested more than 20 deep"),
         ("- " * 5000, "mine.yaml: line 1: is nested more than 20 deep"),
-        ("model: " + "x" * 20_000, "mine.yaml: line 1: a value has 20000 characters, 10000 at most are read"),
+        ("model: " + "x" * 20_000, "mine.yaml: line 1: a value has 20000 characters; the limit is 10000"),
         (f"model: a/b\nrecovery: {{rank: {10**400}}}", "mine.yaml: line 2: a number has more than 18 digits"),
         ("model: a/b\nrecovery: {rank: " + "9" * 5000 + "}", "mine.yaml: is not YAML (Exceeds the limit"),
         ("model: a/b\nlower: {max_length: 0x" + "f" * 5000 + "}", "mine.yaml: line 2: a number has more"),

@@ -58,7 +58,7 @@ def test_a_child_answers_again_and_again_also_after_an_error(child: Child) -> No
     with pytest.raises(ChildError, match=r"^KeyError: 'first line") as error:
         child.ask({"do": "fail"}, 10)
     assert "\n" not in str(error.value)
-    with pytest.raises(ChildError, match=r"needs more than the 0\.3 GB of memory"):
+    with pytest.raises(ChildError, match=r"needs more than its memory limit of 0\.3 GB"):
         child.ask({"do": "fill"}, 10)
     assert child.ask({"do": "echo", "say": "still here"}, 10)[0] == "still here"
 

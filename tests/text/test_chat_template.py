@@ -64,7 +64,7 @@ BROKEN = [
     ("{{ messages[3].content.strip() }}", "cannot be rendered: UndefinedError"),
     ("{{ ''.__class__.__mro__ }}", "cannot be rendered: SecurityError"),
     ("{% for i in range(10**9) %}{% endfor %}", "cannot be rendered: OverflowError"),
-    ("{{ 'a' * 10**10 }}", r"cannot be rendered: needs more than the 1\.1 GB of memory"),
+    ("{{ 'a' * 10**10 }}", r"cannot be rendered: needs more than its memory limit of 1\.1 GB"),
     ("{% for m in messages %}{{ 'a' * 10**8 }}{% endfor %}", "cannot be rendered: ValueError: its text has"),
     ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "cannot be rendered: RecursionError"),
     ("{{ '\ud800' }}", "cannot be rendered: |half of a surrogate pair"),

@@ -80,7 +80,7 @@ def test_an_answer_without_an_end_token_is_learned_to_its_last_character() -> No
 def test_a_template_that_renders_a_prefix_differently_is_refused() -> None:
     tokenizer = tokenizer_with(FORGETFUL)
     assert learned(tokenizer, ONE_ANSWER) == ["<think></think>Hi</s>"]
-    with pytest.raises(SharpError, match=r"chats\.jsonl: line 7: the chat template renders .* \(message 2\) otherwise"):
+    with pytest.raises(SharpError, match=r"chats\.jsonl: line 7: the chat template renders .* \(message 2\) diff"):
         encode(tokenizer, TWO_ANSWERS)
 
 
@@ -110,7 +110,7 @@ def test_marked_answers_are_those_that_transformers_finds() -> None:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ({"rag": CHATML}, "has the names rag, and no 'default'; put the one to use into chat_template.jinja"),
+        ({"rag": CHATML}, "has the names rag, and no 'default'; put the right one into chat_template.jinja"),
         ([], "is a list, not a text"),
         (7, "is a int, not a text"),
     ],

@@ -84,9 +84,9 @@ def test_each_speech_is_a_document() -> None:
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
-        ([{"text": "a"}, '{"text": '], r"a\.jsonl: line 2: is not valid JSON \(.*\); mend or delete the line"),
+        ([{"text": "a"}, '{"text": '], r"a\.jsonl: line 2: is not valid JSON \(.*\); correct or delete the line"),
         (["[1, 2]"], "line 1: is not a JSON object"),
-        (["[" * 100_000], "line 1: is nested too deeply; mend or delete the line"),
+        (["[" * 100_000], "line 1: is nested too deeply; correct or delete the line"),
         (['{"text": ' + "{" * 100_000], "line 1: is (nested too deeply|not valid JSON)"),
         ([f'{{"text": {"9" * 5000}}}'], "line 1: is not valid JSON .*digits"),
         ([{"text": "half \ud83d"}], r"line 1: text has half of a surrogate pair \(character 6\)"),

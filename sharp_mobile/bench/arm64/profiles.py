@@ -1,14 +1,14 @@
-"""Phones as an emulated program sees them.
+"""Profiles of phones for the emulator.
 
-    profiles/pixel-6.yaml ─┬─► /proc/cpuinfo, /sys/devices/system/cpu/… in a sysroot    which cores
-                           └─► qemu-aarch64 -cpu cortex-a76                             which instructions
+    profiles/pixel-6.yaml ─┬─► /proc/cpuinfo, /sys/devices/system/cpu/… in a sysroot    the cores
+                           └─► qemu-aarch64 -cpu cortex-a76                             the instruction set
 
-XNNPACK chooses its kernels by what ExecuTorch's `cpuinfo` finds: instructions from the processor itself (HWCAP), the
-kind and number of cores and their clocks from those files. With a sysroot of its own, no file of the machine that
-emulates is read, and counts are the same on every machine.
+XNNPACK chooses its kernels by ExecuTorch's `cpuinfo`. That reads the instruction set from the processor (HWCAP), and
+the kind, number and clocks of the cores from these files. With a separate sysroot the program reads no file of the
+emulating machine, so counts are the same on every machine.
 
-A profile has one kind of core, a phone's largest. With several kinds XNNPACK asks on which one it runs, QEMU answers
-with the emulating machine's core, and the count would depend on it.
+A profile has one kind of core, the phone's largest. With several kinds XNNPACK would query the current core; QEMU
+returns the emulating machine's core, so the count would depend on that machine.
 """
 
 from typing import Annotated
@@ -22,7 +22,7 @@ from sharp_mobile.shipped import shipped
 
 PROFILES = shipped("host_bench") / "arm64" / "profiles"
 
-# What decides how XNNPACK packs a quantized weight: fp16 arithmetic, dot product, 8-bit matrix multiplication, SME.
+# These features decide how XNNPACK packs a quantized weight: fp16 arithmetic, dot product, 8-bit matmul, SME.
 _PACKING_FEATURES = ("asimdhp", "asimddp", "i8mm", "sme", "sme2")
 
 _CPU = "sys/devices/system/cpu"
@@ -33,8 +33,11 @@ _Identifier = Annotated[int, Field(ge=0, lt=1 << 16)]
 class Profile(BaseModel):
     """A phone's processor.
 
-    cpu: name of the cores. implementer, part, variant, revision: as in /proc/cpuinfo. features: the same, separated by
-    spaces. qemu: what follows `-cpu`.
+    Attributes:
+        cpu: name of the cores.
+        implementer, part, variant, revision: as in /proc/cpuinfo.
+        features: as in /proc/cpuinfo, separated by spaces.
+        qemu: the value of QEMU's `-cpu`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,12 +55,12 @@ class Profile(BaseModel):
 
     @property
     def cpu_class(self) -> str:
-        """What two processors have in common if they can use the same packed weights."""
-        found = set(self.features.split())
-        return " ".join(["arm64", *(feature for feature in _PACKING_FEATURES if feature in found)])
+        """The class of processors that can use the same packed weights."""
+        features = set(self.features.split())
+        return " ".join(["arm64", *(feature for feature in _PACKING_FEATURES if feature in features)])
 
     def files(self) -> dict[str, str]:
-        """Contents of the files that describe the processor, by their path in a sysroot."""
+        """Contents of the files that describe the processor, by path in a sysroot."""
         cores = range(self.cores)
         every = f"0-{self.cores - 1}\n" if self.cores > 1 else "0\n"
         files = {
@@ -89,15 +92,15 @@ class Profile(BaseModel):
 
 
 def profile_names() -> list[str]:
-    """The phones that there are profiles of."""
+    """The names of all profiles, sorted."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
 def read_profile(name: str) -> Profile:
-    """The profile of a name.
+    """Read the profile of this name.
 
     Raises:
-        SharpError: there is none of that name, or its file is not a profile.
+        SharpError: there is no such profile, or its file is wrong.
     """
     path = PROFILES / f"{name}.yaml"
     if name not in profile_names():

@@ -1,1 +1,1 @@
-"""Limits of sizes and latency, for CI."""
+"""Budgets for CI: limits of sizes, memory and instructions."""

@@ -1,10 +1,10 @@
-"""Hold an export and its results against the budgets of its recipe.
+"""Compare an export and its results with the budgets of its recipe.
 
     ok   file_bytes               97,863,296  at most 97,863,296 + 0.2%
     RED  shared_bytes                      0  at least 11,943,936
     –    host resident_bytes               –  at most 131,000,000 + 5%
 
-A place that no results are of has dashes, and does not fail; one whose results lack what a budget limits does.
+A place without results shows dashes and passes. A place whose results lack a value of a budget fails.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from sharp_mobile.bench.results import Results
 from sharp_mobile.errors import SharpError
 from sharp_mobile.verify.manifest import MODEL_PTE, read_manifest
 
-# Where the budgets of a place find their values in its results.
+# The field of the results for each budget of a place.
 _PATHS = {
     "resident_bytes": "memory.resident",
     "peak_bytes": "memory.peak",
@@ -39,10 +39,11 @@ _PATHS = {
 
 
 @dataclass(frozen=True)
-class Found:
-    """What budgets limit, of one export: its values, and the places that there are results of.
+class BudgetValues:
+    """The values of one export that budgets limit, and the places with results.
 
-    problem: why the `.pte` is not the manifest's, if it is not.
+    Attributes:
+        problem: why the `.pte` does not match the manifest; None if it does.
     """
 
     name: str
@@ -53,15 +54,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A budget and the value that it is held against, None where nobody measured it."""
+    """A budget and the measured value; None if it was not measured."""
 
     key: Key
     value: int | None
     budget: Budget
     red: bool
 
-    def told(self) -> str:
-        """What a broken budget asks for and what there is, in one clause."""
+    def explanation(self) -> str:
+        """The value and the budget in one clause, for an error."""
         value = "was not measured" if self.value is None else f"is {self.value:,}"
         return f"{' '.join(self.key)} {value}, the budget is {self.budget}"
 
@@ -71,11 +72,11 @@ class Verdict:
         return f"{state:<4} {' '.join(self.key):<38} {value:>15}  {self.budget}"
 
 
-def find(directory: Path, results: Sequence[Path]) -> Found:
-    """What an export holds and its results say, those in its directory and those given.
+def find(directory: Path, results: Sequence[Path]) -> BudgetValues:
+    """The values of an export, from its files, the results in its directory and other `results`.
 
     Raises:
-        SharpError: it is no export, or results are of another one.
+        SharpError: it is not an export, or results belong to another one.
     """
     manifest, problem = read_manifest(directory), None
     try:
@@ -86,27 +87,27 @@ def find(directory: Path, results: Sequence[Path]) -> Found:
     measured = [*results_of(directory, export), *(read_results_of(path, export) for path in results)]
     pte = directory / MODEL_PTE
     values: dict[Key, int] = {
-        ("file_bytes",): pte.stat().st_size if pte.is_file() else 0,  # as it lies there, whatever the manifest says
+        ("file_bytes",): pte.stat().st_size if pte.is_file() else 0,  # the real size, not the manifest's
         ("shared_bytes",): manifest.sizes.shared,
     }
     for one in measured:
         for key, value in _values(one):
             values[key] = max(value, values.get(key, 0))
-    return Found(manifest.name, values, frozenset(place(one.device) for one in measured), problem)
+    return BudgetValues(manifest.name, values, frozenset(place(one.device) for one in measured), problem)
 
 
-def check(found: Found, budgets: ExportBudgets) -> list[Verdict]:
+def check(measured: BudgetValues, budgets: ExportBudgets) -> list[Verdict]:
     """A verdict for each budget."""
     verdicts = []
     for key, budget in budgets.by_key().items():
-        value = found.values.get(key)
-        red = not budget.holds(value) if value is not None else key[0] in found.places
+        value = measured.values.get(key)
+        red = not budget.holds(value) if value is not None else key[0] in measured.places
         verdicts.append(Verdict(key, value, budget, red))
     return verdicts
 
 
 def _values(results: Results) -> Iterator[tuple[Key, int]]:
-    """What the budgets of a place limit, as far as it was measured."""
+    """The measured values that the budgets of a place limit."""
     for budget, path in _PATHS.items():
         value = follow(results, path)
         if value is not None:
@@ -114,23 +115,23 @@ def _values(results: Results) -> Iterator[tuple[Key, int]]:
 
 
 def run(directory: Path, results: Sequence[Path], path: Path | None, *, update: bool) -> Iterator[str]:
-    """The verb `check`: lines to be printed; with `update`, the budgets become what is found.
+    """The command `check`: yields lines to print; with `update`, the budgets are set to the current values.
 
     Args:
-        path: the budgets' file; by default what `budgets_file` finds, and `update` writes ./export/budgets.toml.
+        path: the budgets' file; by default that of `budgets_file`, and `update` writes ./export/budgets.toml.
 
     Raises:
-        SharpError: a budget is broken, the `.pte` is not the manifest's, or the input is wrong.
+        SharpError: a budget is exceeded, the `.pte` does not match the manifest, or the input is wrong.
     """
-    found = find(directory, results)
+    measured = find(directory, results)
     if update:
-        if found.problem:
-            raise SharpError(found.problem)
-        update_budgets(path or BUDGETS_TOML, found.name, found.values)
-    verdicts = check(found, read_budgets(path or budgets_file(found.name), found.name))
+        if measured.problem:
+            raise SharpError(measured.problem)
+        update_budgets(path or BUDGETS_TOML, measured.name, measured.values)
+    verdicts = check(measured, read_budgets(path or budgets_file(measured.name), measured.name))
     yield from map(str, verdicts)
-    broken = [verdict.told() for verdict in verdicts if verdict.red]
-    if found.problem:
-        raise SharpError("; ".join([found.problem, *broken]))
+    broken = [verdict.explanation() for verdict in verdicts if verdict.red]
+    if measured.problem:
+        raise SharpError("; ".join([measured.problem, *broken]))
     if broken:
-        raise SharpError(f"{directory}: {'; '.join(broken)}; if that is meant: sharp-mobile check {directory} --update")
+        raise SharpError(f"{directory}: {'; '.join(broken)}; if intended, run sharp-mobile check {directory} --update")

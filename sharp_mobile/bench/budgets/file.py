@@ -1,10 +1,10 @@
-"""Budgets: what an export may take, by its recipe, in export/budgets.toml.
+"""Budgets: limits of an export, by recipe, in export/budgets.toml.
 
     [smollm2-135m]                                                      the recipe
     file_bytes = { at_most = 97_863_296, tolerance = 0.002 }            its .pte
-    shared_bytes = { at_least = 11_943_936, tolerance = 0.0 }           targets' own MLPs that it must not store
+    shared_bytes = { at_least = 11_943_936, tolerance = 0.0 }           the targets' MLPs, which sharing must save
 
-    [smollm2-135m.cortex-a76]                                           where it ran: host, a phone profile, a phone
+    [smollm2-135m.cortex-a76]                                           the place: host, a phone profile, a phone
     forward_instructions = { at_most = 250_000_000, tolerance = 0.01 }  one token
 
 A budget holds while value ≤ at_most · (1 + tolerance), or value ≥ at_least · (1 − tolerance).
@@ -36,7 +36,7 @@ class _Data(BaseModel):
 
 
 class AtMost(_Data):
-    """An upper limit, and the fraction of it that a value may be above."""
+    """An upper limit, and the fraction by which a value may exceed it."""
 
     at_most: Limit
     tolerance: Tolerance
@@ -50,7 +50,7 @@ class AtMost(_Data):
 
 
 class AtLeast(_Data):
-    """A lower limit, and the fraction of it that a value may be below."""
+    """A lower limit, and the fraction by which a value may fall below it."""
 
     at_least: Limit
     tolerance: Tolerance
@@ -65,12 +65,12 @@ class AtLeast(_Data):
 
 Budget = AtMost | AtLeast
 
-# A budget's name, after its place if it is of one: ("file_bytes",), ("cortex-a76", "forward_instructions").
+# A budget's name, after its place if it has one: ("file_bytes",), ("cortex-a76", "forward_instructions").
 Key = tuple[str, ...]
 
 
 class PlaceBudgets(_Data):
-    """Of one place: resident bytes after load and a forward pass, peak bytes, instructions where emulated."""
+    """The budgets of one place: resident bytes after load and a forward pass, peak bytes, emulated instructions."""
 
     resident_bytes: AtMost | None = None
     peak_bytes: AtMost | None = None
@@ -81,7 +81,7 @@ class PlaceBudgets(_Data):
 
 
 class ExportBudgets(BaseModel):
-    """Of one recipe: the file, what sharing saves, and the budgets of the places that it ran in."""
+    """The budgets of one recipe: the file, the bytes that sharing saves, and the budgets of each place."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, PlaceBudgets]
@@ -90,7 +90,7 @@ class ExportBudgets(BaseModel):
     shared_bytes: AtLeast | None = None
 
     def by_key(self) -> dict[Key, Budget]:
-        """All the budgets that there are."""
+        """All budgets by key."""
         own = {(name,): getattr(self, name) for name in type(self).model_fields}
         of_places = {
             (place, name): getattr(budgets, name)
@@ -104,14 +104,14 @@ class _BudgetsFile(RootModel[dict[str, ExportBudgets]]):
     pass
 
 
-# What a budget allows that is written for the first time. A fit's last digits, which differ from machine to machine,
-# change neither sizes nor what is shared; memory depends a little on the system, emulated libraries on its compiler.
+# The tolerance of a new budget. The last digits of a fit differ between machines, but change neither sizes nor sharing.
+# Memory depends a little on the system, and the emulated libraries depend on its compiler.
 _TOLERANCES = {"file_bytes": 0.002, "shared_bytes": 0.0, "resident_bytes": 0.05, "peak_bytes": 0.05}
 _INSTRUCTIONS = 0.01
 
 
 def budgets_file(name: str) -> Path:
-    """The file with the budgets of a recipe: ./export/budgets.toml, unless only the shipped file has some.
+    """The file with the budgets of a recipe: ./export/budgets.toml, unless only the shipped file has them.
 
     Raises:
         SharpError: ./export/budgets.toml cannot be read.
@@ -134,20 +134,20 @@ def read_budgets(path: Path, name: str) -> ExportBudgets:
     except ValidationError as error:
         raise SharpError(f"{path}: {first_problem(error)}; {_way_out(error.errors()[0]['type'])}") from error
     if name not in budgets:
-        raise SharpError(f"{path}: has no budgets for {name}, only for {', '.join(budgets)}; write them by --update")
+        raise SharpError(f"{path}: has no budgets for {name}, only for {', '.join(budgets)}; write them with --update")
     return budgets[name]
 
 
 def update_budgets(path: Path, name: str, values: Mapping[Key, int]) -> None:
-    """Write what was measured as budgets; comments, tolerances and all other budgets stay.
+    """Write measured values as budgets; comments, tolerances and all other budgets stay.
 
     Args:
-        path: the file, made where there is none.
-        name: of the export's recipe.
-        values: what the budgets are to be.
+        path: the file; it is created if missing.
+        name: the export's recipe.
+        values: the new budgets.
 
     Raises:
-        SharpError: the file is no TOML, or cannot be written.
+        SharpError: the file is not TOML, or cannot be written.
     """
     document = _parse(path) if os.path.lexists(path) else tomlkit.document()
     for (*place, budget), value in values.items():
@@ -156,7 +156,7 @@ def update_budgets(path: Path, name: str, values: Mapping[Key, int]) -> None:
             table = table.setdefault(part, tomlkit.table())
             if not isinstance(table, MutableMapping):
                 raise SharpError(f"{path}: {part} must be a table of budgets; correct it")
-        if value == 0:  # nothing to save, so nothing to hold
+        if value == 0:  # a budget of 0 shared bytes would check nothing
             table.pop(budget, None)
             continue
         if not _is_budget(table.get(budget)):
@@ -170,21 +170,21 @@ def update_budgets(path: Path, name: str, values: Mapping[Key, int]) -> None:
 
 def _parse(path: Path) -> tomlkit.TOMLDocument:
     if not os.path.lexists(path):
-        raise SharpError(f"{path}: there is no such file; write budgets by --update")
+        raise SharpError(f"{path}: there is no such file; write budgets with --update")
     text = read_text(path)
     try:
         document = tomlkit.parse(text)
-        document.unwrap()  # finds what is written twice
+        document.unwrap()  # raises on duplicate keys
     except RecursionError as error:
         raise SharpError(f"{path}: is nested too deeply; correct it") from error
     except (TOMLKitError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        # Not all that is wrong in a file has an error of tomlkit's own: numbers of 4,300 digits, keys under a number.
+        # tomlkit has no error of its own for some mistakes: numbers of 4,300 digits, keys under a number.
         raise SharpError(f"{path}: is not TOML: {error}; correct it") from error
     return document
 
 
 def _is_budget(entry: Any) -> bool:
-    """Whether an entry is a budget, so that its tolerance is worth keeping."""
+    """Whether an entry is a valid budget, so that its tolerance stays."""
     try:
         TypeAdapter(Budget).validate_python(entry)
     except ValidationError:
@@ -196,4 +196,4 @@ def _way_out(kind: str) -> str:
     if kind == "extra_forbidden":
         known = [*ExportBudgets.model_fields, *PlaceBudgets.model_fields]
         return f"budgets are {', '.join(known)}, each with at_most (shared_bytes: at_least) and tolerance"
-    return "correct it, or write it anew by --update"
+    return "correct it, or write it again with --update"

@@ -1,1 +1,1 @@
-"""Exports and their measurements side by side."""
+"""Compare exports and their measurements side by side."""

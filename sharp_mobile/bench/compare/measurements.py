@@ -1,10 +1,10 @@
-"""What is compared: an export, or an export as it was measured in one place.
+"""The columns of a comparison: an export, with its measurements in one place if there are any.
 
     build/exports/original      ─► its manifest ─┬─► a column for each results*.json in it
-                                                 └─► or one with sizes alone
+                                                 └─► or one with sizes only
     results of any device.json  ─► a column
 
-Figures of two exports are held against each other where both were measured on the same device, and nowhere else.
+Measurements of two exports are compared only if both are from the same device.
 """
 
 import os
@@ -22,10 +22,12 @@ from sharp_mobile.verify.manifest import read_perplexity
 
 @dataclass(frozen=True)
 class Column:
-    """An export with what was measured of it in one place, if anything.
+    """An export with its measurements in one place, if there are any.
 
-    label: tells the export from the others. name: tells the column from the others. perplexity: through its `.pte`, if
-    that was measured.
+    Attributes:
+        name: a unique name of the column.
+        label: a unique name of the export.
+        perplexity: measured through the `.pte`; None if not measured.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Column:
     perplexity: float | None = None
 
     def on_same_device(self, other: "Column") -> bool:
-        """Whether both were measured, on the same device."""
+        """Whether both have measurements from the same device."""
         return (
             self.results is not None
             and other.results is not None
@@ -44,45 +46,45 @@ class Column:
 
 
 def place(device: Device) -> str:
-    """Where something ran, in a word: `host`, the phone profile of an emulation, or the phone's model."""
+    """The place of a measurement: `host`, the phone profile of an emulation, or the phone's model."""
     return "host" if device.kind == "host" else device.model
 
 
 def read_columns(arguments: Sequence[Path]) -> list[Column]:
-    """The columns of exports' directories and results files, in their order.
+    """The columns of exports' directories and results files, in order.
 
     Raises:
-        SharpError: one of them is neither, or is not whole; a results file in an export is of another `.pte`.
+        SharpError: an argument is neither, or is incomplete; a results file in an export belongs to another `.pte`.
     """
     labels: dict[str, str] = {}
     columns: list[Column] = []
     for argument in arguments:
-        wanted, export, measured, perplexity = _read(argument)
+        proposed, export, measured, perplexity = _read(argument)
         if export.sha256 not in labels:
-            labels[export.sha256] = _unlike(wanted, labels.values())
+            labels[export.sha256] = _unique(proposed, labels.values())
         label = labels[export.sha256]
         for results in measured:
             name = label if results is None else f"{label}, {place(results.device)}"
             columns.append(
-                Column(_unlike(name, [column.name for column in columns]), label, export, results, perplexity)
+                Column(_unique(name, [column.name for column in columns]), label, export, results, perplexity)
             )
     return columns
 
 
 def results_of(directory: Path, export: ExportIdentity) -> list[Results]:
-    """The results that lie in an export's directory.
+    """The results in an export's directory.
 
     Raises:
-        SharpError: one of them is not whole, or is of another `.pte`.
+        SharpError: a file is incomplete, or belongs to another `.pte`.
     """
     return [read_results_of(path, export) for path in sorted(directory.glob("results*.json"))]
 
 
 def read_results_of(path: Path, export: ExportIdentity) -> Results:
-    """A results file that must be of this export.
+    """Read a results file of this export.
 
     Raises:
-        SharpError: it is not whole, or is of another `.pte`.
+        SharpError: it is incomplete, or belongs to another `.pte`.
     """
     results = read_results(path)
     if results.export.sha256 != export.sha256:
@@ -94,26 +96,26 @@ def read_results_of(path: Path, export: ExportIdentity) -> Results:
 
 
 def _read(argument: Path) -> tuple[str, ExportIdentity, Sequence[Results | None], float | None]:
-    """What an argument means: a label for it, the export, what was measured of it, or None, and its perplexity."""
-    if not os.path.isdir(argument):  # which asks for no permission and takes any name, unlike Path.is_dir
+    """The label, the export, its results (a None if there are none) and the perplexity of an argument."""
+    if not os.path.isdir(argument):  # unlike Path.is_dir, it raises neither without permission nor on a wrong name
         results = read_results(argument)
         return results.export.name, results.export, [results], None
     export = read_export(argument).identity
-    found = read_perplexity(argument, export.sha256)
+    measured = read_perplexity(argument, export.sha256)
     return (
         printable(argument.resolve().name),
         export,
         results_of(argument, export) or [None],
-        found.perplexity if found else None,
+        measured.perplexity if measured else None,
     )
 
 
-def _unlike(name: str, others: Collection[str]) -> str:
-    """The name, numbered if there is one like it."""
+def _unique(name: str, others: Collection[str]) -> str:
+    """The name, with a number if another one is equal."""
     numbered = (name if number == 1 else f"{name} ({number})" for number in count(1))
     return next(candidate for candidate in numbered if candidate not in others)
 
 
 def _hardware(device: Device) -> tuple[str, str, str, int]:
-    """What makes two devices one; its system may have been updated, its battery is never the same."""
+    """The fields that identify a device; its system may be updated, and its battery changes."""
     return device.kind, device.model, device.cpu, device.cores

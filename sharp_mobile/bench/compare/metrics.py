@@ -1,6 +1,6 @@
-"""The figures of a benchmark: what each is called, where it stands in the results, and how it was obtained.
+"""The metrics of a comparison: name, field of the results, and explanation.
 
-One list, which the tables, the page and its explanations are all made of.
+The tables, the page and its explanations use this one list.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,11 @@ Kind = Literal["bytes", "megabytes", "seconds", "rate", "count", "nats", "ratio"
 class Figure:
     """A row of a comparison.
 
-    path: the figure's place in a `Column`. spread: the place of its standard deviation, if that is shown. how: a
-    sentence for people. A figure that was not `measured` is the same on every device.
+    Attributes:
+        path: the dotted path of the value in a `Column`.
+        how: the explanation for readers.
+        spread: the dotted path of the standard deviation; None if it is not shown.
+        measured: False for a value that is the same on every device.
     """
 
     group: str
@@ -28,16 +31,16 @@ class Figure:
     measured: bool = True
 
     def of(self, column: Column) -> float | None:
-        """The figure of a column; None where nobody measured it."""
+        """The value for a column; None if it was not measured."""
         return follow(column, self.path)
 
     def spread_of(self, column: Column) -> float | None:
-        """Its standard deviation, where that is shown."""
+        """The standard deviation for a column; None if it is not shown."""
         return follow(column, self.spread) if self.spread else None
 
 
 def follow(data: object, path: str) -> float | None:
-    """The number at the end of a dotted path of attributes; None where the path breaks off."""
+    """The number at the end of a dotted path of attributes; None if one on the way is None."""
     value: Any = data
     for name in path.split("."):
         if value is None:
@@ -47,13 +50,13 @@ def follow(data: object, path: str) -> float | None:
 
 
 def _counted(part: str, name: str) -> tuple[Figure, ...]:
-    """The instructions of one part of the work, by kind."""
+    """The rows of one part of the work: its instructions by kind."""
     kinds = {
         "instructions": ("executed", "all instructions, on one thread of the emulated CPU"),
-        "loads": ("loads", "those that read memory"),
-        "stores": ("stores", "those that write memory"),
+        "loads": ("loads", "instructions that read memory"),
+        "stores": ("stores", "instructions that write memory"),
         "dot": ("dot", "dot products (sdot, udot)"),
-        "matmul": ("matmul", "matrix multiplications (smmla and the like)"),
+        "matmul": ("matmul", "matrix multiplications (smmla and similar)"),
     }
     return tuple(
         Figure(f"instructions, {name}", label, "count", f"results.counts.{part}.{kind}", how)
@@ -68,31 +71,31 @@ FIGURES = (
         "tensors",
         "bytes",
         "export.tensor_bytes",
-        "its distinct tensors; the rest describes the program",
+        "the distinct tensors in the file; the rest describes the program",
         measured=False,
     ),
     Figure(
         "size",
-        "with nothing shared",
+        "without sharing",
         "bytes",
         "export.unshared_bytes",
-        "the file with every target's own MLP in it and no recovery parameters, by its tensors",
+        "predicted size of the file with every target's MLP and no recovery parameters",
         measured=False,
     ),
     Figure(
-        "likeness",
+        "quality",
         "divergence from eager",
         "nats",
         "export.divergence",
-        "how far the .pte's predictions are from the eager model's that it was lowered from, in nats a token",
+        "divergence of the .pte's predictions from those of the eager model before lowering, in nats per token",
         measured=False,
     ),
     Figure(
-        "likeness",
+        "quality",
         "perplexity",
         "ratio",
         "perplexity",
-        "of a text through the .pte, by sharp-mobile evaluate; lower is better",
+        "perplexity of a text through the .pte, from sharp-mobile evaluate; lower is better",
         measured=False,
     ),
     Figure(
@@ -100,73 +103,73 @@ FIGURES = (
         "first launch",
         "seconds",
         "results.load.first.median",
-        "load and init in a fresh process, no packed weights on disk; the median of all runs",
+        "load and init in a new process without packed weights on disk; the median of all runs",
     ),
     Figure(
         "load",
         "later launch",
         "seconds",
         "results.load.later.median",
-        "the same with the packed weights that an earlier launch left on disk",
+        "load and init with the packed weights of an earlier launch on disk; the median of all runs",
     ),
     Figure(
         "load",
         "cold",
         "seconds",
         "results.load.cold.median",
-        "a later launch after the system's page cache let go of the files",
+        "a later launch after the system's page cache dropped the files; the median of all runs",
     ),
     Figure(
         "one token",
         "forward, median",
         "seconds",
         "results.forward.median",
-        "a forward pass of one token after a warm-up",
+        "a forward pass of one token after a warm-up; the median of all runs",
     ),
     Figure(
         "one token",
         "forward, mean ± std",
         "seconds",
         "results.forward.mean",
-        "of the same runs, as in the paper's Table 7",
+        "mean and standard deviation of the same runs, as in the paper's Table 7",
         spread="results.forward.std",
     ),
     Figure(
-        "tokens a second",
+        "tokens per second",
         "prefill",
         "rate",
         "results.prefill.per_second",
-        "a prompt at once; its tokens by the median run's seconds",
+        "a prompt in one step; its tokens divided by the seconds of the median run",
     ),
     Figure(
-        "tokens a second",
+        "tokens per second",
         "decode",
         "rate",
         "results.decode.per_second",
-        "token after token; by the median run's seconds",
+        "tokens generated one by one, divided by the seconds of the median run",
     ),
     Figure(
         "memory",
         "resident",
         "megabytes",
         "results.memory.resident",
-        "own memory and pages of files, after load and init and one forward pass",
+        "anonymous memory and pages of files, after load and init and one forward pass",
     ),
     Figure(
         "memory",
-        "of it anonymous",
+        "anonymous",
         "megabytes",
         "results.memory.anonymous",
-        "the process's own pages, which a phone cannot drop and load again",
+        "the part of resident memory that a phone cannot drop and read again",
     ),
     Figure(
         "memory",
-        "of it file",
+        "file",
         "megabytes",
         "results.memory.file",
-        "pages of mapped files, the .pte and packed weights; the system drops them when memory is short",
+        "the part of resident memory from mapped files (.pte, packed weights), which the system can drop",
     ),
-    Figure("memory", "peak", "megabytes", "results.memory.peak", "the most that the process had at any time"),
+    Figure("memory", "peak", "megabytes", "results.memory.peak", "the largest resident memory of the process"),
     *_counted("load_first", "load, first launch"),
     *_counted("load_later", "load, later launch"),
     *_counted("forward", "one token"),

@@ -1,7 +1,7 @@
-"""Pictures of a comparison as SVG to be put into a page: bars for each figure, lines for a memory sweep.
+"""Pictures of a comparison as inline SVG: bars for each metric, lines for a memory sweep.
 
-A picture has no title and no legend; the page writes them, as text. Whatever is neither bar nor line takes the colour
-of the page's text, so that one picture suits light and dark pages. Nothing in it refers to anything outside.
+A picture has no title and no legend; the page writes them as text. All but bars and lines has the colour of the page's
+text, so that a picture suits light and dark pages. It refers to nothing outside itself.
 """
 
 import io
@@ -18,10 +18,10 @@ from sharp_mobile.bench.results import Sweep
 COLORS = ("#4c8bc4", "#e0795a", "#d3a73b", "#6aa67a", "#9a7cc0", "#7f8a94")
 
 _WIDTH = 4.6  # inches: 331 points, about a phone's width
-_TEXT = "#010203"  # stands for the page's text colour while matplotlib draws
+_TEXT = "#010203"  # placeholder for the page's text colour while matplotlib draws
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "sharp_mobile",  # the same picture gets the same ids, so a page can be compared with another
+    "svg.hashsalt": "sharp_mobile",  # equal pictures get equal ids, so that pages can be compared
     "text.color": _TEXT,
     "axes.labelcolor": _TEXT,
     "axes.edgecolor": _TEXT,
@@ -34,9 +34,9 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Bars:
-    """The bars of one column under its name: values with their standard deviations, or None where there is none.
+    """The bars of one column under its name: values (None if not measured) with their standard deviations.
 
-    Values that are `stacked` in the picture are parts of one bar.
+    In a `stacked` picture the values are parts of one bar.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Bars:
 
 
 def bar_picture(groups: Sequence[Bars], *, stacked: bool = False, decimals: int = 0) -> str:
-    """Horizontal bars as SVG, each group under its name, every value written at its bar's end."""
+    """Horizontal bars as SVG, each group under its name, with every value at the end of its bar."""
     rows = sum(1 + (1 if stacked else sum(value is not None for value in group.values)) for group in groups)
     with _figure(0.24 * rows + 0.1) as (axes, drawn):
         place, ends = 0.0, []
@@ -65,7 +65,7 @@ def bar_picture(groups: Sequence[Bars], *, stacked: bool = False, decimals: int 
                 ends.append((left, place, left))
                 place += 0.8
             place += 0.35
-        longest = max(end for end, _, _ in ends) or 1.0  # bars of nothing need a width too
+        longest = max(end for end, _, _ in ends) or 1.0  # not 0, even if all bars are
         for end, y, value in ends:
             axes.text(end + longest / 60, y, f"{value:,.{decimals}f}", va="center")
         axes.set(xlim=(0, 1.2 * longest), ylim=(place - 0.6, -0.6))
@@ -74,9 +74,9 @@ def bar_picture(groups: Sequence[Bars], *, stacked: bool = False, decimals: int 
 
 
 def sweep_picture(sweep: Sweep) -> str:
-    """Median milliseconds of a forward pass against the memory limit as SVG, a line for each export.
+    """Median milliseconds of a forward pass by memory limit as SVG, with a line for each export.
 
-    A cross at the bottom marks a limit that the export was killed in.
+    A cross at the bottom marks a limit at which the export was killed.
     """
     with _figure(2.9) as (axes, drawn):
         for curve, color in zip(sweep.curves, COLORS * len(sweep.curves), strict=False):
@@ -94,7 +94,7 @@ def sweep_picture(sweep: Sweep) -> str:
 
 @contextmanager
 def _figure(height: float) -> Iterator[tuple[Any, list[str]]]:
-    """Axes to draw on; their SVG is in the list when the block has ended."""
+    """Axes to draw on; at the end of the block the list holds their SVG."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -111,9 +111,9 @@ def _figure(height: float) -> Iterator[tuple[Any, list[str]]]:
 
 
 def _inline(svg: str) -> str:
-    """An SVG file as part of an HTML page: no prologue, namespaces or sizes, the page's text colour."""
+    """An SVG file as part of an HTML page: without prologue, namespaces and sizes, in the page's text colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' (xmlns(:xlink)?|version|width|height)="[^"]*"', "", svg, count=5)
-    # matplotlib numbers the groups of every figure alike; ids must be unique in a page, and nothing refers to these.
+    # matplotlib gives the groups of every figure the same ids. Ids must be unique in a page, and nothing uses these.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     return svg.replace(_TEXT, "currentColor")

@@ -1,10 +1,10 @@
-"""A comparison as one HTML page that needs nothing but itself.
+"""A comparison as one self-contained HTML page.
 
     pictures   size; for each device load, forward pass, memory, instructions; memory sweeps
-    table      as `compare` prints it
-    words      what each figure is, and where and how each column was measured
+    table      the table that `compare` prints
+    words      an explanation of each metric, and the device and settings of each column
 
-Style and pictures are inside, light and dark follow the reader's system, and it is narrow enough for a phone.
+Style and pictures are inline, light and dark follow the reader's system, and the page fits on a phone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ STYLE = files("sharp_mobile.bench.compare").joinpath("report.css")
 
 
 def page(columns: Sequence[Column], sweeps: Sequence[Sweep] = ()) -> str:
-    """The page of some columns and memory sweeps."""
-    title = " beside ".join(dict.fromkeys(column.label for column in columns))
+    """The HTML page of columns and memory sweeps."""
+    title = " vs. ".join(dict.fromkeys(column.label for column in columns))
     labels = {column.export.sha256: column.label for column in columns}
     parts = [
         "<!doctype html>",
@@ -64,7 +64,7 @@ def _pictures(columns: Sequence[Column]) -> Iterator[str]:
 
 
 def _devices(columns: Sequence[Column]) -> list[list[Column]]:
-    """The measured columns, those of one device together: times of different devices share no picture."""
+    """The measured columns, grouped by device: times of different devices are not in the same picture."""
     devices: list[list[Column]] = []
     for column in columns:
         if column.results is None:
@@ -79,7 +79,7 @@ def _devices(columns: Sequence[Column]) -> list[list[Column]]:
 
 
 def _device_pictures(columns: Sequence[Column]) -> Iterator[str]:
-    """Pictures of columns that were measured on one device, as far as there are figures."""
+    """Pictures of columns from one device, for the metrics that were measured."""
     results = [(column.name, column.results) for column in columns if column.results]
     on = f"on {results[0][1].device.model}"
 
@@ -109,7 +109,7 @@ def _device_pictures(columns: Sequence[Column]) -> Iterator[str]:
         Bars(name, (r.counts.forward.instructions / 1e6,)) for name, r in results if r.counts and r.counts.forward
     ]
     if counts:
-        yield _figure(f"Instructions of one token {on}, millions; no time", bar_picture(counts, decimals=1))
+        yield _figure(f"Instructions of one token {on}, millions; not a time", bar_picture(counts, decimals=1))
 
 
 def _sweep(sweep: Sweep, labels: Mapping[str, str]) -> str:
@@ -130,15 +130,15 @@ def _figure(title: str, svg: str, legend: Sequence[str] = ()) -> str:
 
 
 def _explanation(columns: Sequence[Column]) -> Iterator[str]:
-    yield "<h2>How the figures were obtained</h2><dl>"
-    # Kinds of instructions are explained once, not again for every part of the work.
+    yield "<h2>Metrics</h2><dl>"
+    # Explain each kind of instructions once, not for every part of the work.
     terms = {f"{figure.group.partition(',')[0]}: {figure.name}": figure.how for figure in known(columns)}
     for term, how in terms.items():
         yield f"<dt>{html_text(term)}</dt><dd>{html_text(how)}</dd>"
     yield "</dl>"
     measured = [(column.name, column.results) for column in columns if column.results]
     if measured:
-        yield "<h2>Where and how</h2><dl>"
+        yield "<h2>Devices and settings</h2><dl>"
         for name, results in measured:
             yield f"<dt>{html_text(name)}</dt><dd>{html_text(' '.join(_sentences(results)))}</dd>"
         yield "</dl>"
@@ -154,8 +154,8 @@ def _sentences(results: Results) -> Iterator[str]:
     ]
     if states:
         yield f"{'; '.join(states).capitalize()}."
-    cache = "packs a shared weight once" if settings.weight_cache else "packs every use of a weight anew"
-    disk = "kept on disk between launches" if settings.packed_cache else "not kept on disk"
+    cache = "packs a shared weight once" if settings.weight_cache else "packs every use of a weight separately"
+    disk = "stored on disk between launches" if settings.packed_cache else "not stored on disk"
     limit = "" if settings.memory_limit is None else f", in at most {settings.memory_limit / 1e6:,.0f} MB of memory"
     yield f"{settings.runtime}, threads: {settings.threads}{limit}. XNNPACK {cache}; packed weights are {disk}."
     runs = {
@@ -170,4 +170,4 @@ def _sentences(results: Results) -> Iterator[str]:
     if counted:
         yield f"Runs: {', '.join(counted)}."
     if results.counts is not None:
-        yield "Executed instructions were counted; they say nothing of memory, caches or clocks, so of time."
+        yield "Instruction counts do not include the effects of memory, caches or clocks, so they are not times."

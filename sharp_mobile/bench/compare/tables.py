@@ -1,4 +1,4 @@
-"""Exports and results side by side: one column each, ratios to the first one on the same device.
+"""A table of exports and results: one column each, with ratios to the first one on the same device.
 
                             original, host    shared, host
     size
@@ -6,8 +6,8 @@
     one token
       forward, median   ms           11.90           12.10 ×1.017
 
-Figures of different devices have no ratio: a star marks them. Rows that nobody measured are left out, and a figure that
-one column lacks is a dash.
+Values of different devices have no ratio; a star marks them. Rows without a measurement are left out, and a missing
+value is a dash.
 """
 
 import math
@@ -21,14 +21,14 @@ from sharp_mobile.files.printable import markdown
 
 MISSING = "–"
 OTHER_DEVICE = "*"
-DESCRIPTION = "what it is"
+DESCRIPTION = "description"
 
 _UNITS = {"bytes": "bytes", "rate": "/s", "count": "", "nats": "nats", "ratio": ""}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure as it is shown, and its ratio to the baseline: `×0.919`, a star for another device's, or nothing."""
+    """A formatted value, and its ratio to the baseline: `×0.919`, a star for another device, or nothing."""
 
     text: str
     ratio: str = ""
@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table, under the heading `group`; one cell a column."""
+    """A line of the table under the heading `group`, with one cell per column."""
 
     group: str
     name: str
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison: the columns' names, the lines, and what a reader has to know of them."""
+    """A comparison: the columns' names, the lines, and notes for the reader."""
 
     names: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -54,23 +54,23 @@ class Table:
 
 
 def compare(columns: Sequence[Column]) -> Table:
-    """The table of some columns, the first one being the baseline."""
+    """The table of some columns; the first one is the baseline."""
     rows = [*_descriptions(columns), *(_row(figure, columns) for figure in known(columns))]
     return Table(tuple(column.name for column in columns), tuple(rows), tuple(_notes(columns, rows)))
 
 
 def known(columns: Sequence[Column]) -> list[Figure]:
-    """The figures that at least one of the columns has."""
+    """The metrics that at least one of the columns has."""
     return [figure for figure in FIGURES if any(figure.of(column) is not None for column in columns)]
 
 
 def baseline(column: Column, columns: Sequence[Column]) -> Column:
-    """What measured figures of a column are held against: the first column on its device, maybe itself."""
+    """The column that measured values are compared with: the first one on the same device, maybe itself."""
     return next((other for other in columns if other.on_same_device(column)), column)
 
 
 def unit_of(figure: Figure, columns: Sequence[Column]) -> tuple[str, float]:
-    """The unit that a figure of some columns is shown in, and how many of it make one of the results' own."""
+    """The unit of a metric in the table, and the factor from the unit of the results."""
     if figure.kind == "megabytes":
         return "MB", 1e-6
     if figure.kind != "seconds":
@@ -97,7 +97,7 @@ def _row(figure: Figure, columns: Sequence[Column]) -> Row:
 
 
 def _decimals(values: Sequence[float]) -> int:
-    """As many as show three digits of the smallest value, two at least of a number below a hundred."""
+    """The number of decimals that shows three significant digits of the smallest value, at most four."""
     smallest = min((abs(value) for value in values if value), default=1.0)
     return min(max(2 - math.floor(math.log10(smallest)), 0), 4)
 
@@ -114,7 +114,7 @@ def _ratio(figure: Figure, column: Column, columns: Sequence[Column]) -> str:
 
 
 def _descriptions(columns: Sequence[Column]) -> Iterator[Row]:
-    """What was exported and how it was measured."""
+    """Rows that describe the export and the measurement."""
 
     def row(name: str, texts: list[str]) -> Row:
         return Row(DESCRIPTION, name, "", tuple(Cell(text) for text in texts))
@@ -158,7 +158,7 @@ def _settings(settings: Settings) -> dict[str, str]:
 
 
 def _conditions(results: Results) -> dict[str, str]:
-    """What two results must have in common for their ratios to tell of the exports alone."""
+    """The settings that must be equal, so that ratios depend only on the exports."""
     tokens = {
         "prefill": results.prefill and results.prefill.tokens,
         "decode": results.decode and results.decode.tokens,
@@ -169,11 +169,11 @@ def _conditions(results: Results) -> dict[str, str]:
 
 def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
     if any(cell.ratio.startswith("×") for row in rows for cell in row.cells):
-        yield "× is the ratio to the first column; of a measured figure, to the first column on the same device."
+        yield "× is the ratio to the first column; for a measured value, to the first column on the same device."
     if any(cell.ratio == OTHER_DEVICE for row in rows for cell in row.cells):
         yield (
-            f"{OTHER_DEVICE} stands where the device is another one than the first column's: times, memory and "
-            "instructions of different devices have no ratio."
+            f"{OTHER_DEVICE} marks another device than the first column's: times, memory and instructions of "
+            "different devices have no ratio."
         )
     for column in columns:
         base = baseline(column, columns)
@@ -186,7 +186,7 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
             f"{name} {mine[name]}, there {its[name]}" for name in mine if mine[name] != its.get(name, mine[name])
         ]
         if differences:
-            yield f"{column.name} was not measured as {base.name} was: {'; '.join(differences)}."
+            yield f"{column.name} was measured differently from {base.name}: {'; '.join(differences)}."
         yield from (f"{column.name}: {warning}" for warning in column.results.warnings)
 
 
@@ -213,7 +213,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """The table as GitHub shows it."""
+    """The table as GitHub Markdown."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"

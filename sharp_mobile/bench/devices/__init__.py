@@ -1,1 +1,1 @@
-"""Benchmarks on real phones, driven over their cable."""
+"""Benchmarks on real phones over USB."""

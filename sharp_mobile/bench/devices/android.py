@@ -1,10 +1,10 @@
-"""An Android phone, driven over adb: everything is a shell command with its input, its output and its exit status.
+"""An Android phone over adb: every action is a shell command with its input, output and exit status.
 
     this program ── adbutils ──► adb server ── USB ──► adbd ──► sh -c 'dd of=… bs=65536 seek=7 conv=notrunc'
-                    packets of (kind, length, bytes): 0 its input, 4 end of input;  1, 2 its output, 3 its status
+                    packets of (kind, length, bytes): 0 input, 4 end of input;  1, 2 output, 3 status
 
-`adb push` begins a cut file anew and appends nothing; `dd` writes at any block, and its status tells that the bytes are
-in the file. Files go to the app's own directory on the shared storage, which adb may write and the app reads.
+`adb push` starts an interrupted file again and cannot append. `dd` writes at any block, and its exit status confirms
+that the bytes are in the file. Files go to the app's directory on the shared storage, which adb may write.
 """
 
 import re
@@ -32,7 +32,7 @@ _NUMBER = r"[0-9]{1,15}"
 # Kinds of the shell protocol's packets.
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 
-# Of one command. Installing verifies the package and compiles some of it.
+# Timeouts of a command. An installation verifies the package and compiles parts of it.
 _TIMEOUT, _INSTALL_TIMEOUT = 60.0, 300.0
 
 # PowerManager's THERMAL_STATUS_*, and BatteryManager's BATTERY_STATUS_*.
@@ -47,8 +47,8 @@ _STATES = {
 
 
 @dataclass(frozen=True)
-class _Said:
-    """What a command said, and its exit status."""
+class _Finished:
+    """The exit status and output of a command."""
 
     status: int
     output: str
@@ -56,7 +56,7 @@ class _Said:
 
 
 class AndroidPhone(AttachedPhone):
-    """See the module."""
+    """An attached Android phone; see the module."""
 
     kind: ClassVar[str] = "android"
     exports: ClassVar[str] = f"{_FILES}/exports"
@@ -95,23 +95,23 @@ class AndroidPhone(AttachedPhone):
                 f"{self.name}: the benchmark app is not installed; build it as android_bench/README.md says, and give "
                 "its package: --app app-release.apk"
             )
-        # Only the app itself can make its directories so that it may read what adb writes into them.
+        # The app must create its directories; otherwise it could not read the files that adb writes there.
         if not self._is_directory(self.exports):
             self._output(f"am start -W -n {_ACTIVITY}")
             deadline = time.monotonic() + self._patience.silent
             while not self._is_directory(self.exports):
                 if time.monotonic() > deadline:
-                    raise SharpError(f"{self.name}: the app does not make {self.exports}; unlock the phone")
+                    raise SharpError(f"{self.name}: the app does not create {self.exports}; unlock the phone")
                 time.sleep(self._patience.poll)
 
     def start(self, exports: Sequence[str], settings: Mapping[str, int]) -> None:
         directories = ",".join(f"{self.exports}/{name}" for name in exports)
         extras = [f"--es export_dir {shlex.quote(directories)}", f"--es out {self.results}"]
         extras += [f"--ei {name} {value}" for name, value in settings.items()]
-        self._output("input keyevent KEYCODE_WAKEUP")  # with the screen off an activity waits until it is on
-        said = self._output(f"am start -S -W -n {_ACTIVITY} {' '.join(extras)}")
-        # `am` says some errors with status 0.
-        if error := next((line for line in said.splitlines() if line.startswith("Error")), None):
+        self._output("input keyevent KEYCODE_WAKEUP")  # while the screen is off, an activity does not start
+        output = self._output(f"am start -S -W -n {_ACTIVITY} {' '.join(extras)}")
+        # `am` reports some errors with status 0.
+        if error := next((line for line in output.splitlines() if line.startswith("Error")), None):
             raise SharpError(f"{self.name}: the app does not start: {error}")
 
     def running(self) -> bool:
@@ -121,8 +121,8 @@ class AndroidPhone(AttachedPhone):
         self._output(f"am force-stop {APP}")
 
     def size(self, path: str) -> int | None:
-        said = self._shell(f"stat -c %s {shlex.quote(path)}")
-        return self._number("stat", said.output) if said.status == 0 else None
+        done = self._shell(f"stat -c %s {shlex.quote(path)}")
+        return self._number("stat", done.output) if done.status == 0 else None
 
     def sha256(self, path: str) -> str:
         return self._output(f"sha256sum {shlex.quote(path)}", timeout=_INSTALL_TIMEOUT).partition(" ")[0]
@@ -131,12 +131,12 @@ class AndroidPhone(AttachedPhone):
         self._output(f"dd of={shlex.quote(path)} bs={BLOCK} seek={offset // BLOCK} conv=notrunc", data)
 
     def read(self, path: str) -> str | None:
-        said = self._shell(f"cat {shlex.quote(path)}")
-        return said.output if said.status == 0 else None
+        done = self._shell(f"cat {shlex.quote(path)}")
+        return done.output if done.status == 0 else None
 
     def list(self, directory: str) -> Sequence[str]:
-        said = self._shell(f"ls {shlex.quote(directory)}")
-        return said.output.splitlines() if said.status == 0 else ()
+        done = self._shell(f"ls {shlex.quote(directory)}")
+        return done.output.splitlines() if done.status == 0 else ()
 
     def make_directory(self, directory: str) -> None:
         self._output(f"mkdir -p {shlex.quote(directory)}")
@@ -153,24 +153,24 @@ class AndroidPhone(AttachedPhone):
         return self._number("df", line[3] if len(line) > 3 else "") * 1024
 
     def close(self) -> None:
-        """Nothing is open: every command has a connection of its own."""
+        """Do nothing: every command opens and closes its own connection."""
 
     def _install(self, package: Path) -> None:
         if not package.is_file():
-            raise SharpError(f"{package}: is not there; build the app as android_bench/README.md says")
+            raise SharpError(f"{package}: no such file; build the app as android_bench/README.md says")
         self._shell(f"rm -f {_APK}")
         push_file(self, sending(package, _APK), self._patience)
-        said = self._shell(f"pm install -r -t {_APK}", timeout=_INSTALL_TIMEOUT)
+        done = self._shell(f"pm install -r -t {_APK}", timeout=_INSTALL_TIMEOUT)
         self._shell(f"rm -f {_APK}")
-        if said.status or "Success" not in said.output:
-            reason = (said.errors or said.output).strip().splitlines() or ["it said nothing"]
+        if done.status or "Success" not in done.output:
+            reason = (done.errors or done.output).strip().splitlines() or ["no message"]
             raise SharpError(f"{package}: {self.name} does not install it: {reason[-1]}")
 
     def _is_directory(self, path: str) -> bool:
         return self._shell(f"test -d {path}").status == 0
 
     def _number(self, command: str, answer: str) -> int:
-        """A number that a command answers with."""
+        """Parse the number that a command printed."""
         if not re.fullmatch(_NUMBER, answer.strip()):
             raise SharpError(
                 f"{self.name}: {command} answers {answer[:100]!r}, which is not a number; restart the phone"
@@ -181,18 +181,18 @@ class AndroidPhone(AttachedPhone):
         return self._output(f"getprop {name}").strip()
 
     def _output(self, command: str, stdin: bytes = b"", timeout: float = _TIMEOUT) -> str:
-        """What a command says that must succeed."""
-        said = self._shell(command, stdin, timeout)
-        if said.status:
-            lines = (said.errors or said.output).strip().splitlines() or [f"status {said.status}"]
+        """Run a command that must succeed, and return its output."""
+        done = self._shell(command, stdin, timeout)
+        if done.status:
+            lines = (done.errors or done.output).strip().splitlines() or [f"status {done.status}"]
             raise SharpError(f"{self.name}: {command.split()[0]} fails: {lines[-1]}")
-        return said.output
+        return done.output
 
-    def _shell(self, command: str, stdin: bytes = b"", timeout: float = _TIMEOUT) -> _Said:
+    def _shell(self, command: str, stdin: bytes = b"", timeout: float = _TIMEOUT) -> _Finished:
         """Run a command on the phone.
 
         Raises:
-            Disconnected: the connection broke before its exit status came.
+            Disconnected: the connection broke before the exit status arrived.
         """
         try:
             with self._adb.open_transport(timeout=timeout) as connection:
@@ -209,18 +209,18 @@ def find_android(serial: str | None, patience: Patience, client: AdbClient | Non
     """The attached phone, or the one with this serial number.
 
     Raises:
-        SharpError: none, several, one that cannot be spoken to, or no adb.
+        SharpError: there is no phone, there are several, the phone does not answer, or adb is missing.
     """
     client = client or AdbClient()
-    found = _attached(client)
-    chosen = choose(found, serial, "--serial", _NONE)
-    if (state := found[chosen]) != "device":
+    phones = _attached(client)
+    chosen = choose(phones, serial, "--serial", _NONE)
+    if (state := phones[chosen]) != "device":
         raise SharpError(f"{chosen}: {_STATES.get(state, f'is in state {state}; start it as usual')}")
     return AndroidPhone(client, chosen, patience)
 
 
 def _attached(client: AdbClient) -> dict[str, str]:
-    """States of all phones that adb knows, by their serial numbers."""
+    """The states of all phones that adb knows, by serial number."""
     try:
         return {info.serial: info.state for info in client.list()}
     except (AdbError, OSError, ValueError) as error:
@@ -228,40 +228,40 @@ def _attached(client: AdbClient) -> dict[str, str]:
 
 
 def _packets(stdin: bytes) -> Iterator[bytes]:
-    """A command's input in the shell protocol's packets, and its end."""
+    """The shell protocol's packets for a command's input and its end."""
     for start in range(0, len(stdin), BLOCK):
         part = stdin[start : start + BLOCK]
         yield struct.pack("<BI", _STDIN, len(part)) + part
     yield struct.pack("<BI", _CLOSE_STDIN, 0)
 
 
-def _listen(connection: AdbConnection) -> _Said:
-    """What a command says until it ends."""
-    said = {_STDOUT: b"", _STDERR: b""}
+def _listen(connection: AdbConnection) -> _Finished:
+    """Receive a command's output until it ends."""
+    streams = {_STDOUT: b"", _STDERR: b""}
     while True:
         kind, length = struct.unpack("<BI", connection.read_exact(5))
         data = connection.read_exact(length)
         if kind == _EXIT:
-            output, errors = (said[kind].decode(errors="replace") for kind in (_STDOUT, _STDERR))
-            return _Said(data[0] if data else 1, output, errors)
-        if kind in said:
-            said[kind] += data
+            output, errors = (streams[kind].decode(errors="replace") for kind in (_STDOUT, _STDERR))
+            return _Finished(data[0] if data else 1, output, errors)
+        if kind in streams:
+            streams[kind] += data
 
 
 def _fields(text: str) -> dict[str, str]:
-    """`name: value` lines."""
+    """Parse `name: value` lines."""
     lines = (line.partition(":") for line in text.splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def _thermal(text: str) -> str | None:
-    """From `dumpsys thermalservice`, which Android 10 and later have."""
+    """The thermal state from `dumpsys thermalservice` (Android 10 and later)."""
     status = _fields(text).get("Thermal Status", "")
     return _THERMAL[int(status)] if re.fullmatch(_NUMBER, status) and int(status) < len(_THERMAL) else None
 
 
 def _battery(fields: Mapping[str, str]) -> str | None:
-    """From `dumpsys battery`: level, what it does, and its temperature, which comes in tenths of a degree."""
+    """The battery's level, state and temperature (reported in tenths of a degree) from `dumpsys battery`."""
     parts = []
     if re.fullmatch(_NUMBER, fields.get("level", "")):
         parts.append(f"{fields['level']}%")

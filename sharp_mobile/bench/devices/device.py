@@ -1,10 +1,10 @@
-"""A phone as the driver sees it: files that are written at an offset, and an app that is started.
+"""The driver's interface of a phone: write files at an offset, start an app.
 
     AttachedPhone ─┬─ AndroidPhone   shell commands over adb            android.py
                    └─ IosPhone       AFC and developer services         ios.py, ios_services.py
 
-Every call says `Disconnected` when the phone does not answer, and may be made again then: writing the same bytes at the
-same place twice, or starting an app that is stopped first, changes nothing. `patiently` does just that.
+Every call raises `Disconnected` if the phone does not answer, and can then be repeated: it is harmless to write the
+same bytes at the same offset twice, or to start an app that is stopped first. `patiently` repeats calls so.
 """
 
 import time
@@ -20,7 +20,7 @@ from sharp_mobile.errors import SharpError
 
 APP = "dev.sharpmobile.bench"
 
-# As the systems call the states in which they slow the processor down.
+# The systems' names of states in which they throttle the processor.
 _THROTTLED = ("moderate", "severe", "critical", "emergency", "shutdown", "serious")
 Answer = TypeVar("Answer")
 
@@ -31,10 +31,14 @@ class Disconnected(SharpError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds, and how often to begin again.
+    """Waiting times in seconds, and a limit of retries.
 
-    poll: between two looks at the app's status or at who is attached. away: for a phone that was attached. silent: for
-    the app's first word. stuck: for its next one. cuts: of the connection, in one piece of work.
+    Attributes:
+        poll: between two checks of the app's status or of the attached phones.
+        away: for a disconnected phone to return.
+        silent: for the app's first report.
+        stuck: for the app's next report.
+        cuts: the most disconnections in one piece of work.
     """
 
     poll: float = 1.0
@@ -47,7 +51,9 @@ class Patience:
 class AttachedPhone(ABC):
     """One attached phone; see the module.
 
-    name: for people. exports, results: directories of the app on the phone, as the driver names them.
+    Attributes:
+        name: the phone's name in messages.
+        exports, results: the app's directories on the phone.
     """
 
     name: str
@@ -57,31 +63,31 @@ class AttachedPhone(ABC):
 
     @abstractmethod
     def attached(self) -> bool:
-        """Whether it can be spoken to now; never `Disconnected`."""
+        """Whether the phone is connected and ready; never raises `Disconnected`."""
 
     @abstractmethod
     def device(self) -> Device:
-        """What it is, and its thermal state and battery at this moment."""
+        """The phone's hardware and system, and its current thermal state and battery."""
 
     @abstractmethod
     def prepare_app(self, package: Path | None) -> None:
-        """Install the app from a package, or see that it is there; its directories exist afterwards.
+        """Install the app from a package, or check that it is installed; then its directories exist.
 
         Raises:
-            SharpError: it is not there, or cannot be installed.
+            SharpError: it is not installed, or cannot be.
         """
 
     @abstractmethod
     def start(self, exports: Sequence[str], settings: Mapping[str, int]) -> None:
-        """Stop the app and start it on exports, by the names of their directories, without hands.
+        """Stop the app and start it on exports, named by their directories, without user interaction.
 
         Args:
-            settings: of `repetitions`, `threads`, `prefill`, `decode`, those that the app shall not choose itself.
+            settings: `repetitions`, `threads`, `prefill`, `decode`; the app has defaults for missing ones.
         """
 
     @abstractmethod
     def running(self) -> bool:
-        """Whether the app's process lives."""
+        """Whether the app's process is running."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -89,55 +95,55 @@ class AttachedPhone(ABC):
 
     @abstractmethod
     def size(self, path: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """The size of a file in bytes; None if it does not exist."""
 
     @abstractmethod
     def sha256(self, path: str) -> str:
-        """SHA-256 of a file's bytes as the phone has them now, in hexadecimal."""
+        """SHA-256 of a file's current bytes on the phone, in hexadecimal."""
 
     @abstractmethod
     def write(self, path: str, offset: int, data: bytes) -> None:
-        """Write bytes at an offset, a multiple of a block; the file is made where there is none."""
+        """Write bytes at an offset, which is a multiple of a block; a missing file is created."""
 
     @abstractmethod
     def read(self, path: str) -> str | None:
-        """A small file's text; None where there is none."""
+        """The text of a small file; None if it does not exist."""
 
     @abstractmethod
     def list(self, directory: str) -> Sequence[str]:
-        """Names in a directory; none where there is no directory."""
+        """The names in a directory; empty if it does not exist."""
 
     @abstractmethod
     def make_directory(self, directory: str) -> None:
-        """Make a directory and those above it."""
+        """Create a directory and its parents."""
 
     @abstractmethod
     def rename(self, source: str, target: str) -> None:
-        """Give a file another name, which no file has."""
+        """Rename a file to a name that is not in use."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Delete a file, or a directory with all in it, if there is one."""
+        """Delete a file or a directory tree, if it exists."""
 
     @abstractmethod
     def free_bytes(self) -> int:
-        """Free bytes where the exports are."""
+        """Free bytes on the storage of the exports."""
 
     @abstractmethod
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
 
 
 def throttled(thermal: str | None) -> bool:
-    """Whether a thermal state is one in which the processor is slowed down; an unknown state is not."""
+    """Whether the processor is throttled in this thermal state; False for an unknown state."""
     return thermal in _THROTTLED
 
 
 def patiently(phone: AttachedPhone, work: Callable[[], Answer], patience: Patience) -> Answer:
-    """Do some work with a phone, from its beginning again whenever the connection breaks and has come back.
+    """Do some work with a phone; start it again whenever the connection broke and came back.
 
     Raises:
-        SharpError: the work fails otherwise; the phone stays away; or the connection breaks again and again.
+        SharpError: the work fails for another reason; the phone does not come back; the connection breaks too often.
     """
     for _ in range(patience.cuts):
         try:
@@ -158,23 +164,23 @@ def _await(phone: AttachedPhone, patience: Patience) -> None:
         time.sleep(patience.poll)
 
 
-def choose(found: Mapping[str, str], wanted: str | None, option: str, none: str) -> str:
-    """The phone to use, of those that are attached.
+def choose(phones: Mapping[str, str], requested: str | None, option: str, none: str) -> str:
+    """Choose one of the attached phones.
 
     Args:
-        found: descriptions by serial number. wanted: the number that the user gave, by `option`. none: what to say
-            where nothing is attached.
+        phones: descriptions by serial number. requested: the value of the user's `option`. none: the error if no phone
+            is attached.
 
     Raises:
-        SharpError: none, several, or not the wanted one.
+        SharpError: no phone is attached, several are, or the requested one is not.
     """
-    attached = ", ".join(f"{serial} ({description})" for serial, description in found.items())
-    if not found:
+    attached = ", ".join(f"{serial} ({description})" for serial, description in phones.items())
+    if not phones:
         raise SharpError(none)
-    if wanted is not None:
-        if wanted not in found:
-            raise SharpError(f"{option} {wanted}: no such phone; attached: {attached}")
-        return wanted
-    if len(found) > 1:
-        raise SharpError(f"{len(found)} phones are attached: {attached}; choose one by {option}")
-    return next(iter(found))
+    if requested is not None:
+        if requested not in phones:
+            raise SharpError(f"{option} {requested}: no such phone; attached: {attached}")
+        return requested
+    if len(phones) > 1:
+        raise SharpError(f"{len(phones)} phones are attached: {attached}; choose one with {option}")
+    return next(iter(phones))

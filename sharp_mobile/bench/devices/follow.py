@@ -2,11 +2,11 @@
 
     results/status.json   {"state": "running", "progress": "repetition 2 of 5: smollm2-135m", "error": null}
 
-    running, the process lives   look again
-    running, the process gone    the system ended the app; it has no chance to say so itself
+    running, process running     check again
+    running, process gone        the system ended the app, which could not report it
     done, failed                 the end
 
-The app runs by itself: a cable that is pulled in the middle interrupts nothing but the looking.
+The app runs on its own: unplugging the cable interrupts only these checks.
 """
 
 import time
@@ -24,7 +24,7 @@ STATUS_JSON = "status.json"
 
 
 class Status(BaseModel):
-    """What the app says of itself; `error` of a run that could not be done at all."""
+    """The app's status; `error` is set if the run could not start."""
 
     state: Literal["running", "done", "failed"]
     progress: Text | None = None
@@ -32,37 +32,37 @@ class Status(BaseModel):
 
 
 def follow(phone: AttachedPhone, patience: Patience) -> str | None:
-    """Wait for the end of a run that was started.
+    """Wait for the end of a run.
 
     Returns:
-        None if the app came to its end; what is to be said if the system ended it.
+        None if the app finished; an error text if the system ended the app.
 
     Raises:
-        SharpError: the run could not be done; the app says nothing; or the phone stays away.
+        SharpError: the run could not start; the app reports nothing; or the phone does not come back.
     """
-    told, since = None, time.monotonic()
+    reported, since = None, time.monotonic()
     while True:
-        status, lives = patiently(phone, partial(_look, phone), patience)
+        status, running = patiently(phone, partial(_poll, phone), patience)
         if status is not None and status.state == "failed":
             raise SharpError(f"{phone.name}: {status.error or 'the app failed and gives no reason'}")
         if status is not None and status.state == "done":
             return None
         progress = None if status is None else status.progress
-        if not lives:
+        if not running:
             return (
                 f"the system ended the app{f' during {progress}' if progress else ''}, most likely for lack of memory"
             )
-        if progress is not None and progress != told:
+        if progress is not None and progress != reported:
             say(progress)
-            told, since = progress, time.monotonic()
-        _check_silence(phone, time.monotonic() - since, patience, spoken=status is not None)
+            reported, since = progress, time.monotonic()
+        _check_silence(phone, time.monotonic() - since, patience, has_status=status is not None)
         time.sleep(patience.poll)
 
 
-def _look(phone: AttachedPhone) -> tuple[Status | None, bool]:
-    """The status, and whether the process lives: asked before, for an app may say that it is done and end at once."""
-    lives = phone.running()
-    return _status(phone), lives
+def _poll(phone: AttachedPhone) -> tuple[Status | None, bool]:
+    """The status, and whether the process runs: checked first, because an app may report its end and exit at once."""
+    running = phone.running()
+    return _status(phone), running
 
 
 def _status(phone: AttachedPhone) -> Status | None:
@@ -73,12 +73,12 @@ def _status(phone: AttachedPhone) -> Status | None:
         return Status.model_validate_json(text)
     except ValidationError as error:
         raise SharpError(
-            f"{phone.name}: the app's {STATUS_JSON} is not of this sharp-mobile version; install its app"
+            f"{phone.name}: the app's {STATUS_JSON} is from another sharp-mobile version; install this version's app"
         ) from error
 
 
-def _check_silence(phone: AttachedPhone, seconds: float, patience: Patience, *, spoken: bool) -> None:
-    if not spoken and seconds > patience.silent:
+def _check_silence(phone: AttachedPhone, seconds: float, patience: Patience, *, has_status: bool) -> None:
+    if not has_status and seconds > patience.silent:
         raise SharpError(f"{phone.name}: the app reports nothing; unlock the phone and look at its screen")
     if seconds > patience.stuck:
         raise SharpError(

@@ -1,10 +1,10 @@
-"""An iPhone, driven over its cable by pymobiledevice3: files by AFC, the app by Apple's developer services.
+"""An iPhone over USB by pymobiledevice3: files by AFC, the app by Apple's developer services.
 
-    write   AFC: open r+ (nothing is cut off), seek to the offset, write, close; the answer tells that it is written
-    sha256  AFC has none that is documented: the file is read back, and the app hashes it again before it runs
-    start   DVT, with what to do in the environment: SHARP_EXPORT_DIRS, SHARP_OUT, SHARP_REPETITIONS, ...
+    write   AFC: open r+ (without truncation), seek to the offset, write, close; the answer confirms the write
+    sha256  AFC documents no hash: the file is read back, and the app hashes it again before it runs
+    start   DVT, with the run's options in the environment: SHARP_EXPORT_DIRS, SHARP_OUT, SHARP_REPETITIONS, ...
 
-pymobiledevice3 is asynchronous; each call here runs one coroutine to its end on a loop of the phone's own.
+pymobiledevice3 is asynchronous; each call here runs one coroutine to its end on the phone's event loop.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _NONE = "no iPhone is attached; plug one in, unlock it and trust this computer"
 
 
 class IosPhone(AttachedPhone):
-    """See the module."""
+    """An attached iPhone; see the module."""
 
     kind: ClassVar[str] = "ios"
     exports: ClassVar[str] = "/Documents/exports"
@@ -65,7 +65,7 @@ class IosPhone(AttachedPhone):
     def prepare_app(self, package: Path | None) -> None:
         if package is not None:
             if not package.exists():
-                raise SharpError(f"{package}: is not there; build the app as ios_bench/README.md says")
+                raise SharpError(f"{package}: no such file; build the app as ios_bench/README.md says")
             self._run(lambda: self._services.install(package), _INSTALL_TIMEOUT)
         if not self._run(self._services.installed):
             raise SharpError(
@@ -98,15 +98,15 @@ class IosPhone(AttachedPhone):
 
     def sha256(self, path: str) -> str:
         async def digest(afc: AfcService) -> str:
-            found, left = hashlib.sha256(), int((await afc.stat(path))["st_size"])
+            sha256, left = hashlib.sha256(), int((await afc.stat(path))["st_size"])
             handle = await afc.fopen(path)
             try:
                 while left > 0 and (block := await afc.fread(handle, min(_READ, left))):
-                    found.update(block)
+                    sha256.update(block)
                     left -= len(block)
             finally:
                 await afc.fclose(handle)
-            return found.hexdigest()
+            return sha256.hexdigest()
 
         return self._files(digest, _INSTALL_TIMEOUT)
 
@@ -121,7 +121,7 @@ class IosPhone(AttachedPhone):
 
     def read(self, path: str) -> str | None:
         async def read(afc: AfcService) -> str | None:
-            # One read of the open file: asked for its size first, the app might replace it between.
+            # Read the open file once: the app could replace it between a query of its size and the read.
             try:
                 handle = await afc.fopen(path)
             except AfcFileNotFoundError:
@@ -163,7 +163,7 @@ class IosPhone(AttachedPhone):
         self._loop.close()
 
     def _files(self, work: Callable[[AfcService], Awaitable[Answer]], timeout: float = _TIMEOUT) -> Answer:
-        """Do something with the app's files."""
+        """Run work with the app's files."""
 
         async def opened() -> Answer:
             return await work(await self._services.afc())
@@ -175,7 +175,7 @@ class IosPhone(AttachedPhone):
 
         Raises:
             Disconnected: the phone does not answer; all connections are closed.
-            SharpError: it answers that it will not.
+            SharpError: the phone refuses.
         """
 
         async def within() -> Answer:
@@ -183,7 +183,7 @@ class IosPhone(AttachedPhone):
 
         try:
             return self._loop.run_until_complete(within())
-        except AfcException as error:  # an OSError too, so asked first
+        except AfcException as error:  # before OSError, of which it is a subclass
             full = "; its storage is full, delete something there" if error.status == AfcError.NO_SPACE_LEFT else ""
             raise SharpError(f"{self.name}: {error}{full}") from error
         except (*_GONE, OSError, asyncio.TimeoutError) as error:
@@ -204,10 +204,10 @@ def find_ios(udid: str | None, patience: Patience) -> IosPhone:
     """The attached iPhone, or the one with this UDID.
 
     Raises:
-        SharpError: none, or several.
+        SharpError: there is no iPhone, or there are several.
     """
     try:
-        found = asyncio.run(attached_iphones())
+        attached = asyncio.run(attached_iphones())
     except (PyMobileDevice3Exception, OSError) as error:
         raise SharpError(f"usbmuxd does not answer ({error}); on Linux install it: apt-get install usbmuxd") from error
-    return IosPhone(IosServices(choose(dict.fromkeys(found, "USB"), udid, "--udid", _NONE)))
+    return IosPhone(IosServices(choose(dict.fromkeys(attached, "USB"), udid, "--udid", _NONE)))

@@ -1,11 +1,11 @@
-"""An iPhone's services as pymobiledevice3 has them: what is opened, closed after a cut, and opened again.
+"""An iPhone's services in pymobiledevice3: open them, close them after a broken connection, open them again.
 
     usbmuxd ── lockdown ─┬─ house arrest   AFC, the app's Documents as a file system
-                         ├─ installation   is the app there, install it
+                         ├─ installation   check and install the app
                          └─ diagnostics    the battery
-    userspace tunnel ─────  DVT            start the app, does it live (iOS 17 and later, Developer Mode on)
+    userspace tunnel ─────  DVT            start and check the app (iOS 17 and later, Developer Mode on)
 
-Nothing of it was run against an iPhone here; AFC is tested against a server that speaks it (tests/fake_afc.py).
+This module was not run with a real iPhone; AFC is tested with a fake server (tests/support/fake_afc.py).
 """
 
 from collections.abc import Mapping
@@ -30,12 +30,12 @@ from sharp_mobile.bench.results import Device
 
 
 async def attached_iphones() -> list[str]:
-    """UDIDs of the iPhones on a cable."""
+    """UDIDs of the iPhones on USB."""
     return [device.serial for device in await list_devices() if device.is_usb]
 
 
 class IosServices:
-    """The services of one iPhone, each opened when it is first needed."""
+    """The services of one iPhone, each opened on first use."""
 
     def __init__(self, udid: str) -> None:
         self.udid = udid
@@ -46,14 +46,14 @@ class IosServices:
         self._processes: ProcessControl | None = None
 
     async def close(self) -> None:
-        """Forget all connections; the next use opens them anew."""
+        """Close all connections; the next use opens them again."""
         opened, self._open = self._open, AsyncExitStack()
         self._lockdown = self._afc = self._dvt = self._processes = None
-        with suppress(PyMobileDevice3Exception, OSError):  # they may be broken already
+        with suppress(PyMobileDevice3Exception, OSError):  # they may already be broken
             await opened.aclose()
 
     async def attached(self) -> bool:
-        """Whether it is on a cable."""
+        """Whether the iPhone is on USB."""
         return self.udid in await attached_iphones()
 
     async def afc(self) -> AfcService:
@@ -64,17 +64,17 @@ class IosServices:
         return self._afc
 
     async def installed(self) -> bool:
-        """Whether the app is there."""
+        """Whether the app is installed."""
         async with InstallationProxyService(await self._lock()) as installation:
             return APP in await installation.get_apps(bundle_identifiers=[APP])
 
     async def install(self, package: Path) -> None:
-        """Install or replace the app; a connection that breaks begins it anew."""
+        """Install or replace the app; after a broken connection the installation starts again."""
         async with InstallationProxyService(await self._lock()) as installation:
             await installation.install_from_local(package, developer=True)
 
     async def device(self) -> Device:
-        """What it is. Its thermal state only the app can ask for."""
+        """The iPhone's hardware, system and battery. Only the app can read the thermal state."""
         lockdown = await self._lock()
         async with DiagnosticsService(lockdown) as diagnostics:
             battery = await diagnostics.get_battery() or {}
@@ -91,11 +91,11 @@ class IosServices:
         )
 
     async def launch(self, environment: Mapping[str, str]) -> None:
-        """Start the app, ending one that runs."""
+        """Start the app; a running one is ended first."""
         await (await self._process_control()).launch(APP, environment=dict(environment), kill_existing=True)
 
     async def process(self) -> int:
-        """The app's process; 0 where there is none."""
+        """The app's process id; 0 if it does not run."""
         return await (await self._process_control()).process_identifier_for_bundle_identifier(APP)
 
     async def kill(self, process: int) -> None:
@@ -122,7 +122,7 @@ class IosServices:
 
 
 def describe_battery(registry: Mapping[str, Any]) -> str | None:
-    """From the power source's entry in the registry: level, what it does, and its temperature in hundredths."""
+    """The battery's level, state and temperature (in hundredths of a degree) from its entry in the registry."""
     parts = []
     if "CurrentCapacity" in registry:
         parts.append(f"{registry['CurrentCapacity']}%")

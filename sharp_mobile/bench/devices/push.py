@@ -1,11 +1,11 @@
-"""Bring exports to a phone, over a connection that may break at any byte.
+"""Push exports to a phone over a connection that may break at any byte.
 
-    model.pte                       the whole file, held against its SHA-256 on the phone
-    model.pte.0123456789abcdef.part what has arrived of the file with this SHA-256; a cut push goes on at its end
-    manifest.json                   comes last: a folder without it is no export yet
+    model.pte                       the complete file, checked by its SHA-256 on the phone
+    model.pte.0123456789abcdef.part the received part of the file with this SHA-256; a push resumes at its end
+    manifest.json                   is sent last: a folder without it is not an export yet
 
-A file that is there already, with the same SHA-256, is not sent. Bytes are written at their offset, in blocks that are
-asked for again from the block that was cut on, so whatever arrives late or twice is what belongs there.
+A file with the same SHA-256 on the phone is not sent again. Blocks are written at their offset, and a push resumes at
+the interrupted block, so a block that arrives late or twice is still correct.
 """
 
 import posixpath
@@ -22,7 +22,7 @@ from sharp_mobile.files.digests import sha256_of
 from sharp_mobile.files.paths import inside, is_plain
 from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE, PACKED
 
-# Offsets are multiples of a block, at which phones can write; between two chunks they confirm what they have written.
+# Phones write at multiples of a block, and confirm every chunk.
 BLOCK = 1 << 16
 CHUNK = 1 << 22
 
@@ -31,7 +31,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 @dataclass(frozen=True)
 class Sending:
-    """A file here and its place on the phone."""
+    """A local file and its path on the phone."""
 
     source: Path
     target: str
@@ -40,24 +40,24 @@ class Sending:
 
     @property
     def part(self) -> str:
-        """The name under which it arrives."""
+        """The file's temporary name during the transfer."""
         return f"{self.target}.{self.sha256[:16]}.part"
 
 
 def sending(source: Path, target: str) -> Sending:
-    """A file to be sent."""
+    """A `Sending` of a file."""
     return Sending(source, target, source.stat().st_size, sha256_of(source))
 
 
 def push(phone: AttachedPhone, exports: Sequence[Export], patience: Patience) -> None:
-    """Bring exports to the phone, each into a folder of its directory's name.
+    """Push exports to the phone, each to a folder with its directory's name.
 
     Raises:
-        SharpError: too little room, a file that cannot be written, or a phone that stays away.
+        SharpError: the storage is full, a file cannot be written, or the phone does not come back.
     """
-    wanted = {export.directory.resolve().name: _files(phone, export) for export in exports}
-    files = [file for folder in wanted.values() for file in folder]
-    for name, folder in wanted.items():
+    folders = {export.directory.resolve().name: _files(phone, export) for export in exports}
+    files = [file for folder in folders.values() for file in folder]
+    for name, folder in folders.items():
         patiently(phone, partial(_make_folder, phone, f"{phone.exports}/{name}", folder), patience)
     missing = patiently(phone, lambda: [file for file in files if not _is_there(phone, file)], patience)
     patiently(phone, lambda: _check_room(phone, missing), patience)
@@ -66,17 +66,17 @@ def push(phone: AttachedPhone, exports: Sequence[Export], patience: Patience) ->
 
 
 def push_file(phone: AttachedPhone, file: Sending, patience: Patience) -> None:
-    """Bring a file to the phone, from where an earlier push was cut.
+    """Push a file to the phone; an interrupted push is resumed.
 
     Raises:
-        SharpError: as `push`; or what arrived is another file.
+        SharpError: as `push`; or the received file has another SHA-256.
     """
     progress = _Progress(file)
     patiently(phone, lambda: _send(phone, file, progress), patience)
 
 
 def _files(phone: AttachedPhone, export: Export) -> list[Sending]:
-    """What an export consists of on the phone, its manifest last."""
+    """The files of an export on the phone, with the manifest last."""
     folder = f"{phone.exports}/{export.directory.resolve().name}"
     tokenizers = {
         name: inside(export.directory, name, export.directory)
@@ -89,20 +89,20 @@ def _files(phone: AttachedPhone, export: Export) -> list[Sending]:
 
 
 def _make_folder(phone: AttachedPhone, folder: str, files: Sequence[Sending]) -> None:
-    """Make an export's folder, and rid it of what is left of another export of its name."""
+    """Create an export's folder, and delete leftovers of another export with this name."""
     directories = {posixpath.dirname(file.target) for file in files}
     belongs = {name for file in files for name in (file.target, file.part)} | {f"{folder}/{PACKED}"}
     for directory in sorted(directories):
         phone.make_directory(directory)
     for directory in (folder, f"{folder}/{PACKED}"):
         for name in phone.list(directory):
-            # A phone lists a name with a line feed as two, which may be `..`; whatever is no name stays there.
+            # A phone lists a name with a line feed as two names, such as `..`; only plain names are deleted.
             if is_plain(name) and "/" not in name and f"{directory}/{name}" not in belongs:
                 phone.delete(f"{directory}/{name}")
 
 
 def _is_there(phone: AttachedPhone, file: Sending) -> bool:
-    """Whether the phone has the file; another one of its name is deleted, so that no export is half new."""
+    """Whether the phone has the file; a different one of its name is deleted, so that exports are never mixed."""
     size = phone.size(file.target)
     if size == file.bytes and phone.sha256(file.target) == file.sha256:
         return True
@@ -142,13 +142,13 @@ def _send(phone: AttachedPhone, file: Sending, progress: Callable[[int], None]) 
 
 
 class _Progress:
-    """Says how far a file is, at every tenth of it."""
+    """Reports the progress of a file at every tenth."""
 
     def __init__(self, file: Sending) -> None:
-        self._file, self._told = file, 0
+        self._file, self._reported = file, 0
 
     def __call__(self, sent: int) -> None:
         tenth = 10 * sent // self._file.bytes
-        if tenth > self._told:
-            self._told = tenth
+        if tenth > self._reported:
+            self._reported = tenth
             say(f"{self._file.source}: {sent:,} of {self._file.bytes:,} bytes are on the phone")

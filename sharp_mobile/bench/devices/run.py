@@ -1,12 +1,12 @@
-"""The verb `bench` on a phone: what a person would do by hand, in this order.
+"""The command `bench` on a phone.
 
-    find the phone ─► is the app there? is it cool? ─► push the exports ─► start the app ─► follow it
-                                                                                             │
-    results-android-pixel-8.json in each export  ◄─ hold against the export ◄─ fetch the results
+    find the phone ─► check the app and the temperature ─► push the exports ─► start the app ─► follow it
+                                                                                                 │
+    results-android-pixel-8.json in each export  ◄─ compare with the export ◄─ fetch the results ◄┘
 
-Every export gets a results file. One that the app could not finish is `failed` and says why: the app writes such a file
-before every stage and replaces it after, so that it is there if the system ends the app; where there is none at all,
-the driver writes it.
+Every export gets a results file. If the app could not finish it, its status is `failed`, with the reason. The app
+writes such a file before every stage and replaces it afterwards, so that it exists if the system ends the app. If the
+app left no file, the driver writes it.
 """
 
 import re
@@ -29,7 +29,7 @@ from sharp_mobile.verify.manifest import read_manifest
 
 Find = Callable[[str | None, Patience], AttachedPhone]
 
-# The app is told the folders' names in a list with commas, through a shell.
+# The app receives the folders' names as a comma-separated list, through a shell.
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _THROTTLED = "throttled:"
 
@@ -49,18 +49,21 @@ def bench_phone(
     """Benchmark exports on an attached phone and write their results.
 
     Args:
-        place: `android` or `ios`. settings: what the app shall not choose itself. identifier: the phone's serial number
-            or UDID, where several are attached. app: a package of the app to install. out: as for `bench_host`.
-        find: how to find the phone.
+        place: `android` or `ios`.
+        settings: options for the app, which has defaults for missing ones.
+        identifier: the phone's serial number or UDID, if several are attached.
+        app: a package of the app to install.
+        out: as for `bench_host`.
+        find: the function that finds the phone.
 
     Raises:
-        SharpError: no export, no phone, no app, too little room, a phone that is throttled or stays away, or a
-            benchmark that failed; results that there are have been written then.
+        SharpError: an export, the phone or the app is missing; the storage is full; the phone is throttled or does not
+            come back; or a benchmark failed, after all results were written.
     """
     patience = patience or Patience()
     exports = [read_export(directory) for directory in directories]
     names = _names(exports)
-    results_places(exports, "results.json", out)  # refused before the long work
+    results_places(exports, "results.json", out)  # refuse a wrong --out before the long work
     with closing((find or _find(place))(identifier, patience)) as phone:
         patiently(phone, partial(phone.prepare_app, app), patience)
         device = patiently(phone, phone.device, patience)
@@ -69,17 +72,17 @@ def bench_phone(
             _check_cool(phone, device)
         push(phone, exports, patience)
         ended = _run(phone, names, settings, patience)
-        found = []
+        measured = []
         for name, export in zip(names, exports, strict=True):
             text = patiently(phone, partial(phone.read, _results_path(phone, name)), patience)
-            found.append(_results(phone, export, device, settings, text, ended))
+            measured.append(_results(phone, export, device, settings, text, ended))
         if not allow_throttled:
-            _check_stayed_cool(phone, found)
+            _check_stayed_cool(phone, measured)
     places = results_places(exports, f"results-{place}-{file_part(device.model, 'phone')}.json", out)
-    for path, results in zip(places, found, strict=True):
+    for path, results in zip(places, measured, strict=True):
         write_results(path, results)
         say("\n".join([*summary(results), f"  {path}"]))
-    if failed := [f"{path}: {results.error}" for path, results in zip(places, found, strict=True) if results.error]:
+    if failed := [f"{path}: {results.error}" for path, results in zip(places, measured, strict=True) if results.error]:
         raise SharpError("; ".join(failed))
 
 
@@ -88,13 +91,13 @@ def _find(place: str) -> Find:
         from sharp_mobile.bench.devices.android import find_android
 
         return find_android
-    from sharp_mobile.bench.devices.ios import find_ios  # says what to install where that is missing
+    from sharp_mobile.bench.devices.ios import find_ios  # its error for a missing package has the install command
 
     return find_ios
 
 
 def _names(exports: Sequence[Export]) -> list[str]:
-    """The folders' names on the phone."""
+    """The names of the exports' folders on the phone."""
     names = [export.directory.resolve().name for export in exports]
     for name in names:
         if not _NAME.fullmatch(name):
@@ -109,26 +112,26 @@ def _names(exports: Sequence[Export]) -> list[str]:
 def _check_cool(phone: AttachedPhone, device: Device) -> None:
     if throttled(device.thermal):
         raise SharpError(
-            f"{phone.name}: its thermal state is {device.thermal}, so it runs slower than it can; let it cool down, or "
-            "use --allow-throttled"
+            f"{phone.name}: its thermal state is {device.thermal}, so it does not run at full speed; let it cool down, "
+            "or use --allow-throttled"
         )
 
 
-def _check_stayed_cool(phone: AttachedPhone, found: Sequence[Results]) -> None:
-    """Refuse numbers that the phone or the app says were taken while it was too warm."""
-    for results in found:
+def _check_stayed_cool(phone: AttachedPhone, measured: Sequence[Results]) -> None:
+    """Refuse results if the phone or the app reports that it was throttled during the measurement."""
+    for results in measured:
         warnings = [warning for warning in results.warnings if warning.startswith(_THROTTLED)]
         if warnings or throttled(results.device.thermal):
             why = warnings[0] if warnings else f"{_THROTTLED} thermal state {results.device.thermal}"
             raise SharpError(
-                f"{phone.name}: {results.export.name} was too warm during the measurement ({why}); nothing is "
-                "written; let the phone "
-                "cool down and measure again with fewer --repetitions, or use --allow-throttled"
+                f"{phone.name}: the phone was too warm during the measurement of {results.export.name} ({why}); no "
+                "results were written; let the phone cool down and measure again with fewer --repetitions, or use "
+                "--allow-throttled"
             )
 
 
 def _run(phone: AttachedPhone, names: Sequence[str], settings: Mapping[str, int], patience: Patience) -> str | None:
-    """Have the app measure; what is to be said if it was ended by the system."""
+    """Run the app; returns an error text if the system ended it."""
     patiently(phone, partial(_start, phone, names, settings), patience)
     try:
         return follow(phone, patience)
@@ -139,7 +142,7 @@ def _run(phone: AttachedPhone, names: Sequence[str], settings: Mapping[str, int]
 
 
 def _start(phone: AttachedPhone, names: Sequence[str], settings: Mapping[str, int]) -> None:
-    """Start the app with no trace of an earlier run, which could be taken for this one's."""
+    """Delete the files of an earlier run, which could be mistaken for this run's, and start the app."""
     phone.stop()
     for path in (f"{phone.results}/{STATUS_JSON}", *(_results_path(phone, name) for name in names)):
         phone.delete(path)
@@ -158,18 +161,18 @@ def _results(
     text: str | None,
     ended: str | None,
 ) -> Results:
-    """The results of an export, held against it, with what the driver knows and the app does not."""
+    """The results of an export, checked against it, with fields that only the driver knows."""
     if text is None:
         return _unfinished(export, device, settings, ended or "the app left no results")
     source = f"{phone.name}, results of {export.identity.name}"
     results = parse_results(text, source)
     if results.export.sha256 != export.identity.sha256:
         raise SharpError(f"{source}: belong to another .pte; start again")
-    told = results.device
+    reported = results.device
     return results.model_copy(
         update={
-            "device": told.model_copy(
-                update={"thermal": told.thermal or device.thermal, "battery": told.battery or device.battery}
+            "device": reported.model_copy(
+                update={"thermal": reported.thermal or device.thermal, "battery": reported.battery or device.battery}
             ),
             "warnings": tuple(dict.fromkeys((*results.warnings, *_divergence(export, results)))),
         }
@@ -183,7 +186,7 @@ def _divergence(export: Export, results: Results) -> tuple[str, ...]:
 
 
 def _unfinished(export: Export, device: Device, settings: Mapping[str, int], error: str) -> Results:
-    """Results of an export that the app said nothing of."""
+    """The results of an export for which the app left no file."""
     runtime = read_manifest(export.directory).versions.get("executorch", "unknown")
     return Results(
         created=now(),

@@ -1,1 +1,1 @@
-"""The same model through the stock exporters."""
+"""Export the same model with ExecuTorch's stock exporter."""

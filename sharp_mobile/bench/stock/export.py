@@ -1,4 +1,4 @@
-"""What an export costs, beside ExecuTorch's own `export_llm` on the same checkpoint with the same settings.
+"""Compare the cost of an export with ExecuTorch's own `export_llm` on the same checkpoint with the same settings.
 
     checkpoint ─┬─► sharp-mobile export --plan none ───────────────────────────► ours/model.pte
                 └─► stock_inputs (Meta's names and layout) ─► export_llm ──────► stock/model.pte
@@ -6,13 +6,13 @@
     python -m sharp_mobile.bench.stock.export --max-length 2048
     python -m sharp_mobile.bench.stock.export --max-length 256 --attention portable --count pixel-6
 
-Both run as child processes, in turn, on one thread: 8da4w linears, the LM head among them, and a 4-bit embedding, in
-groups of 32 with HQQ scales; KV cache, dynamic length, float32, logits of the last token, XNNPACK. With portable
-attention both run in a plain C++ program, and the instructions of a token can be counted on an emulated phone.
+Both run as child processes, in turn, on one thread: 8da4w linears with the LM head, and a 4-bit embedding, in groups of
+32 with HQQ scales; KV cache, dynamic length, float32, logits of the last token, XNNPACK. With portable attention both
+run in a plain C++ program, and the instructions of a token can be counted on an emulated phone.
 
-Not the same: ours also opens the checkpoint as the user has it, reads the `.pte` back and checks its answers against
-the eager model. The stock exporter does neither, and the conversion of the checkpoint for it is not counted. A
-tokenizer lies beside either `.pte`, so that both can be run.
+One difference: our export also opens the user's checkpoint, reads the `.pte` back and compares its answers with the
+eager model. The stock exporter does neither, and the conversion of the checkpoint for it does not count. A tokenizer is
+next to each `.pte`, so that both can be run.
 """
 
 import os
@@ -30,7 +30,7 @@ import click
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.printable import one_printable_line
 
-# This process stays small and loads no model: Linux starts a child's peak memory at its parent's.
+# This process loads no model and stays small, because Linux starts a child's peak memory at its parent's.
 
 GROUP_SIZE = 32
 _PTE, _TOKENIZER = "model.pte", "tokenizer.json"
@@ -38,7 +38,7 @@ _PTE, _TOKENIZER = "model.pte", "tokenizer.json"
 
 @dataclass(frozen=True)
 class Usage:
-    """Seconds and peak memory of a child process, its own children's included."""
+    """Seconds and peak memory of a child process with its own children."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -47,7 +47,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one export took, and the size of its `.pte`."""
+    """The cost of one export, and the size of its `.pte`."""
 
     exporter: str
     usage: Usage
@@ -55,10 +55,10 @@ class Cost:
 
 
 def run_child(command: Sequence[str], log: Path, *, directory: Path | None = None) -> Usage:
-    """Run a command on one thread, with all that it prints in `log`.
+    """Run a command on one thread, with its output in `log`.
 
     Raises:
-        SharpError: it failed.
+        SharpError: the command failed.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
@@ -74,12 +74,12 @@ def run_child(command: Sequence[str], log: Path, *, directory: Path | None = Non
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
-        raise SharpError(f"{log}: a child ended with status {process.returncode}; it last said: {lines[-1]}")
+        raise SharpError(f"{log}: a child ended with status {process.returncode}; its last line: {lines[-1]}")
     return Usage(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def export_ours(model: str, max_length: int, attention: str, out: Path) -> Cost:
-    """Export with `sharp-mobile export`, nothing shared, into out/ours.
+    """Export with `sharp-mobile export`, without sharing, to out/ours.
 
     Raises:
         SharpError: the export failed.
@@ -102,12 +102,12 @@ def export_ours(model: str, max_length: int, attention: str, out: Path) -> Cost:
 
 
 def export_stock(model: str, max_length: int, attention: str, out: Path) -> Cost:
-    """Export with ExecuTorch's `export_llm`, into out/stock.
+    """Export with ExecuTorch's `export_llm` to out/stock.
 
     Raises:
         SharpError: the model is not a plain Llama, or the export failed.
     """
-    log, kept = out / "stock.log", out / "stock"
+    log, target = out / "stock.log", out / "stock"
     settings = [f"--max-length={max_length}", f"--group-size={GROUP_SIZE}", f"--output={_PTE}"]
     settings.append(f"--attention={attention}")
     with tempfile.TemporaryDirectory(dir=out, prefix="stock.partial-") as name:
@@ -115,11 +115,11 @@ def export_stock(model: str, max_length: int, attention: str, out: Path) -> Cost
         run_child([sys.executable, "-m", "sharp_mobile.bench.stock.inputs", model, str(work), *settings], log)
         command = [sys.executable, "-m", "executorch.extension.llm.export.export_llm", "--config", "config.yaml"]
         usage = run_child(command, log, directory=work)
-        kept.mkdir(exist_ok=True)
+        target.mkdir(exist_ok=True)
         for file in (_PTE, _TOKENIZER):
             if (work / file).is_file():
-                (work / file).replace(kept / file)
-    return Cost("export_llm", usage, (kept / _PTE).stat().st_size)
+                (work / file).replace(target / file)
+    return Cost("export_llm", usage, (target / _PTE).stat().st_size)
 
 
 _EXPORTERS = {"ours": export_ours, "stock": export_stock}
@@ -128,7 +128,7 @@ _EXPORTERS = {"ours": export_ours, "stock": export_stock}
 def compare(
     model: str, max_length: int, attention: str, runs: int, exporters: Sequence[str], out: Path
 ) -> Iterator[Cost]:
-    """Export a model with each of the exporters in turn, `runs` times; each cost as soon as it is known.
+    """Export a model with each exporter in turn, `runs` times; yields each cost as soon as it is measured.
 
     Raises:
         SharpError: as `export_ours` and `export_stock`.
@@ -144,7 +144,7 @@ def instructions(out: Path, profile: str) -> dict[str, int]:
     """Executed instructions of a token after a prompt of eight, by exporter, on an emulated phone.
 
     Raises:
-        SharpError: the tools of emulation are missing, or one of the programs cannot be run by a plain C++ program.
+        SharpError: an emulation tool is missing, or a plain C++ program cannot run one of the exports.
     """
     from sharp_mobile.bench.arm64.emulation import find_emulator
     from sharp_mobile.bench.arm64.phone import emulated_phone
@@ -173,7 +173,7 @@ def row(cost: Cost) -> str:
 
 
 def cpu_ratio(costs: Sequence[Cost]) -> float:
-    """CPU seconds of the stock exporter over ours, medians of their runs."""
+    """The median CPU seconds of the stock exporter, divided by those of ours."""
     ours, stock = (
         statistics.median(cost.usage.cpu_seconds for cost in costs if cost.exporter == exporter)
         for exporter in ("sharp-mobile", "export_llm")
@@ -183,16 +183,16 @@ def cpu_ratio(costs: Sequence[Cost]) -> float:
 
 @click.command()
 @click.argument("model", default="smollm2-135m-instruct")
-@click.option("--max-length", type=click.IntRange(min=2), default=2048, show_default=True, help="Of the KV cache.")
+@click.option("--max-length", type=click.IntRange(min=2), default=2048, show_default=True, help="KV cache length.")
 @click.option("--attention", type=click.Choice(["custom_sdpa", "portable"]), default="custom_sdpa", show_default=True)
-@click.option("--count", "profile", help="Count the instructions of a token on this emulated phone; portable alone.")
-@click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="Of each exporter, in turn.")
-@click.option("--only", type=click.Choice(list(_EXPORTERS)), help="One exporter alone.")
+@click.option("--count", "profile", help="Count a token's instructions on this emulated phone; needs portable.")
+@click.option("--runs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each exporter.")
+@click.option("--only", type=click.Choice(list(_EXPORTERS)), help="Run only this exporter.")
 @click.option("--out", type=Path, default=Path("build/compare-stock"), show_default=True, help="For exports and logs.")
 def main(
     model: str, max_length: int, attention: str, profile: str | None, runs: int, only: str | None, out: Path
 ) -> None:
-    """Export MODEL, a plain Llama, unshared with sharp-mobile and with ExecuTorch's export_llm; compare the costs."""
+    """Export MODEL, a plain Llama, with sharp-mobile (unshared) and with ExecuTorch's export_llm; compare the costs."""
     costs = []
     try:
         click.echo(HEADER)
@@ -201,8 +201,9 @@ def main(
             click.echo(row(cost))
         if profile is not None:
             counted = instructions(out, profile)
-            told = ", ".join(f"{exporter} {count:,}" for exporter, count in counted.items())
-            click.echo(f"instructions of a token on {profile}: {told}, ratio {counted['ours'] / counted['stock']:.3f}")
+            counts = ", ".join(f"{exporter} {count:,}" for exporter, count in counted.items())
+            ratio = counted["ours"] / counted["stock"]
+            click.echo(f"instructions of a token on {profile}: {counts}, ratio {ratio:.3f}")
     except SharpError as error:
         raise click.ClickException(one_printable_line(str(error))) from error
     if only is None:

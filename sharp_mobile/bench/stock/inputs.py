@@ -1,14 +1,14 @@
-"""A Llama checkpoint and our export settings as ExecuTorch's own exporter, `export_llm`, takes them.
+"""Convert a Llama checkpoint and our export settings to the inputs of ExecuTorch's exporter `export_llm`.
 
     weights.pth   the tensors under Meta's names, q and k in Meta's layout
     params.json   the architecture
     config.yaml   the settings
-    tokenizer.json, so that what comes out can be run
+    tokenizer.json, so that the export can be run
 
-RoPE turns pairs of a head's d dimensions: (i, i + d/2) in Hugging Face's layout, (2i, 2i + 1) in Meta's. So the rows of
-q and k are reordered; scores, sums over a head's dimensions, stay what they are.
+RoPE rotates pairs of a head's d dimensions: (i, i + d/2) in Hugging Face's layout, (2i, 2i + 1) in Meta's. So the rows
+of q and k are reordered. Attention scores are sums over a head's dimensions, so they do not change.
 
-ExecuTorch 1.5.1 converts SmolLM2 itself only from the hub and with torchtune, which a comparison should not need.
+ExecuTorch 1.5.1 converts SmolLM2 only from the hub and with torchtune, which a comparison should not need.
 """
 
 import json
@@ -24,8 +24,8 @@ from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.errors import SharpError
 
-# Named relative to the working directory of the exporter, which takes a path that contains "int8" or "8da4w" for a
-# quantized checkpoint.
+# Relative to the exporter's working directory: it takes a path that contains "int8" or "8da4w" for a quantized
+# checkpoint.
 WEIGHTS, PARAMS, CONFIG = "weights.pth", "params.json", "config.yaml"
 
 _META_NAMES = {
@@ -45,13 +45,13 @@ _META_NAMES = {
 
 
 def interleave_pairs(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """The rows of a q or k projection [heads · d, hidden] from Hugging Face's order to Meta's."""
+    """Reorder the rows of a q or k projection [heads · d, hidden] from Hugging Face's layout to Meta's."""
     halves = weight.view(heads, 2, -1, weight.shape[1])
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
 def meta_state_dict(model: Any) -> dict[str, torch.Tensor]:
-    """A Hugging Face Llama's tensors under Meta's names, q and k in Meta's layout; tied ones under both names."""
+    """A Hugging Face Llama's tensors under Meta's names, q and k in Meta's layout; tied tensors under both names."""
     heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
     state = {}
     for name, tensor in model.state_dict().items():
@@ -71,7 +71,7 @@ def _meta_name(module: str) -> str:
 
 
 def stock_params(config: PreTrainedConfig) -> dict[str, Any]:
-    """params.json."""
+    """The content of params.json."""
     return {
         "dim": config.hidden_size,
         "n_layers": config.num_hidden_layers,
@@ -89,11 +89,11 @@ def stock_params(config: PreTrainedConfig) -> dict[str, Any]:
 def stock_config(
     checkpoint: Checkpoint, max_length: int, group_size: int, output: str, attention: str = "custom_sdpa"
 ) -> dict[str, Any]:
-    """config.yaml: 8da4w linears and a 4-bit embedding in groups (HQQ by default), KV cache, XNNPACK."""
+    """The content of config.yaml: 8da4w linears and a 4-bit embedding in groups (HQQ by default), KV cache, XNNPACK."""
     tokens = {"get_bos_id": checkpoint.bos_token_id, "get_eos_ids": checkpoint.eos_token_ids}
     return {
         "base": {
-            "model_class": "smollm2",  # stands for any plain Llama: the architecture comes from params.json
+            "model_class": "smollm2",  # works for any plain Llama: the architecture comes from params.json
             "checkpoint": WEIGHTS,
             "params": PARAMS,
             "metadata": json.dumps({name: value for name, value in tokens.items() if value is not None}),
@@ -111,10 +111,10 @@ def stock_config(
 
 
 def check_plain_llama(checkpoint: Checkpoint) -> None:
-    """Refuse what `stock_params` does not describe.
+    """Refuse a model that `stock_params` cannot describe.
 
     Raises:
-        SharpError: another family, a SHARP checkpoint, scaled RoPE, or biases.
+        SharpError: it is of another family, a SHARP checkpoint, or has scaled RoPE or biases.
     """
     config: Any = checkpoint.config
     if checkpoint.plan is not None:
@@ -127,7 +127,7 @@ def check_plain_llama(checkpoint: Checkpoint) -> None:
         problem = "a Llama with biases"
     else:
         return
-    raise SharpError(f"{checkpoint.source}: is {problem}, which is not compared; give a plain Llama, such as SmolLM2")
+    raise SharpError(f"{checkpoint.source}: is {problem}, which is not supported; give a plain Llama, such as SmolLM2")
 
 
 @click.command()
@@ -136,9 +136,9 @@ def check_plain_llama(checkpoint: Checkpoint) -> None:
 @click.option("--max-length", type=int, required=True)
 @click.option("--group-size", type=int, required=True)
 @click.option("--attention", type=click.Choice(["custom_sdpa", "portable"]), required=True)
-@click.option("--output", required=True, help="Where the exporter is to write, relative to its working directory.")
+@click.option("--output", required=True, help="The exporter's output file, relative to its working directory.")
 def main(model: str, directory: Path, max_length: int, group_size: int, attention: str, output: str) -> None:
-    """Write what `export_llm --config config.yaml` needs to export MODEL into DIRECTORY."""
+    """Write the inputs of `export_llm --config config.yaml` for MODEL to DIRECTORY."""
     try:
         checkpoint = open_checkpoint(model)
         check_plain_llama(checkpoint)

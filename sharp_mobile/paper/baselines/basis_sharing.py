@@ -1,14 +1,14 @@
-"""Basis Sharing (Wang et al. 2024, arXiv 2410.03765): G consecutive layers share the basis of a low-rank factoring.
+"""Basis Sharing (Wang et al. 2024, arXiv 2410.03765): G consecutive layers share the basis of a low-rank factorization.
 
-For one kind of matrix, the weights W_i [in, out] of G layers, and X what those layers read on calibration text:
+For one kind of matrix, W_i [in, out] are the weights of G layers, and X are their inputs on calibration text:
 
-    S with SᵀS = Σ_layers XᵀX        S · [W_1 … W_G] = U Σ Vᵀ, the top k of it
+    S with SᵀS = Σ_layers XᵀX        S · [W_1 … W_G] = U Σ Vᵀ, truncated to the top k
     B = S⁻¹ U_k Σ_k  [in, k], stored once        C_i = the columns of V_kᵀ that belong to W_i  [k, out]
     W_i ≈ B C_i = S⁻¹ U_k U_kᵀ S W_i,     k = ⌊ in · out·G · kept / (in + out·G) ⌋
 
-The paper shares q, k, v, gate and up over G = 2 layers; o and down, which read what every layer makes for itself, are
-factored alone. Here each weight is replaced by its product B C_i, which answers as the factors do; what is counted is
-B and C_i, as they would be stored.
+The paper shares q, k, v, gate and up over G = 2 layers. It factors o and down separately, because their inputs differ
+from layer to layer. Here the product B C_i replaces each weight, with the same outputs as the factors; the parameter
+count is that of B and C_i.
 """
 
 import tempfile
@@ -30,12 +30,12 @@ from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, bat
 
 ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
 _ALONE = ("o", "down")
-_RIDGE = 1e-6  # of the mean diagonal of XᵀX
+_RIDGE = 1e-6  # relative to the mean diagonal of XᵀX
 
 
 @dataclass(frozen=True)
 class _Matrix:
-    """One weight [out, in] of a layer, a view of a parameter, and a linear that reads the same input."""
+    """A layer's weight [out, in] (a view of a parameter), and the linear that reads its input."""
 
     weight: torch.Tensor
     reader: nn.Module
@@ -52,19 +52,19 @@ def share_bases(
 ) -> Kept:
     """Factor the weights of a model with shared bases, in place; biases stay.
 
-    Memory holds the XᵀX of one group of layers at a time; the hidden states lie in a temporary file.
+    Memory holds the XᵀX of one group of layers at a time; the hidden states are in a temporary file.
 
     Args:
         windows: calibration tokens, int64 [windows, T].
-        kept: 1 − ρ of the paper, the part of each matrix's parameters to keep; 1 leaves the model as it is.
-        group: G, how many consecutive layers share a basis.
-        matrices: which kinds of matrix to factor; `MLP` compares with methods that leave attention whole.
+        kept: 1 − ρ of the paper, the share of each matrix's parameters to store; 1 leaves the model unchanged.
+        group: G, the number of consecutive layers that share a basis.
+        matrices: the kinds of matrix to factor; `MLP` compares with methods that do not change attention.
 
     Raises:
         SharpError: `kept` is not in (0, 1], a kind of matrix does not exist, or the activations are not finite.
     """
     if not 0 < kept <= 1:
-        raise SharpError(f"Basis Sharing: {kept} of the parameters cannot be kept; use more than 0 and at most 1")
+        raise SharpError(f"Basis Sharing: {kept} of the parameters cannot be stored; use more than 0 and at most 1")
     if unknown := set(matrices) - {*ATTENTION, *MLP}:
         raise SharpError(f"Basis Sharing: no matrix '{unknown.pop()}'; choose from {', '.join((*ATTENTION, *MLP))}")
     original = count_parameters(model)
@@ -74,19 +74,19 @@ def share_bases(
     for layers, grams in _groups(model, windows, group, matrices):
         for kind in matrices:
             sharing = [[layer] for layer in layers] if kind in _ALONE else [layers]
-            for together in sharing:
-                saved[kind] += _factor(model, kind, together, [grams[layer] for layer in together], kept)
+            for members in sharing:
+                saved[kind] += _factor(model, kind, members, [grams[layer] for layer in members], kept)
     mlp, attention = (sum(saved.get(kind, 0) for kind in kinds) for kinds in (MLP, ATTENTION))
     return Kept(original.without(mlp=mlp, attention=attention), original)
 
 
 def basis_rank(inputs: int, outputs: int, kept: float) -> int:
-    """k for a matrix [inputs, outputs], outputs being those of all layers that share the basis; at least 1."""
+    """k for a matrix [inputs, outputs], with the outputs of all layers that share the basis; at least 1."""
     return max(1, int(inputs * outputs * kept / (inputs + outputs)))
 
 
 def shared_basis(weights: list[torch.Tensor], gram: torch.Tensor, rank: int) -> list[torch.Tensor]:
-    """Weights [out, in] that share a basis of `rank` vectors, the nearest to the given ones on the data of `gram`.
+    """The best approximation of weights [out, in] with a shared basis of `rank` vectors, on the data of `gram`.
 
     Args:
         gram: Σ XᵀX over the layers, float64 [in, in].
@@ -99,22 +99,22 @@ def shared_basis(weights: list[torch.Tensor], gram: torch.Tensor, rank: int) -> 
     lower, info = torch.linalg.cholesky_ex(regular)
     if info != 0 or not lower.isfinite().all():
         raise SharpError(
-            "Basis Sharing: the activations are not finite or all alike; check the model, or calibrate on more text"
+            "Basis Sharing: the activations are not finite or all equal; check the model, or calibrate on more text"
         )
     s = lower.T
-    seen = s @ torch.cat([weight.double().T for weight in weights], dim=1)
-    top = torch.linalg.eigh(seen @ seen.T).eigenvectors[:, -rank:]  # U_k
-    parts = (top @ (top.T @ seen)).split([len(weight) for weight in weights], dim=1)
+    scaled = s @ torch.cat([weight.double().T for weight in weights], dim=1)
+    top = torch.linalg.eigh(scaled @ scaled.T).eigenvectors[:, -rank:]  # U_k
+    parts = (top @ (top.T @ scaled)).split([len(weight) for weight in weights], dim=1)
     return [torch.linalg.solve_triangular(s, part, upper=True).T for part in parts]
 
 
 def _factor(
     model: PreTrainedModel, kind: str, layers: list[int], grams: list[dict[nn.Module, torch.Tensor]], kept: float
 ) -> int:
-    """Replace one kind of matrix of some layers by their factored form; returns the parameters saved."""
-    found = [_matrices(model, layer)[kind] for layer in layers]
-    weights = [matrix.weight for matrix in found]
-    gram = torch.stack([of_layer[matrix.reader] for matrix, of_layer in zip(found, grams, strict=True)]).sum(0)
+    """Replace one kind of matrix of some layers by its factorization; returns the number of parameters saved."""
+    members = [_matrices(model, layer)[kind] for layer in layers]
+    weights = [matrix.weight for matrix in members]
+    gram = torch.stack([of_layer[matrix.reader] for matrix, of_layer in zip(members, grams, strict=True)]).sum(0)
     inputs, outputs = weights[0].shape[1], sum(len(weight) for weight in weights)
     rank = basis_rank(inputs, outputs, kept)
     for weight, new in zip(weights, shared_basis(weights, gram, rank), strict=True):
@@ -147,9 +147,9 @@ def _matrices(model: PreTrainedModel, layer: int) -> dict[str, _Matrix]:
 def _groups(
     model: PreTrainedModel, windows: torch.Tensor, size: int, matrices: tuple[str, ...]
 ) -> Iterator[tuple[list[int], dict[int, dict[nn.Module, torch.Tensor]]]]:
-    """Groups of consecutive layers with the XᵀX of what each layer's `matrices` read in the original model.
+    """Groups of consecutive layers, with the XᵀX of the inputs of each layer's `matrices` in the original model.
 
-    A group's statistics are taken before the caller changes its weights, and the hidden states are behind it then.
+    The caller may change a group's weights: its statistics are complete, and the hidden states have passed its layers.
     """
     decoder, parts = LayerwiseDecoder(model, windows[:1]), batches(windows)
     with tempfile.TemporaryDirectory(prefix="sharp-mobile-") as directory:
@@ -161,8 +161,8 @@ def _groups(
             layers = list(range(start, min(start + size, len(decoder))))
             grams = {}
             for layer in layers:
-                found = _matrices(model, layer)
-                with _collecting({found[kind].reader for kind in matrices}) as grams[layer]:
+                by_kind = _matrices(model, layer)
+                with _collecting({by_kind[kind].reader for kind in matrices}) as grams[layer]:
                     for part in parts:
                         hidden[part] = decoder.layer(layer, hidden[part])
             yield layers, grams
@@ -170,7 +170,7 @@ def _groups(
 
 @contextmanager
 def _collecting(linears: set[nn.Module]) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """Sum XᵀX of what some linears read, in float64."""
+    """Sum XᵀX of the inputs of linears, in float64."""
     grams: dict[nn.Module, torch.Tensor] = {}
 
     def collect(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> None:

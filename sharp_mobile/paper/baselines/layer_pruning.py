@@ -1,11 +1,11 @@
-"""Layer pruning (Gromov et al. 2024, and as the SHARP paper adapts it, App. C.4): layers that go, not shared.
+"""Layer pruning (Gromov et al. 2024, and the SHARP paper's variant, App. C.4): layers are removed, not shared.
 
-How much a block of n layers does is the angle between the hidden states x before and after it, at the last token,
-averaged over windows; the block with the least angle goes:
+The importance of a block of n layers is the angle between the hidden states x before and after it, at the last token,
+averaged over windows; the block with the smallest angle is removed:
 
     d(l, l+n) = 1/π · mean arccos( x_l · x_{l+n} / (‖x_l‖ ‖x_{l+n}‖) )
 
-SHARP's authors drop MLPs only and leave attention: those of layers 17 to 30 of 32 (type `t_ori`), or the targets of
+SHARP's authors drop only MLPs, not attention: those of layers 17 to 30 of 32 (type `t_ori`), or of the targets of
 their `t_next`.
 """
 
@@ -26,17 +26,17 @@ _ORI_LAYERS = 32
 
 
 def t_ori(layers: int) -> tuple[int, ...]:
-    """The layers (0-based) whose MLPs the paper's type `t_ori` drops (Table 8): 17 to 30 of 32, scaled to others."""
+    """The layers (0-based) whose MLPs the paper's type `t_ori` drops (Table 8): 17 to 30 of 32, scaled to `layers`."""
     first, end = (round(boundary * layers / _ORI_LAYERS) for boundary in _ORI)
     return tuple(range(first, min(end, layers - 1)))
 
 
 @torch.no_grad()
 def angular_distances(model: PreTrainedModel, windows: torch.Tensor, count: int) -> tuple[float, ...]:
-    """d(l, l + count) in parts of π for l = 0, 1, …, N − count (see the module).
+    """d(l, l + count) in units of π for l = 0, 1, …, N − count (see the module).
 
     Args:
-        windows: calibration tokens, int64 [windows, T]; the last token of each is looked at.
+        windows: calibration tokens, int64 [windows, T]; only the last token of each counts.
 
     Raises:
         SharpError: `count` is not between 1 and the number of layers.
@@ -62,14 +62,14 @@ def _last_token_states(model: PreTrainedModel, windows: torch.Tensor) -> torch.T
 
 
 def least_block(model: PreTrainedModel, windows: torch.Tensor, count: int) -> tuple[int, ...]:
-    """The `count` consecutive layers (0-based) that turn the hidden states least."""
+    """The `count` consecutive layers (0-based) with the smallest angular distance."""
     distances = angular_distances(model, windows, count)
     first = min(range(len(distances)), key=distances.__getitem__)
     return tuple(range(first, first + count))
 
 
 def drop_mlps(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
-    """Let the MLPs of some layers (0-based) answer zero, in place; attention stays."""
+    """Zero the MLPs of some layers (0-based), in place; attention stays."""
     original = count_parameters(model)
     modules: Any = decoder_layers(model)
     for layer in layers:
@@ -78,10 +78,10 @@ def drop_mlps(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
 
 
 def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
-    """Cut some layers (0-based) out of a model, attention and all, in place.
+    """Remove layers (0-based) from a model, with their attention, in place.
 
     Raises:
-        SharpError: no layer would be left.
+        SharpError: no layer would remain.
     """
     original, dropped = count_parameters(model), set(layers)
     modules: Any = model.model.layers
@@ -93,6 +93,6 @@ def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
         layer.self_attn.layer_idx = number  # its place in the KV cache
     model.config.num_hidden_layers = len(left)
     types = getattr(model.config, "layer_types", None)
-    if types is not None:  # which mask a layer gets
+    if types is not None:  # the attention mask of each layer
         model.config.layer_types = [types[index] for index in left]
     return Kept(count_parameters(model), original)

@@ -1,12 +1,12 @@
-"""LLM-Pruner (Ma et al. 2023) on the MLPs: the channels go that the loss would miss least.
+"""LLM-Pruner (Ma et al. 2023) on the MLPs: remove the channels with the least effect on the loss.
 
-A channel of a gated MLP is one row of gate, the same row of up and the same column of down: they only work together,
-so they go together. To first order the loss changes by W ∂L/∂W when a weight W is zeroed; a channel's salience is
+A channel of a gated MLP is one row of gate, the same row of up and the same column of down; they depend on each other
+and are removed together. To first order the loss changes by W ∂L/∂W when a weight W is zeroed. A channel's salience is
 
     Σ over its row of gate, its row of up, its column of down   |W ⊙ ∂L/∂W|
 
 with L the next-token loss on calibration text. Every pruned layer loses the same number of channels. The first two
-layers and the last stay whole, as in the SHARP paper (App. C.4).
+layers and the last are not pruned, as in the SHARP paper (App. C.4).
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
 
-WHOLE_FIRST, WHOLE_LAST = 2, 1
+UNPRUNED_FIRST, UNPRUNED_LAST = 2, 1
 
 
 def prune_channels(
@@ -27,18 +27,18 @@ def prune_channels(
     windows: torch.Tensor,
     kept: float,
     *,
-    first: int = WHOLE_FIRST,
-    last: int = WHOLE_LAST,
+    first: int = UNPRUNED_FIRST,
+    last: int = UNPRUNED_LAST,
 ) -> Kept:
-    """Drop the least salient channels until `kept` of all MLP parameters are left, in place.
+    """Drop the least salient channels until the share `kept` of all MLP parameters remains, in place.
 
     Args:
         windows: calibration tokens, int64 [windows, T].
-        kept: s, the part of the MLP parameters to keep, of all layers together.
-        first, last: how many layers at either end stay whole.
+        kept: s, the share of the MLP parameters that remains, over all layers.
+        first, last: the number of layers at either end that are not pruned.
 
     Raises:
-        SharpError: `kept` cannot be reached by the layers that may be pruned.
+        SharpError: `kept` cannot be reached by pruning the other layers.
     """
     original = count_parameters(model)
     layers = decoder_layers(model)
@@ -46,8 +46,8 @@ def prune_channels(
     part = 1 - (1 - kept) * len(layers) / max(1, len(pruned))
     if not 0 < part <= 1:
         raise SharpError(
-            f"LLM-Pruner: {kept:.0%} of the MLP parameters cannot be kept by pruning layers {first + 1} to "
-            f"{len(layers) - last} of {len(layers)} alone; keep more (up to 100%), or leave fewer layers whole"
+            f"LLM-Pruner: {kept:.0%} of the MLP parameters cannot be reached by pruning layers {first + 1} to "
+            f"{len(layers) - last} of {len(layers)}; keep more (up to 100%), or prune more layers"
         )
     if part < 1:
         for layer, salience in channel_salience(model, windows, pruned).items():
@@ -60,7 +60,7 @@ def prune_channels(
 def channel_salience(model: PreTrainedModel, windows: torch.Tensor, layers: range) -> dict[int, torch.Tensor]:
     """The salience of each channel, [inner], of the MLPs of `layers` (0-based); see the module.
 
-    Needs the memory of those MLPs once more, for the gradients; the model is left as it was.
+    The gradients need as much memory as those MLPs. The model is unchanged.
     """
     mlps: dict[int, Any] = {layer: decoder_layers(model)[layer].mlp for layer in layers}
     weights = [p for mlp in mlps.values() for p in mlp.parameters()]
@@ -94,7 +94,7 @@ def _product(linear: nn.Linear) -> torch.Tensor:
 
 
 def _keep_channels(mlp: Any, channels: torch.Tensor) -> None:
-    """Replace an MLP's linears by those of some channels."""
+    """Reduce an MLP's linears to some channels."""
     if hasattr(mlp, "gate_up_proj"):
         inner = mlp.down_proj.in_features
         mlp.gate_up_proj = _linear_of(mlp.gate_up_proj, rows=torch.cat([channels, channels + inner]))
@@ -107,7 +107,7 @@ def _keep_channels(mlp: Any, channels: torch.Tensor) -> None:
 def _linear_of(
     linear: nn.Linear, *, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None
 ) -> nn.Linear:
-    """A linear with some rows or columns of another's weight."""
+    """A linear with some rows or columns of another linear's weight."""
     weight: torch.Tensor = linear.weight.detach()
     bias: torch.Tensor | None = linear.bias
     if columns is not None:

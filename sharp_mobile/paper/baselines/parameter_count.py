@@ -1,4 +1,4 @@
-"""How many parameters a compressed model keeps, counted on the model itself, so that no formula can flatter it."""
+"""The parameters of a compressed model, counted on the model and not by a formula, which could be wrong."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,31 +10,31 @@ from sharp_mobile.model.modules import decoder_layers
 
 @dataclass(frozen=True)
 class Parameters:
-    """Distinct parameters of a model: in the decoder layers' MLPs, and in all of it."""
+    """The distinct parameters of a model: in the decoder layers' MLPs, and in total."""
 
     mlp: int
     total: int
 
     def without(self, *, mlp: int, attention: int = 0) -> "Parameters":
-        """The same with fewer parameters."""
+        """These counts, reduced by some parameters."""
         return Parameters(self.mlp - mlp, self.total - mlp - attention)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a compressed model keeps of the original model's parameters."""
+    """The parameter counts of a compressed model and of its original."""
 
     parameters: Parameters
     original: Parameters
 
     @property
     def mlp(self) -> float:
-        """s: kept MLP parameters over original ones, recovery parameters included (paper, Eq. 1)."""
+        """s: stored MLP parameters over the original's, with recovery parameters (paper, Eq. 1)."""
         return self.parameters.mlp / self.original.mlp
 
     @property
     def total(self) -> float:
-        """The same over all parameters of the model."""
+        """The same ratio over all parameters of the model."""
         return self.parameters.total / self.original.total
 
 

@@ -93,7 +93,7 @@ def test_no_file_that_describes_this_machine_is_read(shared: Export, emulator: E
 
 
 def test_a_prefill_beyond_the_cache_is_refused(shared: Export, emulator: Emulator) -> None:
-    with pytest.raises(SharpError, match=r"--prefill 96: .* takes 95 tokens at a time; take fewer"):
+    with pytest.raises(SharpError, match=r"--prefill 96: .* takes 95 tokens at a time; use fewer"):
         measure(shared, read_profile("pixel-6"), emulator, prefill=96)
 
 

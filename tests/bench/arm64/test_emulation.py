@@ -24,7 +24,7 @@ def test_a_missing_wheel_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         (tmp_path / tool).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(emulation, "BUILD", tmp_path / "build")
-    with pytest.raises(SharpError, match=r"are not there; run python -m sharp_mobile\.bench\.arm64\.emulation"):
+    with pytest.raises(SharpError, match=r"are missing; run python -m sharp_mobile\.bench\.arm64\.emulation"):
         find_emulator()
 
 

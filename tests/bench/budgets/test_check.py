@@ -170,7 +170,7 @@ def test_update_keeps_all_that_it_does_not_know_better(budgets: Path, tmp_path: 
 def test_update_writes_a_file_where_there_is_none(tmp_path: Path) -> None:
     budgets, directory = tmp_path / "new" / "budgets.toml", tmp_path / "Qwen2.5-0.5B"
     write_export(directory)
-    assert "write budgets by --update" in run(directory, "--budgets", budgets).stderr
+    assert "write budgets with --update" in run(directory, "--budgets", budgets).stderr
     green(directory, "--budgets", budgets, "--update")
     found = read_budgets(budgets, "Qwen2.5-0.5B")
     assert found.file_bytes == AtMost(at_most=1000, tolerance=0.002)

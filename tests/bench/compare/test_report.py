@@ -93,7 +93,7 @@ def test_the_page_has_the_table_and_the_words(columns: list[Column]) -> None:
     assert "On a machine (2 × a CPU, 8.0 GB of memory), Linux 6, at 2026-01-02T03:04:05Z." in text
     assert "Runs: first launch 3, later launch 3, forward 5, decode 2." in text
     assert "Emulated by QEMU as cortex-a76" in text
-    assert "they say nothing of memory, caches or clocks, so of time" in text
+    assert "Instruction counts do not include the effects of memory, caches or clocks" in text
     assert "thermal" not in text  # nobody knew of it
 
 
@@ -109,7 +109,7 @@ def test_each_device_has_pictures_of_its_own(columns: list[Column]) -> None:
         "Load on another machine, ms",
         "Forward pass of one token on another machine, ms (line: ± std)",
         "Resident memory on another machine, MB",
-        "Instructions of one token on cortex-a76, millions; no time",
+        "Instructions of one token on cortex-a76, millions; not a time",
     ]
     assert captions(page([Column("shared", "shared", columns[1].export)])) == ["Size of the .pte, MB"]
 

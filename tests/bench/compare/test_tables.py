@@ -58,7 +58,7 @@ def test_a_column_for_each_place_that_an_export_was_measured_in(exports: tuple[P
         missing,
         Cell("6.03 ± 0.14", "×0.500"),
     )
-    assert cells(table, "tokens a second", "decode")[3] == Cell("158.0", "×2.000")
+    assert cells(table, "tokens per second", "decode")[3] == Cell("158.0", "×2.000")
     assert cells(table, "memory", "resident")[1:4:2] == (Cell("120.0"), Cell("70.0", "×0.583"))
     assert cells(table, "instructions, one token", "executed") == (
         Cell("1,000,000"),
@@ -73,7 +73,7 @@ def test_what_nobody_measured_is_left_out(exports: tuple[Path, Path]) -> None:
     rows = {(row.group, row.name) for row in compare(read_columns(exports)).rows}
     assert ("load", "later launch") in rows
     assert ("load", "cold") not in rows
-    assert ("tokens a second", "prefill") not in rows
+    assert ("tokens per second", "prefill") not in rows
     assert ("instructions, prefill", "executed") not in rows
 
 
@@ -82,11 +82,11 @@ def test_a_perplexity_is_of_the_file_that_it_was_measured_with(exports: tuple[Pa
         sha256 = sha256_of(directory / "model.pte")
         kept = MeasuredPerplexity(sha256=sha256, perplexity=value, text="a", windows=2, window=8, tokens=14)
         (directory / "perplexity.json").write_text(kept.model_dump_json())
-    first, second = (cells(compare(read_columns(exports)), "likeness", "perplexity")[i] for i in (0, 2))
+    first, second = (cells(compare(read_columns(exports)), "quality", "perplexity")[i] for i in (0, 2))
     assert (first, second) == (Cell("24.0"), Cell("30.0", "×1.250"))
     other = kept.model_copy(update={"sha256": "of another file"})
     (exports[1] / "perplexity.json").write_text(other.model_dump_json())
-    assert cells(compare(read_columns(exports)), "likeness", "perplexity")[2] == Cell(MISSING)
+    assert cells(compare(read_columns(exports)), "quality", "perplexity")[2] == Cell(MISSING)
     (exports[1] / "perplexity.json").write_text("{")
     with pytest.raises(SharpError, match=r"perplexity\.json: .*run sharp-mobile evaluate"):
         read_columns(exports)
@@ -96,7 +96,7 @@ def test_an_export_that_was_not_measured_has_sizes(tmp_path: Path) -> None:
     write_export(tmp_path / "tiny")
     table = compare(read_columns([tmp_path / "tiny"]))
     assert table.names == ("tiny",)
-    assert {row.group for row in table.rows} == {"what it is", "size", "likeness"}
+    assert {row.group for row in table.rows} == {"description", "size", "quality"}
     assert table.notes == ()
 
 
@@ -121,7 +121,7 @@ def test_other_settings_and_warnings_are_told(tmp_path: Path) -> None:
     two = one.model_copy(update={**changes, "warnings": ("token 3 differs",)})
     notes = compare([Column("one", "tiny", export, one), Column("two", "tiny", export, two)]).notes
     assert (
-        "two was not measured as one was: threads 2, there 1; weight cache off, there on; memory limit 330 MB, "
+        "two was measured differently from one: threads 2, there 1; weight cache off, there on; memory limit 330 MB, "
         "there none; decode of 32 tokens, there of 64 tokens." in notes
     )
     assert "two: token 3 differs" in notes

@@ -93,7 +93,7 @@ def test_a_stale_export_is_replaced(services: FakeServices, iphone: IosPhone, an
 
 def test_too_little_room_is_told(services: FakeServices, iphone: IosPhone, another: Export) -> None:
     services.server.free = 1000
-    with pytest.raises(SharpError, match="bytes are to be sent and 1,000 are free on it; delete something there"):
+    with pytest.raises(SharpError, match="bytes must be sent, but only 1,000 are free on it; delete something there"):
         push(iphone, [another], PATIENCE)
     services.server.free, services.server.full = 1 << 40, True
     with pytest.raises(SharpError, match="its storage is full, delete something there"):

@@ -130,7 +130,7 @@ def test_too_little_room_is_told_before_anything_is_sent(
     adb: FakeAdb, phone: AndroidPhone, on_phone: FakePhone, export: Export
 ) -> None:
     (on_phone.root / "free").write_text("1000")
-    with pytest.raises(SharpError, match=r"A1B2: 8,4\d\d,\d\d\d bytes are to be sent and 1,024,000 are free on it"):
+    with pytest.raises(SharpError, match=r"A1B2: 8,4\d\d,\d\d\d bytes must be sent, but only 1,024,000 are free on it"):
         push(phone, [export], PATIENCE)
     assert adb.received == 0
 

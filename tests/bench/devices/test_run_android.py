@@ -72,7 +72,7 @@ def test_other_tokens_than_the_manifests_are_a_warning(adb: FakeAdb, on_phone: F
 
 def test_results_of_another_pte_are_refused(adb: FakeAdb, on_phone: FakePhone, export: Export, another: Export) -> None:
     on_phone.behave(results={"export": export.identity.model_dump()})
-    with pytest.raises(SharpError, match=r"results of unshared: are of another \.pte"):
+    with pytest.raises(SharpError, match=r"results of unshared: belong to another \.pte"):
         bench(adb, another)
     assert not (another.directory / RESULTS).exists()
 
@@ -151,7 +151,7 @@ def test_an_app_that_says_nothing_new_is_told(adb: FakeAdb, another: Export) -> 
 
 def test_a_status_of_another_kind_of_app_is_told(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
     on_phone.behave(state="dreaming")
-    with pytest.raises(SharpError, match=r"status\.json is not of this sharp-mobile version; install its app"):
+    with pytest.raises(SharpError, match=r"status\.json is from another sharp-mobile version; install"):
         bench(adb, another)
 
 
@@ -176,7 +176,7 @@ def test_numbers_of_a_phone_that_became_too_warm_are_refused(
 ) -> None:
     on_phone.behave(results={"warnings": ["throttled: thermal state severe after decode"]})
     with pytest.raises(
-        SharpError, match=r"unshared was too warm during the measurement .*severe after decode.* nothing is written"
+        SharpError, match=r"too warm during the measurement of unshared .*severe after decode.* no results were written"
     ):
         bench(adb, another)
     assert not (another.directory / RESULTS).exists()
@@ -202,7 +202,7 @@ def test_the_app_is_installed_over_a_cable_that_is_pulled(
     (tmp_path / "app.apk").write_bytes(b"nothing")
     with pytest.raises(SharpError, match=r"does not install it: Failure .INSTALL_PARSE_FAILED_NOT_APK"):
         bench(adb, another, app=tmp_path / "app.apk")
-    with pytest.raises(SharpError, match=r"none\.apk: is not there"):
+    with pytest.raises(SharpError, match=r"none\.apk: no such file"):
         bench(adb, another, app=tmp_path / "none.apk")
 
 
@@ -211,7 +211,7 @@ def test_the_app_makes_its_own_directory_before_anything_is_written(
 ) -> None:
     (on_phone.files / "exports").rmdir()
     on_phone.behave(locked=True)
-    with pytest.raises(SharpError, match=r"the app does not make .*files/exports; unlock the phone"):
+    with pytest.raises(SharpError, match=r"the app does not create .*files/exports; unlock the phone"):
         bench(adb, another, patience=Patience(poll=0.02, silent=0.1))
     on_phone.behave()
     bench(adb, another)
@@ -231,7 +231,7 @@ def test_an_app_without_the_activity_is_told(adb: FakeAdb, on_phone: FakePhone, 
         (
             {"A": "device", "B": "device"},
             None,
-            r"2 phones are attached: A \(device\), B \(device\); choose one by --serial",
+            r"2 phones are attached: A \(device\), B \(device\); choose one with --serial",
         ),
         ({"A": "device"}, "C", r"--serial C: no such phone; attached: A \(device\)"),
         (
@@ -263,7 +263,7 @@ def test_what_is_no_export_is_told_before_a_phone_is_looked_for(adb: FakeAdb, an
     with pytest.raises(SharpError, match="unshared: is not an export's directory: it has no manifest"):
         bench(adb, another)
     named = an_export(tmp_path / "exports" / "of me", size=1000)
-    with pytest.raises(SharpError, match="of me: the directory's name is to be used on the phone; rename it"):
+    with pytest.raises(SharpError, match="of me: the phone cannot use this directory name; rename it"):
         bench(adb, named)
     twin = an_export(tmp_path / "more" / "twin", size=1000), an_export(tmp_path / "less" / "twin", size=1000)
     with pytest.raises(SharpError, match="twin: two exports have this directory's name"):

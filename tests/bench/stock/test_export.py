@@ -49,7 +49,7 @@ def test_a_child_runs_where_it_should_on_one_thread_and_its_words_are_kept(tmp_p
 
 
 def test_a_child_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
-    with pytest.raises(SharpError, match=r"log: .*status 3; it last said: disk on fire$"):
+    with pytest.raises(SharpError, match=r"log: .*status 3; its last line: disk on fire$"):
         run_child([sys.executable, "-c", "print('disk on fire'); raise SystemExit(3)"], tmp_path / "log")
 
 

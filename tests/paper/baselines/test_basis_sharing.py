@@ -81,5 +81,5 @@ def test_bad_settings_are_refused() -> None:
         share_bases(tiny_model(), WINDOWS, 0.0)
     with pytest.raises(SharpError, match="no matrix 'norm'"):
         share_bases(tiny_model(), WINDOWS, 0.5, matrices=("norm",))
-    with pytest.raises(SharpError, match="not finite or all alike"):
+    with pytest.raises(SharpError, match="not finite or all equal"):
         shared_basis([torch.randn(4, 4)], torch.full((4, 4), torch.nan, dtype=torch.float64), 2)

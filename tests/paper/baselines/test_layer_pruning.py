@@ -70,5 +70,5 @@ def test_the_angular_distance_is_its_formula() -> None:
 def test_an_impossible_block_is_refused() -> None:
     with pytest.raises(SharpError, match="use 1 to 6"):
         angular_distances(tiny_model(), WINDOWS, 7)
-    with pytest.raises(SharpError, match="leave at least one"):
+    with pytest.raises(SharpError, match="keep at least one"):
         drop_layers(tiny_model(), range(6))

@@ -87,7 +87,7 @@ def test_the_ends_stay_whole_and_the_share_is_met() -> None:
 
 
 def test_a_share_out_of_reach_is_refused() -> None:
-    with pytest.raises(SharpError, match="cannot be kept by pruning layers 3 to 5 of 6"):
+    with pytest.raises(SharpError, match="cannot be reached by pruning layers 3 to 5 of 6"):
         prune_channels(tiny_model(), WINDOWS, 0.4)
     with pytest.raises(SharpError, match="up to 100%"):
         prune_channels(tiny_model(), WINDOWS, 1.1)

@@ -25,17 +25,8 @@ from sharp_mobile.decoder.segments import (
     RMSNorm,
 )
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import (
-    Family,
-    decoder_layers,
-    family_of,
-    logit_cap,
-    mlp_activation,
-    mlp_biases,
-    mlp_weights,
-    score_cap,
-    sliding_window,
-)
+from sharp_mobile.model.families import Family, family_of, logit_cap, score_cap, sliding_window
+from sharp_mobile.model.modules import decoder_layers, mlp_activation, mlp_biases, mlp_weights
 from sharp_mobile.model.share import SharedMLP, own_mlp
 from sharp_mobile.recipe.settings import LowerSection
 

@@ -22,7 +22,7 @@ from torch import nn
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.segment_walk import Given, head_of, in_float, segments_of, step
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.system.memory import page_out
 

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import MLPWeights, decoder_layers, mlp_activation, mlp_biases, mlp_weights
+from sharp_mobile.model.modules import MLPWeights, decoder_layers, mlp_activation, mlp_biases, mlp_weights
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery, recoveries
 

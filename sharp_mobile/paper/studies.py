@@ -31,7 +31,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.files.json_file import parse_json, read_text
 from sharp_mobile.files.outputs import replace_text
-from sharp_mobile.model.families import MLPWeights, NoMLP, decoder_layers, mlp_weights
+from sharp_mobile.model.modules import MLPWeights, NoMLP, decoder_layers, mlp_weights
 from sharp_mobile.model.share import shared_layers
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder
 

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import NoMLP, decoder_layers, mlp_weights
+from sharp_mobile.model.modules import NoMLP, decoder_layers, mlp_weights
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.paper.baselines.basis_sharing import MLP, share_bases
 from sharp_mobile.paper.baselines.layer_pruning import drop_mlps, t_ori

@@ -21,7 +21,7 @@ from torch import nn
 from sharp_mobile.decoder.fuse import FusedFactors, FusedMLP, Projections, linear
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, dequantize_activation, quantize_activation
 from sharp_mobile.decoder.segments import GatedMLP
-from sharp_mobile.model.families import mlp_weights
+from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.model.share import SharedMLP, shared_layers
 from sharp_mobile.quantize.nearest import QuantizeOptions, is_tied, quantize_embedding, quantize_linear, recovery_group
 from sharp_mobile.recipe.settings import embedding_bits

@@ -12,7 +12,7 @@ from sharp_mobile.decoder.fuse import FusedMLP, Projections, fuse, linear
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segments import GatedMLP
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import mlp_weights
+from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.model.share import SharedMLP, recovery_parameters, share_layers, shared_layers
 from sharp_mobile.quantize.nearest import QuantizeOptions, quantize
 from sharp_mobile.recipe.plan import SharePlan

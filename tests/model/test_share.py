@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers, mlp_activation, mlp_biases, mlp_weights
+from sharp_mobile.model.modules import decoder_layers, mlp_activation, mlp_biases, mlp_weights
 from sharp_mobile.model.share import RecoveredProjection, own_mlp, recovery_parameters, share_layers, shared_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import DEPLOYABLE, Recovery

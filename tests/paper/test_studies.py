@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
-from sharp_mobile.model.families import mlp_weights
+from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.paper import studies
 from sharp_mobile.paper.studies import (

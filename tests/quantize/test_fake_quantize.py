@@ -10,7 +10,7 @@ from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.decoder.decoder import DecoderOptions, build_decoder
 from sharp_mobile.decoder.fuse import Projections, fuse, linear
-from sharp_mobile.model.families import mlp_weights
+from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
 from sharp_mobile.quantize.fake_quantize import simulated
 from sharp_mobile.quantize.nearest import QuantizeOptions, quantize

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers, mlp_weights
+from sharp_mobile.model.modules import decoder_layers, mlp_weights
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
 

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import NoMLP, decoder_layers
+from sharp_mobile.model.modules import NoMLP, decoder_layers
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
 
 WHOLE_FIRST, WHOLE_LAST = 2, 1

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recovery.finetune.token_loss import FrozenHead, token_loss
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from sharp_mobile.model.families import mlp_weights
+from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.warmup.closed_form import InputStatistics, fit_gate_up, input_statistics

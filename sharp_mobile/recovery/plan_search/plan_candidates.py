@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from sharp_mobile.console import progress_bar
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.plan_search.imitation_error import TargetDamage

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sharp_mobile.model.families import mlp_activation, mlp_biases, mlp_weights
+from sharp_mobile.model.modules import mlp_activation, mlp_biases, mlp_weights
 from sharp_mobile.model.share import RecoveredProjection, SharedMLP
 from sharp_mobile.recovery.warmup.regression import Batch, not_finite
 

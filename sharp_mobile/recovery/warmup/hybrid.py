@@ -25,7 +25,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from sharp_mobile.model.families import mlp_inner, mlp_weights
+from sharp_mobile.model.modules import mlp_inner, mlp_weights
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.warmup.closed_form import (

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers, logit_cap
+from sharp_mobile.model.families import logit_cap
+from sharp_mobile.model.modules import decoder_layers
 
 SINK_RATIO = (
     20.0  # max / median residual norm from which a layer can be a sink; 11 at most before SmolLM2's sink, 186 after

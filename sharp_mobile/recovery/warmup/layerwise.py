@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from sharp_mobile.console import progress_bar
-from sharp_mobile.model.families import Family, NoMLP, decoder_layers, mlp_weights
+from sharp_mobile.model.families import Family
+from sharp_mobile.model.modules import NoMLP, decoder_layers, mlp_weights
 from sharp_mobile.quantize.fake_quantize import Simulation
 from sharp_mobile.recovery.warmup.fit import Target, WarmupSettings, fit_target, measure, named
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import Family, norm
+from sharp_mobile.model.families import Family
+from sharp_mobile.model.modules import norm
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Rows = slice | torch.Tensor  # of the flat axis of all tokens

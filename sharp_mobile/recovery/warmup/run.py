@@ -32,7 +32,8 @@ import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers, family_of, mlp_weights
+from sharp_mobile.model.families import family_of
+from sharp_mobile.model.modules import decoder_layers, mlp_weights
 from sharp_mobile.model.share import SharedMLP, share_layers
 from sharp_mobile.quantize.fake_quantize import Simulation, simulated
 from sharp_mobile.quantize.nearest import QuantizeOptions

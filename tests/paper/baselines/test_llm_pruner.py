@@ -8,7 +8,7 @@ from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import mlp_weights
+from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.paper.baselines.llm_pruner import channel_salience, prune_channels
 from sharp_mobile.paper.baselines.parameter_count import count_parameters
 

@@ -3,7 +3,7 @@ import torch
 from tiny_finetune import shared_model
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.model.share import recovery_parameters
 from sharp_mobile.quantize.fake_quantize import simulated
 from sharp_mobile.quantize.nearest import QuantizeOptions

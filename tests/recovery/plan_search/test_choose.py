@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.plan_search.choose import Option, choose_plan, within_budget

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokens
 
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.plan_search.imitation_error import TargetDamage

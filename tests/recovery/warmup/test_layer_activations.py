@@ -14,7 +14,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.recovery.warmup.layer_activations import (
     LayerwiseDecoder,
     batches,

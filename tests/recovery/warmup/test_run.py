@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers, family_of
+from sharp_mobile.model.families import family_of
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.model.share import recovery_parameters, shared_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery

@@ -4,12 +4,14 @@ One `Decoder` serves all families: what a family is, `families.py` says; what a 
 say. It runs in eager mode with float or quantized segments, and is exported with lowered ones.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401  registers llama::custom_sdpa and update_cache
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.decoder.fuse import Projections, fuse, linear
@@ -25,8 +27,19 @@ from sharp_mobile.decoder.segments import (
     Middle,
     RMSNorm,
 )
+from sharp_mobile.model.configuration import Configuration
 from sharp_mobile.model.families import Family, family_of, logit_cap, score_cap, sliding_window
-from sharp_mobile.model.modules import decoder_layers, mlp_activation, mlp_biases, mlp_weights
+from sharp_mobile.model.modules import (
+    DecoderLayer,
+    RotaryEmbedding,
+    SelfAttention,
+    causal_lm,
+    decoder_layers,
+    mlp_activation,
+    mlp_biases,
+    mlp_weights,
+    rms_norm,
+)
 from sharp_mobile.model.share import SharedMLP, own_mlp
 from sharp_mobile.recipe.lower_settings import LowerSettings
 
@@ -106,10 +119,11 @@ class CustomAttention(Attention):
     ) -> torch.Tensor:
         torch.ops.llama.update_cache(k, self.k_cache, start)
         torch.ops.llama.update_cache(v, self.v_cache, start)
-        attended = torch.ops.llama.custom_sdpa(
+        attended: torch.Tensor = torch.ops.llama.custom_sdpa(
             q, self.k_cache, self.v_cache, start, mask, 0.0, mask is None, self.settings.scale
         )
-        return attended.view(1, -1, self.settings.heads.queries * self.settings.heads.width)
+        attended = attended.view(1, -1, self.settings.heads.queries * self.settings.heads.width)
+        return attended
 
 
 class PortableAttention(Attention):
@@ -202,7 +216,8 @@ class Decoder(nn.Module):
         if not self.options.all_logits:
             # What follows the last attention works token by token, so only the last token needs it.
             hidden, attended = hidden[:, -1:], attended[:, -1:]
-        return self.exit(hidden, attended)[0]
+        logits: torch.Tensor = self.exit(hidden, attended)[0]
+        return logits
 
     def surroundings(self, start: int, tokens: int) -> list["Surroundings"]:
         """What each layer's attention is given beside q, k and v, for S = `tokens` positions from `start` on."""
@@ -231,29 +246,29 @@ class Decoder(nn.Module):
 
 
 @torch.no_grad()
-def build_decoder(model: Any, settings: LowerSettings) -> Decoder:
+def build_decoder(model: PreTrainedModel, settings: LowerSettings) -> Decoder:
     """The decoder of a Hugging Face causal language model, plain or shared, in float and without copying weights.
 
     Raises:
         SharpError: an unsupported family or RoPE type, or options that the model's decoder cannot have.
     """
-    config: Any = model.config
+    lm = causal_lm(model)
+    config, base = lm.config, lm.model
     family = family_of(config.model_type)
-    architecture = architecture_of(config.to_dict())
+    architecture = architecture_of(model.config.to_dict())
     options = decoder_options(settings, architecture)
     options.check(architecture)
-    layers = list(decoder_layers(model))
-    rotations, rotation_of = _rotations(model, options.max_length)
+    layers = decoder_layers(model)
+    rotations, rotation_of = _rotations(base.rotary_emb, layers, options.max_length)
     heads = _heads(layers[0].self_attn, config, rotations)
     starts = [
         _attention_input(layer, family, heads, turned is not None)
         for layer, turned in zip(layers, rotation_of, strict=True)
     ]
     ends = _layer_outputs(layers, family)
-    base = model.model
     head = LogitsHead(
         _norm(base.norm, family),
-        linear(model.lm_head.weight, model.lm_head.bias),
+        linear(lm.lm_head.weight, lm.lm_head.bias),
         logit_cap(config),
     )
     return Decoder(
@@ -268,35 +283,39 @@ def build_decoder(model: Any, settings: LowerSettings) -> Decoder:
     ).eval()
 
 
-def _norm(norm: Any, family: Family) -> RMSNorm:
+def _norm(module: nn.Module, family: Family) -> RMSNorm:
+    norm = rms_norm(module)
     epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
     return RMSNorm(norm.weight.float() + family.norm_gain_offset, epsilon)
 
 
-def _optional_norm(layer: nn.Module, attribute: str | None, family: Family) -> RMSNorm | None:
+def _optional_norm(layer: DecoderLayer, attribute: str | None, family: Family) -> RMSNorm | None:
     return None if attribute is None else _norm(getattr(layer, attribute), family)
 
 
-def _embedding(embedding: Any) -> nn.Embedding:
+def _embedding(embedding: nn.Embedding) -> nn.Embedding:
     """The lookup table; Gemma's scaling of the embedded tokens goes into a float table of its own."""
     weight = embedding.weight.detach()
-    if hasattr(embedding, "embed_scale"):
-        weight = weight.float() * embedding.embed_scale
-    return nn.Embedding.from_pretrained(weight, freeze=True)
+    scale: torch.Tensor | None = getattr(embedding, "embed_scale", None)
+    if scale is not None:
+        weight = weight.float() * scale
+    table: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=True)
+    return table
 
 
-def _heads(attention: Any, config: Any, rotations: list[Rotation]) -> Heads:
+def _heads(attention: SelfAttention, config: Configuration, rotations: list[Rotation]) -> Heads:
     rotary = rotations[0].rotary if rotations else 0
     return Heads(config.num_attention_heads, config.num_key_value_heads, attention.head_dim, rotary)
 
 
-def _rotations(model: Any, max_length: int) -> tuple[list[Rotation], list[int | None]]:
+def _rotations(
+    rotary: RotaryEmbedding, layers: Sequence[DecoderLayer], max_length: int
+) -> tuple[list[Rotation], list[int | None]]:
     """The distinct RoPE tables of a model, and which of them each layer uses (None: no RoPE)."""
-    rotary = model.model.rotary_emb
     tables: dict[str, Rotation] = {}
     rotation_of: list[int | None] = []
-    for layer in decoder_layers(model):
-        attention: Any = layer.self_attn
+    for layer in layers:
+        attention = layer.self_attn
         if not getattr(attention, "use_rope", True):
             rotation_of.append(None)
             continue
@@ -307,9 +326,9 @@ def _rotations(model: Any, max_length: int) -> tuple[list[Rotation], list[int | 
     return list(tables.values()), rotation_of
 
 
-def _rotation(rotary: Any, kind: str, max_length: int, width: int) -> Rotation:
+def _rotation(rotary: RotaryEmbedding, kind: str, max_length: int, width: int) -> Rotation:
     prefix = f"{kind}_" if kind else ""
-    rope_type = rotary.rope_type[kind] if kind else rotary.rope_type
+    rope_type = rotary.rope_type[kind] if isinstance(rotary.rope_type, dict) else rotary.rope_type
     frequencies = getattr(rotary, f"{prefix}original_inv_freq")
     if rope_type == "longrope":
         # Hugging Face changes the frequencies with the text's length; a cache cannot, so the exported length decides.
@@ -319,7 +338,7 @@ def _rotation(rotary: Any, kind: str, max_length: int, width: int) -> Rotation:
     return Rotation(frequencies, getattr(rotary, f"{prefix}attention_scaling"), width)
 
 
-def _attention_input(layer: Any, family: Family, heads: Heads, rotated: bool) -> AttentionInput:
+def _attention_input(layer: DecoderLayer, family: Family, heads: Heads, rotated: bool) -> AttentionInput:
     attention = layer.self_attn
     if family.fused_qkv:
         sizes = [heads.queries * heads.width, heads.keys * heads.width, heads.keys * heads.width]
@@ -339,7 +358,7 @@ def _attention_input(layer: Any, family: Family, heads: Heads, rotated: bool) ->
     )
 
 
-def _layer_outputs(layers: list[Any], family: Family) -> list[LayerOutput]:
+def _layer_outputs(layers: Sequence[DecoderLayer], family: Family) -> list[LayerOutput]:
     """Each layer's end; a reference and its targets hold the same linear objects."""
     projections: dict[int, Projections] = {}
     outputs = []
@@ -357,7 +376,7 @@ def _layer_outputs(layers: list[Any], family: Family) -> list[LayerOutput]:
     return outputs
 
 
-def _attention(attention: Any, config: Any, heads: Heads, options: DecoderOptions) -> Attention:
+def _attention(attention: SelfAttention, config: Configuration, heads: Heads, options: DecoderOptions) -> Attention:
     window = sliding_window(attention, config)
     if window is not None and window >= options.max_length:
         window = None

@@ -86,7 +86,10 @@ class QuantizedLinear(nn.Module):
         codes, scales, zero_points = self.tensors()
         if torch.compiler.is_exporting():
             block, code_range = self.grid()
-            return torch.ops.torchao.dequantize_affine(codes, block, scales, zero_points, torch.int8, *code_range)
+            weight: torch.Tensor = torch.ops.torchao.dequantize_affine(
+                codes, block, scales, zero_points, torch.int8, *code_range
+            )
+            return weight
         return codes.float().view(*scales.shape, self.group).mul_(scales.unsqueeze(-1)).flatten(1)
 
     @property
@@ -175,7 +178,8 @@ class QuantizedEmbedding(nn.Module):
             return (groups * scales.view(len(codes), -1, 1)).view(*tokens.shape, self.embedding_dim)
         low, high = code_range(self.bits)
         lookup = getattr(torch.ops.quantized_decomposed, "embedding_4bit" if self.bits == 4 else "embedding_byte")
-        return lookup(self.codes, self.scales, None, low, high, tokens)
+        rows: torch.Tensor = lookup(self.codes, self.scales, None, low, high, tokens)
+        return rows
 
 
 def _swapped(codes: torch.Tensor) -> torch.Tensor:

@@ -201,7 +201,8 @@ class Entry(nn.Module):
         self.start = start
 
     def forward(self, hidden: torch.Tensor, *rotation: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.start(hidden, *rotation)
+        started: tuple[torch.Tensor, ...] = self.start(hidden, *rotation)
+        return started
 
 
 class Middle(nn.Module):

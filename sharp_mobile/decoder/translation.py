@@ -13,16 +13,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.segment_walk import Given, head_of, in_float, segments_of, step
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.modules import decoder_layers
+from sharp_mobile.model.configuration import Configuration
+from sharp_mobile.model.modules import causal_lm
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.system.memory import page_out
 
@@ -46,7 +47,7 @@ def translation_tokens(decoder: Decoder, vocabulary: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def check_translation(decoder: Decoder, model: Any) -> float:
+def check_translation(decoder: Decoder, model: PreTrainedModel) -> float:
     """Compare a float decoder with the Hugging Face model that it was built from.
 
     Returns:
@@ -109,7 +110,7 @@ def _check_activations(number: int, hidden: list[torch.Tensor]) -> None:
         )
 
 
-def hugging_face_logits(model: Any, tokens: torch.Tensor, count: int, max_length: int) -> torch.Tensor:
+def hugging_face_logits(model: PreTrainedModel, tokens: torch.Tensor, count: int, max_length: int) -> torch.Tensor:
     """The Hugging Face model's own float32 logits [1, count, V] of the last tokens of int64 [1, T].
 
     Weights that are stored in 16 bits are made float32 module by module.
@@ -117,30 +118,32 @@ def hugging_face_logits(model: Any, tokens: torch.Tensor, count: int, max_length
     Args:
         max_length: the exported length, which decides between LongRoPE's factors.
     """
-    base = model.model
+    lm = causal_lm(model)
+    base = lm.model
     with ExitStack() as stack:
         embedding = base.embed_tokens
         stack.enter_context(_swapped_while_called(embedding, lambda: _rows_in_float(embedding, tokens)))
-        for module in (*decoder_layers(model), base.norm, model.lm_head):
+        for module in (*base.layers, base.norm, lm.lm_head):
             stack.enter_context(_swapped_while_called(module, partial(_in_float, module)))
         logits: torch.Tensor = model(
             input_ids=tokens,
-            position_ids=_positions(model.config, tokens.shape[1], max_length),
+            position_ids=_positions(lm.config, tokens.shape[1], max_length),
             use_cache=False,
             logits_to_keep=count,
         ).logits
     return logits.float()
 
 
-def _positions(config: Any, length: int, max_length: int) -> torch.Tensor:
+def _positions(config: Configuration, length: int, max_length: int) -> torch.Tensor:
     """Positions int64 [1, T]; far enough out for Hugging Face to take LongRoPE's long factors, if the export does.
 
     Attention feels distances alone, so it does not matter where a text begins.
     """
     first = 0
-    parameters = getattr(config, "rope_parameters", None) or {}
+    parameters = config.rope_parameters or {}
     if parameters.get("rope_type") == "longrope":
-        original = parameters.get("original_max_position_embeddings") or config.original_max_position_embeddings
+        given = parameters.get("original_max_position_embeddings")
+        original = given if isinstance(given, int) and given else config.original_max_position_embeddings
         first = original if max_length > original else 0
     return (torch.arange(length) + first)[None]
 
@@ -150,11 +153,11 @@ def _swapped_while_called(module: nn.Module, swap: Callable[[], dict[nn.Paramete
     """With other data in a module's parameters for as long as it is called; `swap` says which."""
     stored: dict[nn.Parameter, torch.Tensor] = {}
 
-    def enter(*_: Any) -> None:
+    def enter(*_: object) -> None:
         for parameter, data in swap().items():
             stored[parameter], parameter.data = parameter.data, data
 
-    def leave(*_: Any) -> None:
+    def leave(*_: object) -> None:
         for parameter, weight in stored.items():
             parameter.data = weight
             page_out(weight)
@@ -177,9 +180,9 @@ def _in_float(module: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
     return {parameter: parameter.float() for parameter in parameters if parameter.dtype != torch.float32}
 
 
-def _rows_in_float(embedding: Any, tokens: torch.Tensor) -> dict[nn.Parameter, torch.Tensor]:
+def _rows_in_float(embedding: nn.Embedding, tokens: torch.Tensor) -> dict[nn.Parameter, torch.Tensor]:
     """A table with the rows of these tokens in float32, and zeros in the place of the others."""
-    weight = embedding.weight
+    weight = embedding.get_parameter("weight")
     if weight.dtype == torch.float32:
         return {}
     # Pages of zeros that nobody touches take no memory; `torch.zeros` touches them.

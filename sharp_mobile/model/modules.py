@@ -1,11 +1,104 @@
-"""The Hugging Face modules of a decoder, whatever its family names and fuses: layers, norms and MLP projections."""
+"""The Hugging Face modules of a decoder, whatever its family names and fuses: layers, norms and MLP projections.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+transformers sets the submodules of a model by name, so type checkers know none of them. The protocols here say what is
+read of each; which of a protocol's projections and options a family has, its `Family` says.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from sharp_mobile.model.configuration import Configuration
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Norm(Protocol):
+    """An RMS norm; ε is `variance_epsilon`, in Gemma `eps`."""
+
+    weight: torch.Tensor
+    variance_epsilon: float
+    eps: float
+
+
+class SelfAttention(Protocol):
+    """The attention of one layer. q, k and v are three projections, in Phi-3 one `qkv_proj`.
+
+    scaling: factor of the scores. sliding_window: how many positions back a token sees, itself included.
+    use_rope: only SmolLM3 has it. layer_type: names its RoPE table where a model has several. layer_idx: its place in
+    the KV cache.
+    """
+
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    qkv_proj: nn.Linear
+    o_proj: nn.Linear
+    q_norm: nn.Module
+    k_norm: nn.Module
+    head_dim: int
+    scaling: float
+    sliding_window: int | None
+    use_rope: bool
+    layer_type: str
+    layer_idx: int
+
+
+class PlainMLP(Protocol):
+    """A gated MLP as transformers builds it. gate and up are two projections, in Phi-3 one `gate_up_proj`."""
+
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    gate_up_proj: nn.Linear
+    down_proj: nn.Linear
+    act_fn: Activation
+    activation_fn: Activation
+
+
+class DecoderLayer(Protocol):
+    """One layer; its norms are read by the names that a `Family` gives, see `norm`.
+
+    mlp: a plain one (see `plain_mlp`), or what has taken its place.
+    """
+
+    self_attn: SelfAttention
+    mlp: nn.Module
+    training: bool
+
+
+class RotaryEmbedding(Protocol):
+    """The RoPE tables of a model.
+
+    With several tables, as in Gemma 3, `rope_type` has an entry for each layer type, and tensors are named after it.
+    """
+
+    rope_type: str | dict[str, str]
+    config: Configuration
+
+
+class TransformerBody(Protocol):
+    """A causal language model without its LM head."""
+
+    embed_tokens: nn.Embedding
+    layers: nn.ModuleList
+    norm: nn.Module
+    rotary_emb: RotaryEmbedding
+
+
+class CausalLM(Protocol):
+    """A causal language model of a supported family."""
+
+    config: Configuration
+    model: TransformerBody
+    lm_head: nn.Linear
+
+
+def causal_lm(model: nn.Module) -> CausalLM:
+    """The same Hugging Face causal language model, with the types of what is read of it."""
+    return cast(CausalLM, model)
 
 
 class MLPWeights(NamedTuple):
@@ -16,14 +109,20 @@ class MLPWeights(NamedTuple):
     down: torch.Tensor
 
 
-def decoder_layers(model: Any) -> nn.ModuleList:
+def decoder_layers(model: nn.Module) -> Sequence[DecoderLayer]:
     """The decoder layers of a Hugging Face causal language model, in order."""
-    return model.model.layers
+    return cast(Sequence[DecoderLayer], causal_lm(model).model.layers)
 
 
-def norm(layer: Any, attribute: str | None) -> nn.Module:
+def norm(layer: DecoderLayer, attribute: str | None) -> nn.Module:
     """A layer's norm by the attribute name that a `Family` gives; the identity where the family has none."""
-    return nn.Identity() if attribute is None else getattr(layer, attribute)
+    found: nn.Module = nn.Identity() if attribute is None else getattr(layer, attribute)
+    return found
+
+
+def rms_norm(module: nn.Module) -> Norm:
+    """The same RMS norm, with the types of what is read of it."""
+    return cast(Norm, module)
 
 
 class NoMLP(nn.Module):
@@ -34,26 +133,34 @@ class NoMLP(nn.Module):
         return torch.zeros_like(x)
 
 
-def mlp_weights(mlp: Any) -> MLPWeights:
+def plain_mlp(mlp: nn.Module) -> PlainMLP:
+    """The same MLP as transformers built it, with the types of its projections."""
+    return cast(PlainMLP, mlp)
+
+
+def mlp_weights(mlp: nn.Module) -> MLPWeights:
     """A plain Hugging Face MLP's projections; a fused gate and up are given as two views of one tensor."""
-    if hasattr(mlp, "gate_up_proj"):
-        gate, up = mlp.gate_up_proj.weight.chunk(2, dim=0)
-        return MLPWeights(gate, up, mlp.down_proj.weight)
-    return MLPWeights(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
+    plain = plain_mlp(mlp)
+    if hasattr(plain, "gate_up_proj"):
+        gate, up = plain.gate_up_proj.weight.chunk(2, dim=0)
+        return MLPWeights(gate, up, plain.down_proj.weight)
+    return MLPWeights(plain.gate_proj.weight, plain.up_proj.weight, plain.down_proj.weight)
 
 
-def mlp_biases(mlp: Any) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+def mlp_biases(mlp: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """A plain Hugging Face MLP's biases in the order gate, up, down; None where it has none."""
-    if hasattr(mlp, "gate_up_proj"):
-        bias = mlp.gate_up_proj.bias
+    plain = plain_mlp(mlp)
+    if hasattr(plain, "gate_up_proj"):
+        bias = plain.gate_up_proj.bias
         gate, up = (None, None) if bias is None else bias.chunk(2, dim=0)
-        return gate, up, mlp.down_proj.bias
-    return mlp.gate_proj.bias, mlp.up_proj.bias, mlp.down_proj.bias
+        return gate, up, plain.down_proj.bias
+    return plain.gate_proj.bias, plain.up_proj.bias, plain.down_proj.bias
 
 
-def mlp_activation(mlp: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def mlp_activation(mlp: nn.Module) -> Activation:
     """The activation between gate and up."""
-    return mlp.activation_fn if hasattr(mlp, "activation_fn") else mlp.act_fn
+    plain = plain_mlp(mlp)
+    return plain.activation_fn if hasattr(plain, "activation_fn") else plain.act_fn
 
 
 def mlp_inner(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:

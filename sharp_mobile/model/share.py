@@ -20,15 +20,22 @@ recovery parameters too, around its own weights (Full-LoRA, paper, App. D.3). Tr
 module, so what is exported is what was trained.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.modules import MLPWeights, decoder_layers, mlp_activation, mlp_biases, mlp_weights
+from sharp_mobile.model.modules import (
+    Activation,
+    DecoderLayer,
+    MLPWeights,
+    decoder_layers,
+    mlp_activation,
+    mlp_biases,
+    mlp_weights,
+)
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery, recoveries
 
@@ -143,7 +150,7 @@ class OwnNeurons(nn.Module):
             if own is not None and bias is not None:
                 own.copy_(bias[neurons])
 
-    def inner(self, x: torch.Tensor, activation: Any) -> torch.Tensor:
+    def inner(self, x: torch.Tensor, activation: Activation) -> torch.Tensor:
         """What the down projection reads: x [..., hidden] -> [..., n]."""
         return activation(F.linear(x, self.gate, self.gate_bias)) * F.linear(x, self.up, self.up_bias)
 
@@ -206,14 +213,15 @@ class SharedMLP(nn.Module):
         return self._reference[0]
 
     @property
-    def activation(self) -> Any:
+    def activation(self) -> Activation:
         """The activation between gate and up."""
         return mlp_activation(self.reference)
 
     def inner(self, x: torch.Tensor) -> torch.Tensor:
         """What the shared down projection reads: x [..., hidden] -> [..., inner]."""
         weights = mlp_weights(self.reference)
-        return self.activation(self.gate(x, weights.gate)) * self.up(x, weights.up)
+        inner: torch.Tensor = self.activation(self.gate(x, weights.gate)) * self.up(x, weights.up)
+        return inner
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., hidden] -> [..., hidden]."""
@@ -256,9 +264,8 @@ def share_layers(model: nn.Module, plan: SharePlan, recovery: Recovery | Recover
         parameter.requires_grad_(True)
 
 
-def _shared_mlp(layers: nn.ModuleList, target: int, reference: int, recovery: Recovery) -> SharedMLP:
-    own: Any = layers[target]
-    shared: Any = layers[reference]
+def _shared_mlp(layers: Sequence[DecoderLayer], target: int, reference: int, recovery: Recovery) -> SharedMLP:
+    own, shared = layers[target], layers[reference]
     for layer, module in ((target, own), (reference, shared)):
         if isinstance(module.mlp, SharedMLP):
             raise SharpError(f"share plan: layer {layer + 1} is a target already; start from the original model")

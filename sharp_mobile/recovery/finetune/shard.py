@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.modules import decoder_layers
+from sharp_mobile.model.modules import causal_lm
 from sharp_mobile.recovery.finetune.teacher import LossModel
 
 
@@ -33,7 +33,7 @@ def shard_frozen_weights(loss_model: LossModel, references: dict[int, int], devi
         raise SharpError("finetune.shard: there is one process only; start several with torchrun, or shard: false")
     mesh = init_device_mesh(device.type, (get_world_size(),))
     trained = {parameter for parameter in loss_model.parameters() if parameter.requires_grad}
-    layers = decoder_layers(loss_model.model)
+    layers = causal_lm(loss_model.model).model.layers
     for group in layer_groups(len(layers), references):
         members = [layers[index] for index in group]
         fully_shard(members if len(members) > 1 else members[0], mesh=mesh, ignored_params=trained)

@@ -7,6 +7,7 @@ import executorch.extension.pybindings.portable_lib
 import executorch.kernels.quantized  # noqa: F401  registers the embedding operators
 import pytest
 from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+from made_once import made_once
 from transformers import PreTrainedTokenizerFast
 
 from sharp_mobile.pipeline import ExportResult, export
@@ -16,21 +17,26 @@ from sharp_mobile.recipe.load import load_recipe
 pytestmark = pytest.mark.slow
 
 
-def exported(name: str, plan: str, directory: Path) -> ExportResult:
+def exported(name: str, plan: str, directory: Path, **changes: object) -> ExportResult:
     """An export with next to no calibration, which a direct share does not need; 4 bits for all, to count bytes by."""
-    settings = {"eight_bit_budget": 0, "window": 16, "windows": 1, "max_length": 256}
+    settings = {"eight_bit_budget": 0, "window": 16, "windows": 1, "max_length": 256, **changes}
     recipe = load_recipe("smollm2-135m-t_next", plan=plan, **settings)
     return export(recipe, name, directory / name, work=directory)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    return exported("shared", "direct:t_next", tmp_path_factory.mktemp("smollm2"))
+    """Its weights are rounded to the nearest, which is faster and takes as many bytes."""
+    return made_once(
+        tmp_path_factory,
+        "smollm2-shared",
+        lambda directory: exported("shared", "direct:t_next", directory, rounding="nearest"),
+    )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def unshared(tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    return exported("unshared", "none", tmp_path_factory.mktemp("smollm2"))
+    return made_once(tmp_path_factory, "smollm2-unshared", lambda directory: exported("unshared", "none", directory))
 
 
 def test_the_file_is_its_tensors(shared: ExportResult) -> None:

@@ -50,7 +50,7 @@ def test_tokens_and_logits_are_the_python_runtimes(
 def test_a_program_that_ends_a_text_stops(runner: Path, tmp_path: Path) -> None:
     """Where one of get_eos_ids comes, as the Python runtime does."""
     decoder = lower_segments(
-        build_decoder(tiny_model(num_hidden_layers=2), LowerSettings(max_length=32, attention="portable"))
+        build_decoder(tiny_model(num_hidden_layers=1), LowerSettings(max_length=32, attention="portable"))
     )[0]
     metadata = {"get_max_context_len": 32, "get_eos_ids": [256]}
     (tmp_path / "model.pte").write_bytes(assemble(decoder, metadata).buffer)
@@ -64,7 +64,7 @@ def test_a_program_that_ends_a_text_stops(runner: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_missing_operator_names_the_way_out(runner: Path, tmp_path: Path) -> None:
     decoder = lower_segments(
-        build_decoder(tiny_model(num_hidden_layers=2), LowerSettings(max_length=32, attention="custom_sdpa"))
+        build_decoder(tiny_model(num_hidden_layers=1), LowerSettings(max_length=32, attention="custom_sdpa"))
     )[0]
     (tmp_path / "model.pte").write_bytes(assemble(decoder, {"get_max_context_len": 32}).buffer)
     with pytest.raises(SharpError, match=r"model\.pte: .*llama::\S+.*export with lower\.attention: portable"):
@@ -162,7 +162,7 @@ def test_a_package_without_its_libraries_is_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_prompt_longer_than_a_step_goes_in_chunks(runner: Path, tmp_path: Path) -> None:
     decoder = build_decoder(
-        tiny_model(num_hidden_layers=2), LowerSettings(max_length=32, attention="portable", prefill_chunk=4)
+        tiny_model(num_hidden_layers=1), LowerSettings(max_length=32, attention="portable", prefill_chunk=4)
     )
     program = assemble(lower_segments(decoder)[0], {"get_max_context_len": 32, "get_max_seq_len": 4})
     (tmp_path / "model.pte").write_bytes(program.buffer)

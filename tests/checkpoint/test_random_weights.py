@@ -18,7 +18,7 @@ from sharp_mobile.recipe.load import load_recipe, recipe_name
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "shape.json"
-    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "vocab_size": 32768, "num_hidden_layers": 4}
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "vocab_size": 32768, "num_hidden_layers": 3}
     tiny_config(**sizes).to_json_file(path)
     return path
 
@@ -44,7 +44,7 @@ def test_its_lm_head_is_tied_as_its_configuration_says(tied: bool, tmp_path: Pat
 @pytest.mark.slow
 def test_it_is_exported_with_what_is_shared_stored_once(config: Path, tmp_path: Path) -> None:
     argument = f"random:{config}"
-    recipe = load_recipe(argument, plan="2:3", rank=32, max_length=96)
+    recipe = load_recipe(argument, plan="1:2", rank=32, max_length=96)
     with recorded() as report:
         found = export(recipe, recipe_name(argument), tmp_path / "out", work=tmp_path)
     mlp = 3 * 128 * 256 * (4 + 16 / 32) / 8

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from reported import recorded
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import save_tiny_model, tiny_model, tiny_tokenizer
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.measure import Wanted, evaluate, evaluate_pte, evaluate_pte_tasks
@@ -35,11 +35,10 @@ def lines_of(recipe: Recipe, text: Path, work: Path, *, quantized: bool, pte: bo
 
 
 @pytest.mark.slow
-def test_lowering_costs_nothing_and_8_bits_next_to_nothing(
-    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
-) -> None:
+def test_lowering_costs_nothing_and_8_bits_next_to_nothing(tiny_text: Path, tmp_path: Path) -> None:
+    checkpoint = save_tiny_model(tmp_path / "model", num_hidden_layers=2)
     bits = {"linear": 8, "embedding": 8, "lm_head": 8}
-    recipe = Recipe(model=str(tiny_checkpoint), plan="none", quantize=bits)
+    recipe = Recipe(model=str(checkpoint), plan="none", quantize=bits)
     lines = lines_of(recipe, tiny_text, tmp_path, quantized=True, pte=True)
     assert [line.partition(":")[0] for line in lines] == ["float, eager", "quantized, eager", "quantized, .pte"]
     plain, quantized, pte = (measured(line) for line in lines)

@@ -1,11 +1,14 @@
 """Tasks are found, put to every form of a model by the same code, and told with their standard errors."""
 
+import functools
 import importlib.util
 import json
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub.constants
@@ -39,6 +42,27 @@ doc_to_target: "{{{{answer}}}}"
 @pytest.fixture(scope="module")
 def lm_eval() -> None:
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+
+
+@functools.cache
+def index_of(directory: Path, build: Callable[[list[Path]], dict[str, Any]]) -> dict[str, Any]:
+    return build([directory])
+
+
+@pytest.fixture
+def lm_eval_read_once(lm_eval: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval reads its own 15,000 task files, which takes seconds, once for all tests; a test's files each time."""
+    from lm_eval.tasks import manager
+
+    build, own = manager.TaskIndex.build, Path(manager.__file__).parent
+
+    def build_once(paths: Iterable[Path]) -> dict[str, Any]:
+        index: dict[str, Any] = {}
+        for path in paths:
+            index |= index_of(own, build) if path == own else build([path])
+        return index
+
+    monkeypatch.setattr(manager.TaskIndex, "build", staticmethod(build_once))
 
 
 @pytest.fixture
@@ -114,7 +138,7 @@ def test_a_pte_without_a_tokenizer_is_refused(task_files: Path, tiny_export: Exp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", ["task: 5\n", "task: [1]\n", "- task\n", "task: [a", "\udcff\udcfe"])
-def test_damaged_task_files_are_a_line(content: str, tmp_path: Path) -> None:
+def test_damaged_task_files_are_a_line(content: str, lm_eval_read_once: None, tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text(content, errors="surrogateescape")
     with pytest.raises(SharpError) as error:
         load_tasks(["broken"], [tmp_path])
@@ -144,8 +168,8 @@ def test_what_is_no_task_is_refused(lm_eval: None, tmp_path: Path) -> None:
         load_tasks(["letters"], [tmp_path / "nowhere"])
 
 
-@pytest.mark.slow  # lm-eval reads its 15,000 task files
-def test_the_tasks_of_table_6_are_lm_evals(lm_eval: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_the_tasks_of_table_6_are_lm_evals(lm_eval_read_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import TaskManager
 
     assert set(TABLE6) <= set(TaskManager().all_tasks)

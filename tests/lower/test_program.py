@@ -124,7 +124,7 @@ def test_a_long_prompt_goes_in_chunks(all_logits: bool, tmp_path: Path) -> None:
     options = LowerSettings(
         max_length=64, attention="portable", logits="all" if all_logits else "last", prefill_chunk=4
     )
-    decoder = build_decoder(tiny_model(num_hidden_layers=2), options)
+    decoder = build_decoder(tiny_model(num_hidden_layers=1), options)
     program = assemble(lower_segments(decoder)[0], {"get_max_context_len": 64, "get_max_seq_len": 4})
     (tmp_path / "model.pte").write_bytes(program.buffer)
     tokens = tiny_tokens(11)

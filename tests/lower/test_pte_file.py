@@ -26,7 +26,7 @@ LENGTH = {"get_max_context_len": 32}
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same program twice: as it is written here, and as ExecuTorch writes it."""
     model = tiny_model(
-        num_hidden_layers=2, tie_word_embeddings=True, vocab_size=VOCABULARY, hidden_size=HIDDEN, head_dim=32
+        num_hidden_layers=1, tie_word_embeddings=True, vocab_size=VOCABULARY, hidden_size=HIDDEN, head_dim=32
     )
     decoder = build_decoder(model, LowerSettings(max_length=32, attention="portable"))
     quantize(decoder, QuantizeSettings(recovery=4))
@@ -65,7 +65,7 @@ def test_it_computes_the_same(files: tuple[Path, Path], runner: Path, tmp_path: 
 
 
 def test_a_program_without_tied_weights_is_written_as_executorch_writes_it(tmp_path: Path) -> None:
-    decoder = build_decoder(tiny_model(num_hidden_layers=2), LowerSettings(max_length=32, attention="portable"))
+    decoder = build_decoder(tiny_model(num_hidden_layers=1), LowerSettings(max_length=32, attention="portable"))
     quantize(decoder, QuantizeSettings(group_size=32, lm_head=4, recovery=4))
     program = assemble(lower_segments(decoder)[0], LENGTH)
     write_pte_file(program, tmp_path / "model.pte")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from project import PROJECT
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import save_tiny_model
 
 import sharp_mobile
 from sharp_mobile.cli import main
@@ -85,15 +85,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def elsewhere(tmp_path_factory: pytest.TempPathFactory, tiny_text: Path) -> Path:
     """A directory that is no checkout, with a model and a text."""
     directory = tmp_path_factory.mktemp("elsewhere")
-    tiny_model(num_hidden_layers=4).save_pretrained(directory / "model")
-    tiny_tokenizer().save_pretrained(directory / "model")
+    save_tiny_model(directory / "model", num_hidden_layers=3)
     shutil.copy(tiny_text, directory / "text.txt")
     return directory
 
 
 def export(out: str) -> list[object]:
     settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
-    command = ["export", "model", "--plan", "2:3", "--rank", 32, "--out", out, "--quiet"]
+    command = ["export", "model", "--plan", "1:2", "--rank", 32, "--out", out, "--quiet"]
     return [*command, "--set", "text=text.txt", *settings]
 
 
@@ -101,7 +100,7 @@ def export(out: str) -> list[object]:
 def ended(installed: Path, elsewhere: Path) -> dict[str, Ended]:
     """How the wheel's commands ended, started elsewhere."""
     commands: dict[str, list[object]] = {
-        "plan": ["plan", "model", "--plan", "2:3", "--quiet"],
+        "plan": ["plan", "model", "--plan", "1:2", "--quiet"],
         "recipe": ["size", "smollm2-135m-t_next"],
         "shape": ["size", "--random-weights", "1b"],
         "no recipe": ["plan", "smollm3"],

@@ -49,8 +49,9 @@ from hypothesis import strategies as st
 _LATER = [
     *("executorch.kernels.quantized", "executorch.data.bin", "tomlkit"),
     *("transformers.models.llama.modeling_llama", "transformers.models.gemma2.modeling_gemma2"),
-    *(f"sharp_mobile.bench.{module}" for module in ("check", "columns", "compare", "prepack", "report")),
-    *(f"sharp_mobile.{module}" for module in ("evaluate.generate", "evaluate.measure", "lower.inspect")),
+    *(f"sharp_mobile.bench.{module}" for module in ("arm64.prepack", "budgets.check", "bundle")),
+    *(f"sharp_mobile.bench.compare.{module}" for module in ("measurements", "report", "tables")),
+    *(f"sharp_mobile.{module}" for module in ("evaluate.generate", "evaluate.measure", "verify.inspect_export")),
     *("sharp_mobile.checkpoint.merge", "sharp_mobile.size_report"),
 ]
 

@@ -149,8 +149,6 @@ def test_a_text_that_is_too_short_to_round_by_names_both_ways_out(tiny_checkpoin
     warmup = {"text": str(tmp_path / "short.txt"), "window": 32}
     recipe = Recipe(model=str(tiny_checkpoint), warmup=warmup, lower={"max_length": 64})
     opened = open_recipe(recipe)
-    with pytest.raises(
-        SharpError, match="its 5 tokens give 0 windows of 32, .*; or use quantize.rounding: nearest"
-    ) as error:
+    with pytest.raises(SharpError, match=r"its 5 tokens give .*; or use quantize\.rounding: nearest") as error:
         check_lowerable(opened.recipe, opened.checkpoint)
     assert str(error.value).startswith("weights are rounded by warmup.text: ")

@@ -15,11 +15,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sharp_mobile.bench.host import Bench
 from sharp_mobile.bench.runner import Task
 from sharp_mobile.errors import SharpError
+
+if TYPE_CHECKING:
+    from executorch.devtools.inspector import Event
 
 _DELEGATE, _OPERATOR, _KERNEL = "DELEGATE_CALL", "OPERATOR_CALL", "native_call_"
 
@@ -49,7 +52,7 @@ def profile(bench: Bench, keep: Path | None = None) -> list[Operator]:
         return operators(read_trace(trace))
 
 
-def read_trace(trace: Path) -> list[Any]:
+def read_trace(trace: Path) -> list["Event"]:
     """The events of a trace, for `operators`.
 
     Raises:
@@ -67,7 +70,7 @@ def read_trace(trace: Path) -> list[Any]:
     return [event for block in blocks for event in block.events]
 
 
-def operators(events: Iterable[Any]) -> list[Operator]:
+def operators(events: Iterable["Event"]) -> list[Operator]:
     """Sum the events of a trace by operator, with separate rows for the overhead of delegate and operator calls.
 
     Args:

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -66,7 +66,7 @@ class Task:
 
     def arguments(self) -> list[str]:
         """The options as command-line arguments."""
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             "threads": self.threads,
             "prompt": ",".join(str(token) for token in self.prompt),
             "warmups": self.warmups,
@@ -108,7 +108,7 @@ class Launch(BaseModel):
     threads: int
     weight_cache: bool
     packed_cache: str | None
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     load_ns: int
     forward_ns: tuple[int, ...]
     prefill_tokens: int

@@ -86,8 +86,10 @@ def keep_spaces(directory: Path) -> None:
     if not is_regular_file(path):
         return
     content = read_json(path)
-    decoder = content.get("decoder") or {}
-    steps = decoder.get("decoders", [])
+    decoder = content.get("decoder")
+    steps = decoder.get("decoders") if isinstance(decoder, dict) else None
+    if not isinstance(decoder, dict) or not isinstance(steps, list):
+        return
     kept = [step for step in steps if step.get("type") != "Strip"]
     if len(kept) < len(steps):
         content["decoder"] = decoder | {"decoders": kept}

@@ -3,7 +3,7 @@
 import signal
 import sys
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -18,7 +18,7 @@ from sharp_mobile.system.libraries import silence_libraries
 class _Group(click.Group):
     """Prints a `SharpError` as one line, and cleans up on Ctrl-C and SIGTERM."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         received: list[int] = []
 
         def interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -1,7 +1,6 @@
 """Commands that measure exports and compare the results: bench, prepack, compare, check."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -41,7 +40,26 @@ def _command_line_options(context: click.Context) -> list[str]:
 @click.option("--allow-throttled", is_flag=True, help="On a phone: measure even if it is too warm for full speed.")
 @click.option("--out", type=Path, help="File of the results; with several EXPORTS, a directory with one file each.")
 @click.pass_context
-def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile: str, **options: Any) -> None:
+def bench(
+    context: click.Context,
+    /,
+    exports: tuple[Path, ...],
+    place: str,
+    profile: str,
+    threads: int,
+    repetitions: int,
+    prefill: int | None,
+    decode: int | None,
+    memory_limit: str | None,
+    limits: str | None,
+    no_weight_cache: bool,
+    etdump: bool,
+    serial: str | None,
+    udid: str | None,
+    app: Path | None,
+    allow_throttled: bool,
+    out: Path | None,
+) -> None:
     """Measure load, forward, prefill, decode and memory of EXPORTS, alternating between them.
 
     \b
@@ -66,20 +84,24 @@ def bench(context: click.Context, exports: tuple[Path, ...], place: str, profile
     written = _command_line_options(context)
     check_options(place, written)
     if place == "arm64":
-        bench_arm64(exports, profile, options["prefill"], options["out"])
+        bench_arm64(exports, profile, prefill, out)
         return
-    names = ("threads", "repetitions", "prefill", "decode")
     if place in ("android", "ios"):
         from sharp_mobile.bench.devices.run import bench_phone
 
-        settings = {name: options[name] for name in names if f"--{name}" in written}
-        identifier = options["serial"] or options["udid"]
-        more = {name: options[name] for name in ("app", "allow_throttled", "out")}
-        bench_phone(place, exports, settings, identifier=identifier, **more)
+        given = {"threads": threads, "repetitions": repetitions, "prefill": prefill, "decode": decode}
+        settings = {name: value for name, value in given.items() if value is not None and f"--{name}" in written}
+        phone = serial or udid
+        bench_phone(place, exports, settings, identifier=phone, app=app, allow_throttled=allow_throttled, out=out)
         return
-    plan = Plan(**{name: options[name] for name in names}, weight_cache=not options["no_weight_cache"])
-    more = {name: options[name] for name in ("memory_limit", "limits", "etdump", "out")}
-    bench_host(exports, plan, **more)
+    plan = Plan(
+        threads=threads,
+        repetitions=repetitions,
+        prefill=prefill,
+        decode=decode,
+        weight_cache=not no_weight_cache,
+    )
+    bench_host(exports, plan, memory_limit=memory_limit, limits=limits, etdump=etdump, out=out)
 
 
 @click.command()

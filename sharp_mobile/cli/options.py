@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -76,7 +75,7 @@ def model_options(command: Command) -> Command:
         plan: str | None = None,
         allow_pickle: bool = False,
         random_weights: Path | None = None,
-        **options: Any,
+        **options: object,
     ) -> None:
         argument = model if random_weights is None else f"{RANDOM}{random_weights}"
         command(model=Model(argument, plan, rank, settings, allow_pickle, random_weights is not None), **options)

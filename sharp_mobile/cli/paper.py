@@ -1,8 +1,9 @@
 """Commands that repeat the paper's measurements: study, reproduce."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import click
 
@@ -11,7 +12,7 @@ from sharp_mobile.recipe.load import load_recipe, recipe_name
 from sharp_mobile.recipe.source import Source
 
 
-def _measuring_options(windows: int) -> Any:
+def _measuring_options(windows: int) -> Callable[[Command], Command]:
     """The options of commands that measure perplexity."""
 
     def decorate(command: Command) -> Command:
@@ -44,7 +45,18 @@ def _source(model: str, allow_pickle: bool) -> Source:
 @click.option("--task", help="For fig4: also measure this task, such as sotu_continuation; see `evaluate --task`.")
 @click.option("--limit", type=int, help="Use only this many first questions of the task.")
 @_measuring_options(windows=6)
-def study(figure: str, model: str, out: Path | None, allow_pickle: bool, **options: Any) -> None:
+def study(
+    figure: str,
+    model: str,
+    out: Path | None,
+    pairs: Literal["adjacent", "all"],
+    task: str | None,
+    limit: int | None,
+    allow_pickle: bool,
+    text: str,
+    window: int,
+    count: int,
+) -> None:
     """Measure how much the MLPs of MODEL's layers matter: the paper's Figures 2, 3 and 4.
 
     \b
@@ -56,7 +68,9 @@ def study(figure: str, model: str, out: Path | None, allow_pickle: bool, **optio
     """
     from sharp_mobile.paper.study import study as run
 
-    show(run(figure, _source(model, allow_pickle), out or Path("build/studies", recipe_name(model)), **options))
+    source, directory = _source(model, allow_pickle), out or Path("build/studies", recipe_name(model))
+    found = run(figure, source, directory, text=text, window=window, count=count, pairs=pairs, task=task, limit=limit)
+    show(found)
 
 
 @click.command()
@@ -75,7 +89,21 @@ def study(figure: str, model: str, out: Path | None, allow_pickle: bool, **optio
 @click.option("--batch", default=8, show_default=True, help="Windows per step of fine-tuning.")
 @_measuring_options(windows=12)
 def reproduce(
-    what: str, model: str, out: Path | None, pairs: Any, allow_pickle: bool, count: int, **options: Any
+    what: str,
+    model: str,
+    out: Path | None,
+    pairs: Literal["adjacent", "all"],
+    calibration_text: str,
+    calibration_windows: int,
+    warmup: Literal["closed_form", "adam", "closed_form_adam"],
+    finetune_tokens: int,
+    learning_rate: float,
+    distillation: float,
+    batch: int,
+    allow_pickle: bool,
+    text: str,
+    window: int,
+    count: int,
 ) -> None:
     """Repeat the paper's tables and figures on MODEL, next to the paper's numbers for Llama-2-7B.
 
@@ -90,7 +118,18 @@ def reproduce(
     from sharp_mobile.paper.tables import TABLES
 
     source, directory = _source(model, allow_pickle), out or Path("build/reproduce", recipe_name(model))
-    budget = Budget(windows=count, **options)
+    budget = Budget(
+        text=text,
+        window=window,
+        windows=count,
+        calibration_text=calibration_text,
+        calibration_windows=calibration_windows,
+        finetune_tokens=finetune_tokens,
+        warmup=warmup,
+        learning_rate=learning_rate,
+        distillation=distillation,
+        batch=batch,
+    )
     if what in TABLES:
         run(TABLES[what], source, directory, budget)
     else:

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.checkpoint.config import architecture_of
-from sharp_mobile.decoder.fuse import Projections, fuse, linear
+from sharp_mobile.decoder.fuse import Projections, fuse
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.options import DecoderOptions, decoder_options
 from sharp_mobile.decoder.segments import (
     AttentionInput,
@@ -268,7 +269,7 @@ def build_decoder(model: PreTrainedModel, settings: LowerSettings) -> Decoder:
     ends = _layer_outputs(layers, family)
     head = LogitsHead(
         _norm(base.norm, family),
-        linear(lm.lm_head.weight, lm.lm_head.bias),
+        FloatLinear(lm.lm_head.weight, "lm_head", lm.lm_head.bias),
         logit_cap(config),
     )
     return Decoder(
@@ -342,9 +343,10 @@ def _attention_input(layer: DecoderLayer, family: Family, heads: Heads, rotated:
     attention = layer.self_attn
     if family.fused_qkv:
         sizes = [heads.queries * heads.width, heads.keys * heads.width, heads.keys * heads.width]
-        q, k, v = (linear(weight) for weight in attention.qkv_proj.weight.split(sizes))
+        q, k, v = (FloatLinear(weight, "attention") for weight in attention.qkv_proj.weight.split(sizes))
     else:
-        q, k, v = (linear(p.weight, p.bias) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (FloatLinear(p.weight, "attention", p.bias) for p in projections)
     normed = family.qk_norm is not None
     return AttentionInput(
         _optional_norm(layer, family.pre_attention_norm, family),
@@ -365,14 +367,16 @@ def _layer_outputs(layers: Sequence[DecoderLayer], family: Family) -> list[Layer
     for index, layer in enumerate(layers):
         shared = layer.mlp if isinstance(layer.mlp, SharedMLP) else None
         if shared is None or shared.base is not None:
-            projections[index] = Projections(*(linear(weight) for weight in mlp_weights(own_mlp(layer.mlp))))
+            weights = mlp_weights(own_mlp(layer.mlp))
+            projections[index] = Projections(*(FloatLinear(weight, "mlp") for weight in weights))
         if shared is None:
             mlp: nn.Module = GatedMLP(*projections[index], mlp_activation(layer.mlp), mlp_biases(layer.mlp))
         else:
             mlp = fuse(shared, projections[shared.reference_layer] if shared.recovery.reference else None)
-        o = layer.self_attn.o_proj
+        o_proj = layer.self_attn.o_proj
+        o = FloatLinear(o_proj.weight, "attention", o_proj.bias)
         norms = (family.post_attention_norm, family.pre_mlp_norm, family.post_mlp_norm)
-        outputs.append(LayerOutput(linear(o.weight, o.bias), mlp, *(_optional_norm(layer, n, family) for n in norms)))
+        outputs.append(LayerOutput(o, mlp, *(_optional_norm(layer, n, family) for n in norms)))
     return outputs
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from sharp_mobile.decoder.integer import project
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segments import GatedMLP, add, lowerable
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import RecoveredProjection, SharedMLP
@@ -40,15 +41,6 @@ class Projections(NamedTuple):
     gate: nn.Module
     up: nn.Module
     down: nn.Module
-
-
-def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
-    """A linear around existing tensors, without a copy."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
-    return layer
 
 
 @dataclass(frozen=True)
@@ -141,7 +133,9 @@ class FusedMLP(nn.Module):
         if projections is not None:
             self.gate, self.up, self.down = projections
         fused = FusedFactors.of(shared)
-        self.recovery = nn.ModuleDict({name: linear(value.contiguous()) for name, value in fused.matrices().items()})
+        self.recovery = nn.ModuleDict(
+            {name: FloatLinear(value.contiguous(), "recovery") for name, value in fused.matrices().items()}
+        )
         ends = list(accumulate(len(factor) for factor in fused.low.values()))
         self.low_slices = dict(zip(fused.low, map(slice, [0, *ends], ends), strict=False))
         for name in ("gate", "up", "down"):

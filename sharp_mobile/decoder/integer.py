@@ -20,6 +20,7 @@ from executorch.exir.passes import _quant_patterns_and_replacements  # noqa: F40
 from torch import nn
 from torchao.quantization import quant_primitives  # noqa: F401  registers the affine operators
 
+from sharp_mobile.decoder.role import LinearRole
 from sharp_mobile.system.memory import mapped_bytes
 
 
@@ -61,6 +62,7 @@ class QuantizedLinear(nn.Module):
     Args:
         codes: int8 [out, in], within −8…7 at 4 bits.
         scales: float32 [out, in / group], representable in bfloat16 at 4 bits.
+        role: of the float linear in its decoder; None for one that stands alone.
     """
 
     codes: torch.Tensor
@@ -68,9 +70,16 @@ class QuantizedLinear(nn.Module):
     zero_points: torch.Tensor | None
     bias: torch.Tensor | None
 
-    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bits: int, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        codes: torch.Tensor,
+        scales: torch.Tensor,
+        bits: int,
+        bias: torch.Tensor | None,
+        role: LinearRole | None = None,
+    ) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits, self.role = bits, role
         self.group = codes.shape[1] // scales.shape[1]
         self.key: str | None = None
         self.register_buffer("codes", pack_codes(codes) if bits == 4 else codes)

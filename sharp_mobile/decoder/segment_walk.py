@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sharp_mobile.decoder.decoder import Decoder
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segments import Exit, LogitsHead
 from sharp_mobile.system.memory import page_out
 
@@ -33,10 +34,12 @@ def head_of(decoder: Decoder) -> LogitsHead:
     return cast(Exit, decoder.exit).head
 
 
-def linears_of(segment: nn.Module) -> list[nn.Linear]:
-    """The float linears of a segment that are quantized as `quantize.linear` says: all but recovery parameters."""
+def linears_of(segment: nn.Module) -> list[FloatLinear]:
+    """The float linears of a segment that are quantized as `quantize.linear` says: attention's and the MLPs'."""
     return [
-        module for name, module in segment.named_modules() if isinstance(module, nn.Linear) and ".recovery." not in name
+        module
+        for module in segment.modules()
+        if isinstance(module, FloatLinear) and module.role in ("attention", "mlp")
     ]
 
 

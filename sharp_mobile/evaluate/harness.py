@@ -10,7 +10,7 @@ the extra `eval`.
 """
 
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO, TypeVar
 
 import torch
 from lm_eval.api.instance import Instance
@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pte.runtime import Step
 
+_Request = TypeVar("_Request")
 _MAX_GENERATED = 256  # tokens of a generated answer if the task sets no limit; lm-eval's default
 
 
@@ -71,7 +72,7 @@ class StepLM(TemplateLM):
         """Names the tokenizer in lm-eval's caches."""
         return str(self.tokenizer.name_or_path)
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: object) -> list[int]:
         """Token ids of a text; by default with the special tokens that the tokenizer adds."""
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer(string, verbose=False, **special)["input_ids"])
@@ -82,7 +83,7 @@ class StepLM(TemplateLM):
         return scores
 
     def _loglikelihood_tokens(
-        self, requests: list[tuple[Any, list[int], list[int]]], **options: Any
+        self, requests: list[tuple[object, list[int], list[int]]], **options: object
     ) -> list[tuple[float, bool]]:
         return [self._score(context, continuation) for _, context, continuation in self._bar(requests)]
 
@@ -94,7 +95,7 @@ class StepLM(TemplateLM):
         """For each request, the greedy answer up to its first stop text."""
         return [self._generate(*request.args) for request in self._bar(requests)]
 
-    def _bar(self, requests: Sequence[Any]) -> Any:
+    def _bar(self, requests: Sequence[_Request]) -> "tqdm[_Request]":
         off = True if self._progress is None else None
         return tqdm(requests, desc="requests", unit="request", disable=off, file=self._progress)
 
@@ -133,7 +134,7 @@ class StepLM(TemplateLM):
         windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
         return sum((self._score(*make_disjoint_window(window))[0] for window in windows), 0.0)
 
-    def _generate(self, prompt: str, options: dict[str, Any]) -> str:
+    def _generate(self, prompt: str, options: dict[str, object]) -> str:
         settings = normalize_gen_kwargs(options, _MAX_GENERATED)
         if settings.get("do_sample"):
             raise SharpError("the task samples its answers; only greedy answers are supported: set do_sample: false")

@@ -12,7 +12,6 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from datasets import Dataset
 
@@ -35,7 +34,7 @@ class Question:
     answer: int
 
 
-def load(**metadata: Any) -> dict[str, Dataset]:
+def load(**metadata: object) -> dict[str, Dataset]:
     """The task's data in lm-eval's format; `metadata`, which lm-eval passes from the task file, is ignored."""
     return {"test": Dataset.from_list([asdict(question) for question in questions()])}
 

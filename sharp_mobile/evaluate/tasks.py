@@ -10,10 +10,10 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +23,9 @@ from sharp_mobile.pte.runtime import Step
 from sharp_mobile.text.sources import dataset_bars
 
 if TYPE_CHECKING:
+    from lm_eval.result_schema import EvalResults
     from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.manager import TaskDict
 
 # Table 6, Appendix C.2. LAMBADA and QA4MRE are several tasks in lm-eval; the paper does not say which it used.
 TABLE6 = (
@@ -54,7 +56,7 @@ class Tasks:
     """Loaded tasks, for any number of models: the result of lm-eval's `TaskManager.load`."""
 
     names: tuple[str, ...]
-    loaded: Any
+    loaded: "TaskDict"
 
 
 def load_tasks(names: Sequence[str], include_path: Sequence[Path] = ()) -> Tasks:
@@ -84,7 +86,7 @@ def load_tasks(names: Sequence[str], include_path: Sequence[Path] = ()) -> Tasks
             return Tasks(requested, _load(manager, requested))
 
 
-def _load(manager: "TaskManager", names: Sequence[str]) -> Any:
+def _load(manager: "TaskManager", names: Sequence[str]) -> "TaskDict":
     for name in names:
         if name not in manager.all_tasks:
             raise SharpError(
@@ -141,7 +143,7 @@ def score(
     return _scores(results)
 
 
-def _scores(results: Any) -> list[Score]:
+def _scores(results: "EvalResults") -> list[Score]:
     """Flatten lm-eval's results, {"task": {"acc,none": 0.5, "acc_stderr,none": 0.1, ...}}."""
     scores = []
     for task, metrics in results["results"].items():
@@ -167,7 +169,7 @@ def describe(scores: Sequence[Score]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _lm_eval() -> Any:
+def _lm_eval() -> Iterator[None]:
     """Import lm-eval within the block, without its log; a missing package gives an error with the install command."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # its bootstrap would fork while PyTorch's threads run

@@ -11,7 +11,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sharp_mobile.files.json_file import fields_of
 from sharp_mobile.files.paths import reading
@@ -76,7 +76,7 @@ def _cache() -> Path:
     return Path("/nonexistent")
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def _write(path: Path, content: dict[str, object]) -> None:
     """Cache a digest. Without disk space or permission nothing is cached, and the next call reads the file again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Field types for files from other sources: finite numbers, counts, printable text, plain file names."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
@@ -28,7 +28,7 @@ PlainName = Annotated[str, AfterValidator(_plain_name)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def checked(content: Any, model: type[Model], source: object, remedy: str) -> Model:
+def checked(content: object, model: type[Model], source: object, remedy: str) -> Model:
     """Validate the content of a parsed file with a pydantic model.
 
     Args:

@@ -3,7 +3,6 @@
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from sharp_mobile.errors import SharpError
 
@@ -24,7 +23,7 @@ def read_text(path: str | Path) -> str:
         raise SharpError(f"{path}: is not UTF-8 text; {COPY_AGAIN}") from error
 
 
-def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> Any:
+def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> object:
     """Parse a JSON text.
 
     Args:
@@ -36,7 +35,8 @@ def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAI
         SharpError: the text is not valid JSON, or is nested deeper than Python's recursion limit.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique if unique else None)
+        content: object = json.loads(text, object_pairs_hook=_unique if unique else None)
+        return content
     except RecursionError as error:
         raise SharpError(f"{source}: is nested too deeply; {remedy}") from error
     except json.JSONDecodeError as error:
@@ -46,7 +46,7 @@ def parse_json(text: str | bytes, source: str | Path, *, remedy: str = COPY_AGAI
         raise SharpError(f"{source}: is not valid JSON ({reason}); {remedy}") from error
 
 
-def read_json(path: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> dict[str, Any]:
+def read_json(path: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = False) -> dict[str, object]:
     """Read a JSON file that holds an object.
 
     Raises:
@@ -58,7 +58,7 @@ def read_json(path: str | Path, *, remedy: str = COPY_AGAIN, unique: bool = Fals
     return content
 
 
-def fields_of(path: Path) -> dict[str, Any]:
+def fields_of(path: Path) -> dict[str, object]:
     """The fields of a JSON file; empty if it is missing, damaged, or does not hold an object."""
     with suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_bytes())
@@ -66,8 +66,8 @@ def fields_of(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields: dict[str, object] = {}
     for name, value in pairs:
         if name in fields:
             raise ValueError(f"the field {name!r} is written twice")

@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -25,7 +24,7 @@ class _StrictLoader(yaml.SafeLoader):
         super().__init__(stream)
         self._depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise _problem(f"aliases are not supported: write out what *{event.anchor} stands for", event)
@@ -38,7 +37,7 @@ class _StrictLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[Hashable] = set()
         for node_of_key, _ in node.value:
             key = self.construct_object(node_of_key, deep=True)
@@ -63,14 +62,15 @@ def _problem(message: str, event: yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=message, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> object:
     """Read a YAML file as plain data; the loader creates no Python objects.
 
     Raises:
         SharpError: the file cannot be read, is not YAML, has a duplicate key, or is larger or deeper than any recipe.
     """
     try:
-        return yaml.load(_text(path), _StrictLoader)
+        content: object = yaml.load(_text(path), _StrictLoader)
+        return content
     except SharpError:
         raise
     except yaml.MarkedYAMLError as error:

@@ -1,13 +1,15 @@
 """The outer model: lowered segments, attention between them, and the `.pte` they make."""
 
 import warnings
-from typing import Any, cast
+from typing import cast
 
 import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, ExecutorchProgramManager, to_edge
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 from torch import nn
+from torch.export import Dim, ExportGraphSignature
+from torch.fx.passes.infra.pass_base import PassResult
 
 from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
@@ -43,7 +45,7 @@ def lower_segments(decoder: Decoder) -> tuple[Decoder, dict[str, str]]:
         count = 0 if decoder.rotation_of[layer] is None else 2
         return [torch.zeros(1, tokens, 1, heads.width) for _ in range(count)]
 
-    def lower(segment: nn.Module, after: int, *example: torch.Tensor, length: Any | None = length) -> nn.Module:
+    def lower(segment: nn.Module, after: int, *example: torch.Tensor, length: Dim | None = length) -> nn.Module:
         """Lower the segment that follows the attention of layer `after` (1-based; 0: it follows the embedding)."""
         kind = kind_of(segment)
         if kind not in templates:
@@ -84,13 +86,13 @@ def _hold_once(segment: nn.Module, key_of: dict[str, str], stored: dict[str, byt
             linear.codes, linear.key = codes.view(linear.codes.shape), key
 
 
-def sequence_length(options: DecoderOptions) -> Any:
+def sequence_length(options: DecoderOptions) -> Dim:
     """The dynamic dimension S."""
-    return torch.export.Dim("tokens", min=1, max=options.chunk)
+    return Dim("tokens", min=1, max=options.chunk)
 
 
 @torch.no_grad()
-def assemble(decoder: Decoder, metadata: dict[str, Any]) -> ExecutorchProgramManager:
+def assemble(decoder: Decoder, metadata: dict[str, object]) -> ExecutorchProgramManager:
     """Export the outer model of a decoder with lowered segments.
 
     Args:
@@ -130,10 +132,13 @@ class _CachesOnce(MemoryPlanningPass):
     the place that the result had before: as much again as all caches take, which nothing uses.
     """
 
-    def run(self, graph_module: torch.fx.GraphModule, graph_signature: Any = None) -> Any:
+    def run(
+        self, graph_module: torch.fx.GraphModule, graph_signature: ExportGraphSignature | None = None
+    ) -> PassResult:
         for node in graph_module.graph.nodes:
             if getattr(node.target, "__name__", "").startswith("aten.index_put_."):
                 node.meta["spec"] = node.all_input_nodes[0].meta["spec"]
         output = graph_module.graph.output_node()
         output.meta["spec"] = tuple(result.meta["spec"] for result in output.all_input_nodes)
-        return super().run(graph_module, graph_signature)
+        planned: PassResult = super().run(graph_module, graph_signature)
+        return planned

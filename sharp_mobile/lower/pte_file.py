@@ -13,9 +13,10 @@ runtime that maps the file reads both from the same pages.
 from dataclasses import replace
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from executorch.exir import ExecutorchProgramManager
+from executorch.exir._serialize._named_data_store import NamedDataStoreOutput
 from executorch.exir._serialize._program import PTEFile, serialize_pte_binary
 from executorch.exir.schema import Buffer
 from flatbuffers.table import Table
@@ -68,7 +69,7 @@ def write_pte_file(manager: ExecutorchProgramManager, path: Path) -> None:
             _overlap(file, tied)
 
 
-def _find(constants: list[Any], named: Any) -> _Tied | None:
+def _find(constants: list[Buffer], named: NamedDataStoreOutput) -> _Tied | None:
     """The largest constant whose bytes are those of a named weight, if there is one."""
     sizes: dict[int, list[str]] = {}
     for key, entry in named.pte_data.items():

@@ -2,7 +2,6 @@
 
 import gc
 from pathlib import Path
-from typing import Any
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.decoder.decoder import Decoder
@@ -29,9 +28,9 @@ def write_pte(decoder: Decoder, checkpoint: Checkpoint, path: Path, stages: Stag
     return keys
 
 
-def _metadata(options: DecoderOptions, checkpoint: Checkpoint) -> dict[str, Any]:
+def _metadata(options: DecoderOptions, checkpoint: Checkpoint) -> dict[str, object]:
     """The constant methods that ExecuTorch's LLM runner reads."""
-    metadata: dict[str, Any] = {
+    metadata: dict[str, object] = {
         "get_max_seq_len": options.max_length if options.chunk == options.max_length - 1 else options.chunk,
         "get_max_context_len": options.max_length,
         "use_kv_cache": True,

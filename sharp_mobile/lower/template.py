@@ -17,7 +17,7 @@ ExecuTorch 1.5.1 unmaps all constants of a delegate once they are packed, whethe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from executorch.backends.xnnpack.operators.node_visitor import get_node_visitors, get_tensor_value
@@ -32,7 +32,7 @@ from executorch.exir import EdgeCompileConfig, to_edge
 from executorch.exir._serialize._named_data_store import NamedDataStore
 from executorch.exir.lowered_backend_module import LoweredBackendModule
 from torch import nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec
 
 from sharp_mobile.decoder.integer import QuantizedLinear, unpacked
@@ -130,7 +130,7 @@ def kind_of(segment: nn.Module) -> str:
     return str([(name, type(module), settings(module)) for name, module in segment.named_modules()])
 
 
-def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length: Any | None) -> Template:
+def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length: Dim | None) -> Template:
     """Trace a segment.
 
     Args:
@@ -152,7 +152,7 @@ def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length
 def _export(
     module: nn.Module,
     inputs: tuple[torch.Tensor, ...],
-    length: Any | None,
+    length: Dim | None,
     *,
     dynamic: tuple[torch.Tensor, ...] | None = None,
 ) -> ExportedProgram:
@@ -184,7 +184,7 @@ def _with_given(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, to
             spec = InputSpec(InputKind.USER_INPUT, spec.arg, None)
         specs.append(spec)
     signature = ExportGraphSignature(specs, program.graph_signature.output_specs)
-    return _rebuilt(program, signature, program.state_dict, program.constants), given
+    return _rebuilt(program, signature), given
 
 
 def _state(module: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor]:
@@ -203,8 +203,8 @@ def _with_state(program: ExportedProgram, segment: nn.Module) -> ExportedProgram
     """The program with a segment's own tensors; numbers in the code are constants of the program."""
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind in _STATE_KINDS]
     tensors = {**program.state_dict, **program.constants, **_state(segment)}
-    state: dict[str, Any] = {spec.target: _alone(tensors[spec.target]) for spec in specs}
-    return _rebuilt(program, program.graph_signature, state, state)
+    state: dict[str, torch.Tensor] = {spec.target: _alone(tensors[spec.target]) for spec in specs}
+    return _rebuilt(program, program.graph_signature, state)
 
 
 def _set_grids(program: ExportedProgram, segment: nn.Module) -> None:
@@ -221,17 +221,18 @@ def _set_grids(program: ExportedProgram, segment: nn.Module) -> None:
 
 
 def _rebuilt(
-    program: ExportedProgram, signature: ExportGraphSignature, state: dict[str, Any], constants: dict[str, Any]
+    program: ExportedProgram, signature: ExportGraphSignature, state: dict[str, torch.Tensor] | None = None
 ) -> ExportedProgram:
+    """The program with another signature, and with these tensors in the place of its own, if any are given."""
     return ExportedProgram(
         root=program.graph_module,
         graph=program.graph,
         graph_signature=signature,
-        state_dict=state,
+        state_dict=program.state_dict if state is None else state,
         range_constraints=program.range_constraints,
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
-        constants=constants,
+        constants=program.constants if state is None else {**state},
         verifiers=program.verifiers,
     )
 

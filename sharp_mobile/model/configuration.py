@@ -25,3 +25,6 @@ class Configuration(Protocol):
     sliding_window: int | None
     attn_logit_softcapping: float | None
     final_logit_softcapping: float | None
+
+    def to_dict(self) -> dict[str, object]:
+        """All fields."""

@@ -24,6 +24,7 @@ from torch import nn
 
 from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segment_walk import Given, first_given, head_of, in_float, linears_of, segments_of, step
 from sharp_mobile.quantize.groups import budgeted_bytes, extra_bytes
 
@@ -31,7 +32,7 @@ from sharp_mobile.quantize.groups import budgeted_bytes, extra_bytes
 class Candidate(NamedTuple):
     """A linear [out, in], itself at 4 bits, and the KL that these cost, in a unit that all candidates share."""
 
-    linear: nn.Linear
+    linear: FloatLinear
     rounded: nn.Module
     divergence: float
 
@@ -55,7 +56,7 @@ def choose(candidates: list[Candidate], group: int, share: float) -> list[Candid
     return chosen
 
 
-def sensitivities(decoder: Decoder, windows: torch.Tensor) -> dict[nn.Linear, torch.Tensor]:
+def sensitivities(decoder: Decoder, windows: torch.Tensor) -> dict[FloatLinear, torch.Tensor]:
     """Of each linear that is to be rounded, Σ (g_o ‖x‖)² of its rows o, float32 [out], over all tokens and users.
 
     Each window goes forwards through all segments, then backwards, each segment computed anew: what is held is one
@@ -95,7 +96,7 @@ def _backwards(
     segment: nn.Module,
     given: Given,
     upstream: Given,
-    found: dict[nn.Linear, torch.Tensor],
+    found: dict[FloatLinear, torch.Tensor],
 ) -> Given:
     """The gradient at what a segment is given, from that at what the next one is; adds to `found` on the way."""
     inputs = tuple(tensor.detach().requires_grad_() for tensor in given)
@@ -109,10 +110,10 @@ def _backwards(
 
 
 @contextmanager
-def _watched(linears: list[nn.Linear], found: dict[nn.Linear, torch.Tensor]) -> Iterator[None]:
+def _watched(linears: list[FloatLinear], found: dict[FloatLinear, torch.Tensor]) -> Iterator[None]:
     """Within the block, backward passes add (g_o ‖x‖)² of every call to what is found of a linear."""
 
-    def watch(linear: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def watch(linear: FloatLinear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         norms = inputs[0].detach().norm(dim=-1, keepdim=True)
 
         def add(gradient: torch.Tensor) -> None:

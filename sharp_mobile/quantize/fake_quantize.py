@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sharp_mobile.decoder.fuse import FusedFactors, FusedMLP, Projections, linear
+from sharp_mobile.decoder.fuse import FusedFactors, FusedMLP, Projections
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, dequantize_activation, quantize_activation
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segments import GatedMLP
 from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.model.share import SharedMLP, shared_layers
@@ -72,7 +73,8 @@ def round_factor(matrix: torch.Tensor, settings: QuantizeSettings) -> torch.Tens
     """What the export keeps of a recovery parameter [out, in], differentiable."""
     group = recovery_group(matrix.shape[1]) if settings.recovery == 4 else 0
     with torch.no_grad():
-        rounded = quantize_linear(linear(matrix.float().contiguous()), settings.recovery, group, settings.scales)
+        factor = FloatLinear(matrix.float().contiguous(), "recovery")
+        rounded = quantize_linear(factor, settings.recovery, group, settings.scales)
         if not isinstance(rounded, QuantizedLinear):
             return matrix
         weight = rounded.weight().to(matrix.dtype)

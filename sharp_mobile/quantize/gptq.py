@@ -25,6 +25,7 @@ from torch import nn
 from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segment_walk import first_given, in_float, linears_of, segments_of, step
 from sharp_mobile.quantize.bit_allocation import Candidate, choose, sensitivities
 from sharp_mobile.quantize.nearest import quantize_linear
@@ -57,7 +58,8 @@ def round_to_text(decoder: Decoder, windows: torch.Tensor, settings: QuantizeSet
     segments, candidates = segments_of(decoder), []
     for linear, hessian in _hessians(decoder, windows):
         codes, scales, errors = round_weight(linear.weight, hessian, settings.group_size)
-        rounded = QuantizedLinear(codes, scales, 4, None if linear.bias is None else linear.bias.detach().float())
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        rounded = QuantizedLinear(codes, scales, 4, bias, linear.role)
         _replace(segments, linear, rounded)
         if settings.eight_bit_budget:
             candidates.append(Candidate(linear, rounded, float(found[linear] @ errors / hessian.trace())))
@@ -65,11 +67,11 @@ def round_to_text(decoder: Decoder, windows: torch.Tensor, settings: QuantizeSet
         _replace(segments, chosen.rounded, quantize_linear(chosen.linear, 8, 0))
 
 
-def _hessians(decoder: Decoder, windows: torch.Tensor) -> Iterator[tuple[nn.Linear, torch.Tensor]]:
+def _hessians(decoder: Decoder, windows: torch.Tensor) -> Iterator[tuple[FloatLinear, torch.Tensor]]:
     """Each linear that is to be rounded, with its H [in, in], as soon as its last user has seen the text."""
     segments = segments_of(decoder)
     last_user = {linear: number for number, segment in enumerate(segments) for linear in linears_of(segment)}
-    hessians: dict[nn.Linear, torch.Tensor] = {}
+    hessians: dict[FloatLinear, torch.Tensor] = {}
     inputs = [first_given(decoder, window) for window in windows]
     bar = progress_bar(segments, desc="round", unit="segment")
     for number, segment in enumerate(bar):
@@ -80,11 +82,11 @@ def _hessians(decoder: Decoder, windows: torch.Tensor) -> Iterator[tuple[nn.Line
 
 
 @contextmanager
-def _collected(linears: list[nn.Linear], hessians: dict[nn.Linear, torch.Tensor]) -> Iterator[None]:
+def _collected(linears: list[FloatLinear], hessians: dict[FloatLinear, torch.Tensor]) -> Iterator[None]:
     """Add the inputs of all calls in the block to each linear's H [in, in]."""
     latest: list[torch.Tensor] = []  # an input and its products: q, k and v read the same one
 
-    def collect(linear: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
+    def collect(linear: FloatLinear, inputs: tuple[torch.Tensor, ...]) -> None:
         if not latest or latest[0] is not inputs[0]:
             rows = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
             rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)

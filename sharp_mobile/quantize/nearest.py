@@ -6,6 +6,7 @@
 Float weights may be of any type and lie in a file that is mapped: they are read once, a few rows at a time.
 """
 
+from collections.abc import Mapping
 from typing import Literal, cast
 
 import torch
@@ -17,7 +18,10 @@ from torchao.quantization.quant_primitives import (
 )
 
 from sharp_mobile.console import progress_bar
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, code_range
+from sharp_mobile.decoder.linear import FloatLinear
+from sharp_mobile.decoder.segment_walk import head_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.quantize.groups import recovery_group
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
@@ -26,7 +30,6 @@ from sharp_mobile.system.memory import page_out
 
 # So many numbers of a weight are rounded together, a few rows: five times faster than what no CPU cache holds.
 _AT_ONCE = 1 << 17
-_EMBEDDING, _LM_HEAD = "embedding", "exit.head.lm_head"  # in a `Decoder`
 
 
 def quantize_weight(
@@ -71,7 +74,7 @@ def _quantize_rows(
 
 
 def quantize_linear(linear: nn.Linear, bits: Bits, group: int, scales: Literal["hqq", "minmax"] = "hqq") -> nn.Module:
-    """The integer form of a linear; at 8 bits one scale a row, at "float" the linear itself.
+    """The integer form of a linear, in the same role; at 8 bits one scale a row, at "float" the linear itself.
 
     Raises:
         SharpError: a 4-bit group that does not divide the input width.
@@ -79,7 +82,8 @@ def quantize_linear(linear: nn.Linear, bits: Bits, group: int, scales: Literal["
     if bits == "float":
         return linear.float()
     codes, scale = quantize_weight(linear.weight, bits, group if bits == 4 else linear.weight.shape[1], scales)
-    return QuantizedLinear(codes, scale, bits, None if linear.bias is None else linear.bias.detach().float())
+    bias = None if linear.bias is None else linear.bias.detach().float()
+    return QuantizedLinear(codes, scale, bits, bias, linear.role if isinstance(linear, FloatLinear) else None)
 
 
 def quantize_embedding(
@@ -94,7 +98,7 @@ def quantize_embedding(
 
 
 @torch.no_grad()
-def quantize(decoder: nn.Module, settings: QuantizeSettings) -> None:
+def quantize(decoder: Decoder, settings: QuantizeSettings) -> None:
     """Replace the float linears and the embedding of a `Decoder` by integer ones, in place.
 
     A linear that several layers call is quantized once and stays one object.
@@ -102,20 +106,33 @@ def quantize(decoder: nn.Module, settings: QuantizeSettings) -> None:
     Raises:
         SharpError: a group size that does not divide a weight's input width, naming the weight.
     """
-    modules = dict(decoder.named_modules())
-    tied = is_tied(modules.get(_EMBEDDING), modules.get(_LM_HEAD))
+    table, head = decoder.embedding, head_of(decoder).lm_head
+    tied = is_tied(table, head)
     table_bits = settings.embedding_bits(tied)
     done: dict[int, nn.Module] = {}
-    if tied and table_bits == settings.lm_head == 8:
-        table, head = modules[_EMBEDDING], modules[_LM_HEAD]
-        both = cast(QuantizedLinear, _quantized(_LM_HEAD, head, settings, table_bits))
+    if tied and isinstance(head, FloatLinear) and table_bits == settings.lm_head == 8:
+        both = cast(QuantizedLinear, quantize_linear(head, 8, 0))
         done = {id(head): both, id(table): QuantizedEmbedding(both.codes, both.scales.reshape(-1), 8)}
-    wanted = [module for module in modules.values() if isinstance(module, nn.Linear | nn.Embedding)]
+    quantize_modules(decoder, settings, table_bits, done)
+
+
+def quantize_modules(
+    root: nn.Module, settings: QuantizeSettings, table_bits: Bits, known: Mapping[int, nn.Module] | None = None
+) -> None:
+    """Replace the float linears and lookup tables below a module by integer ones, in place; see `quantize`.
+
+    Args:
+        table_bits: of lookup tables.
+        known: the integer form of some of them, by the `id` of the float module.
+    """
+    done = dict(known or {})
+    modules = dict(root.named_modules())
+    wanted = [module for module in modules.values() if isinstance(module, FloatLinear | nn.Embedding)]
     total = sum(module.weight.numel() for module in wanted if id(module) not in done)
     bar = progress_bar(total=total, desc="quantize", unit="weight", unit_scale=True)
     for name, module in modules.items():
         for child_name, child in list(module.named_children()):
-            if not isinstance(child, nn.Linear | nn.Embedding):
+            if not isinstance(child, FloatLinear | nn.Embedding):
                 continue
             if id(child) not in done:
                 done[id(child)] = _quantized(f"{name}.{child_name}".strip("."), child, settings, table_bits)
@@ -134,16 +151,17 @@ def is_tied(embedding: nn.Module | None, lm_head: nn.Module | None) -> bool:
     return table.untyped_storage() is head.untyped_storage() and table.storage_offset() == head.storage_offset()
 
 
-def _quantized(name: str, module: nn.Module, settings: QuantizeSettings, table_bits: Bits) -> nn.Module:
+def _quantized(
+    name: str, module: FloatLinear | nn.Embedding, settings: QuantizeSettings, table_bits: Bits
+) -> nn.Module:
     group_size, scales = settings.group_size, settings.scales
     try:
         if isinstance(module, nn.Embedding):
             return quantize_embedding(module, table_bits, group_size, scales)
-        linear = cast(nn.Linear, module)
-        if ".recovery." in name:
-            group = recovery_group(linear.in_features) if settings.recovery == 4 else 0
-            return quantize_linear(linear, settings.recovery, group, scales)
-        bits = settings.lm_head if name.endswith("lm_head") else settings.linear
-        return quantize_linear(linear, bits, group_size, scales)
+        if module.role == "recovery":
+            group = recovery_group(module.in_features) if settings.recovery == 4 else 0
+            return quantize_linear(module, settings.recovery, group, scales)
+        bits = settings.lm_head if module.role == "lm_head" else settings.linear
+        return quantize_linear(module, bits, group_size, scales)
     except SharpError as error:
         raise SharpError(f"{name}: {error}") from error

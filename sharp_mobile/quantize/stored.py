@@ -8,6 +8,7 @@ compare the two tensor by tensor.
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from sharp_mobile.decoder.role import LinearRole
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.quantize.groups import eight_bit_bytes, four_bit_bytes, recovery_group
@@ -16,7 +17,7 @@ from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recoveries, Recovery, recoveries
 from sharp_mobile.recipe.section import Bits
 
-Role = Literal["embedding", "lm_head", "attention", "mlps", "recovery", "rest"]
+Role = LinearRole | Literal["embedding", "rest"]
 _FLOAT = 4
 
 
@@ -45,7 +46,7 @@ class StoredLinear(NamedTuple):
     """
 
     name: str
-    role: Role
+    role: LinearRole
     shape: tuple[int, int]
     bits: Bits
     group: int = 0
@@ -119,7 +120,7 @@ def stored_tensors(
 
 def rounded_shapes(tensors: StoredTensors) -> list[tuple[int, int]]:
     """[out, in] of the linears whose bits text decides over (see `bit_allocation`), each once."""
-    return [linear.shape for linear in tensors.linears if linear.role in ("attention", "mlps")]
+    return [linear.shape for linear in tensors.linears if linear.role in ("attention", "mlp")]
 
 
 def _check_neurons(model: Architecture, plan: SharePlan, recovery: Recoveries) -> None:
@@ -177,7 +178,7 @@ def _mlps(
         uses = 1 + sum(recovery[target].reference for target in targets)
         for name, shape in (("gate", wide), ("up", wide), ("down", wide[::-1])):
             where = f"layers.{layer + 1}.mlp.{name}"
-            yield StoredLinear(where, "mlps", shape, quantize.linear, quantize.group_size, uses=uses)
+            yield StoredLinear(where, "mlp", shape, quantize.linear, quantize.group_size, uses=uses)
 
 
 def _recovery_matrices(model: Architecture, recovery: Recoveries, quantize: QuantizeSettings) -> Iterator[StoredLinear]:
@@ -223,7 +224,7 @@ def _mlp_vectors(model: Architecture, recovery: Recoveries) -> Iterator[StoredVe
     for layer in range(model.layers):
         own = recovery.get(layer, Recovery())
         if model.mlp_bias:
-            yield StoredVector("mlps", (2 * model.inner if own.reference else 0) + model.hidden)
+            yield StoredVector("mlp", (2 * model.inner if own.reference else 0) + model.hidden)
             yield StoredVector("recovery", 2 * own.neurons)
         if own.reference and not own.direct and own.form == "lora":
             yield StoredVector("recovery", 2)

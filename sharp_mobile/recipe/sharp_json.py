@@ -64,7 +64,7 @@ class SharpDescription(BaseModel):
                 f"({__version__}) reads; update it"
             )
         try:
-            return cls(**content)
+            return cls.model_validate(content)
         except ValidationError as error:
             raise SharpError(f"{path}: {first_problem(error)}; write the checkpoint again") from error
 

@@ -20,13 +20,12 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
 
 from sharp_mobile.errors import SharpError
 
 # An answer: a JSON value, and bytes that are sent with it.
-Answer = tuple[Any, bytes]
-Handler = Callable[[dict[str, Any]], Answer]
+Answer = tuple[object, bytes]
+Handler = Callable[[dict[str, object]], Answer]
 
 _START_SECONDS = 180.0  # importing PyTorch and ExecuTorch takes 4 s, much longer on a busy machine
 
@@ -81,7 +80,7 @@ class Child:
         self._end()
         self._scratch.cleanup()
 
-    def ask(self, request: dict[str, Any], seconds: float) -> Answer:
+    def ask(self, request: dict[str, object], seconds: float) -> Answer:
         """Send a request and return its answer.
 
         Raises:
@@ -153,7 +152,7 @@ def serve(descriptor: int, memory: int, handler: Callable[[], Handler]) -> None:
             _send(connection, answer, data)
 
 
-def _answered(handle: Handler, request: dict[str, Any]) -> Answer:
+def _answered(handle: Handler, request: dict[str, object]) -> Answer:
     try:
         answer, data = handle(request)
         return {"answer": answer}, data
@@ -165,7 +164,7 @@ def _answered(handle: Handler, request: dict[str, Any]) -> Answer:
         return {"failed": _one_line(error)}, b""
 
 
-def _send(connection: Connection, answer: Any, data: bytes = b"") -> None:
+def _send(connection: Connection, answer: object, data: bytes = b"") -> None:
     connection.send_bytes(json.dumps(answer).encode())
     connection.send_bytes(data)
 

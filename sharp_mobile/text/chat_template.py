@@ -8,7 +8,9 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
+
+from pydantic import TypeAdapter
 
 from sharp_mobile.system.child import Answer, Child, ChildError, Handler, serve
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:  # the child imports this module and needs no tokenizers
 
 RENDER_SECONDS = 5.0
 _MEMORY = 1 << 30
+_RENDERED = TypeAdapter(tuple[str, tuple[tuple[int, int], ...]])
 _LONGEST = 1_000_000  # characters that a template may add to its messages
 
 
@@ -84,24 +87,25 @@ class ChatTemplate:
             raise ChatTemplateError("is missing")
         if not messages:
             raise ChatTemplateError("needs one message or more")
-        request = {
-            **self.tokenizer.special_tokens_map,
-            "conversations": [[dict(message) for message in messages]],
-            "chat_template": text,
+        request: dict[str, object] = {
+            "messages": [dict(message) for message in messages],
+            "template": text,
+            "special_tokens": self.tokenizer.special_tokens_map,
             "add_generation_prompt": add_generation_prompt,
-            "return_assistant_tokens_mask": mark_answers,
+            "mark_answers": mark_answers,
         }
         try:
             if self._child is None:
                 self._child = Child("sharp_mobile.text.chat_template:serve_templates", memory=_MEMORY)
-            (rendered, answers), _ = self._child.ask(request, RENDER_SECONDS)
+            answer, _ = self._child.ask(request, RENDER_SECONDS)
         except ChildError as error:
             if self._child is not None and not self._child.alive:
                 self.close()  # the next rendering starts a new one
             raise ChatTemplateError(f"cannot be rendered: {error}") from error
+        rendered, answers = _RENDERED.validate_python(answer)
         with contextlib.suppress(UnicodeEncodeError):
             rendered.encode()
-            return Rendered(rendered, tuple((start, end) for start, end in answers))
+            return Rendered(rendered, answers)
         raise ChatTemplateError("gives a text with half of a surrogate pair, which tokenizers cannot read")
 
 
@@ -113,10 +117,27 @@ def serve_templates(descriptor: int, memory: int) -> None:
 def _renderer() -> Handler:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    def render(request: dict[str, Any]) -> Answer:
-        rendered: Any = render_jinja_template(**request)  # annotated as a string, but returns two lists
-        (text,), spans = rendered
-        input_length = sum(len(message["content"]) for message in request["conversations"][0])
+    def render(request: dict[str, object]) -> Answer:
+        match request:
+            case {
+                "messages": list(messages),
+                "template": str(template),
+                "special_tokens": dict(special_tokens),
+                "add_generation_prompt": bool(add_generation_prompt),
+                "mark_answers": bool(mark_answers),
+            }:
+                rendered = render_jinja_template(
+                    [messages],
+                    chat_template=template,
+                    add_generation_prompt=add_generation_prompt,
+                    return_assistant_tokens_mask=mark_answers,
+                    **special_tokens,
+                )
+            case _:
+                raise ValueError("not a request to render a conversation")
+        # transformers annotates a string, but returns a text and the spans of its answers for each conversation.
+        (text,), spans = cast(tuple[list[str], list[list[tuple[int, int]]]], rendered)
+        input_length = sum(len(message["content"]) for message in messages)
         if len(text) > input_length + _LONGEST:
             raise ValueError(f"its text has {len(text)} characters, for messages of {input_length}")
         return [text, spans[0] if spans else []], b""

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sharp_mobile.console import shows_bars
 from sharp_mobile.errors import SharpError
@@ -124,7 +123,7 @@ def _last_break(text: str) -> int:
     return next((cut for mark in ("\n\n", "\n", " ") if (cut := text.rfind(mark)) > 0), len(text))
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -134,14 +133,14 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise _unreadable(path, error) from error
 
 
-def _json_object(line: str, where: str) -> Mapping[str, Any]:
+def _json_object(line: str, where: str) -> Mapping[str, object]:
     row = parse_json(line, where, remedy="correct or delete the line")
     if not isinstance(row, dict):
         raise SharpError(f'{where}: is not a JSON object; write {{"text": ...}} or {{"messages": [...]}}')
     return row
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -157,7 +156,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         ) from error
 
 
-def _hub_rows(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _hub_rows(source: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     import datasets
 
     match = _HUB_NAME.fullmatch(source)
@@ -193,14 +192,14 @@ def dataset_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _documents(rows: Iterator[tuple[str, Mapping[str, Any]]]) -> Iterator[Document]:
+def _documents(rows: Iterator[tuple[str, Mapping[str, object]]]) -> Iterator[Document]:
     for where, row in rows:
         document = _document(row, where)
         if isinstance(document, Conversation) or document.text:
             yield document
 
 
-def _document(row: Mapping[str, Any], where: str) -> Document:
+def _document(row: Mapping[str, object], where: str) -> Document:
     if "messages" in row:
         return _conversation(row["messages"], where)
     if "prompt" in row and "completion" in row:
@@ -211,13 +210,14 @@ def _document(row: Mapping[str, Any], where: str) -> Document:
             f"{where}: its columns are {', '.join(row) or 'none'}; 'text', 'messages', or 'prompt' with 'completion' "
             "is needed: rename them"
         )
-    if not isinstance(row["text"], str):
-        raise SharpError(f"{where}: text is {type(row['text']).__name__}, not a string; correct or delete it")
-    _check_unicode(row["text"], f"{where}: text")
-    return Text(where, row["text"])
+    text = row["text"]
+    if not isinstance(text, str):
+        raise SharpError(f"{where}: text is {type(text).__name__}, not a string; correct or delete it")
+    _check_unicode(text, f"{where}: text")
+    return Text(where, text)
 
 
-def _conversation(messages: Any, where: str) -> Conversation:
+def _conversation(messages: object, where: str) -> Conversation:
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         raise SharpError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}; correct or delete it')
     checked = []

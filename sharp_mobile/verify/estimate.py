@@ -80,7 +80,7 @@ def file_bytes(
         embedding=tensors.nbytes("embedding"),
         lm_head=tensors.nbytes("lm_head"),
         attention=tensors.nbytes("attention"),
-        mlps=tensors.nbytes("mlps"),
+        mlps=tensors.nbytes("mlp"),
         eight_bit_budget=eight_bit_budget,
         recovery=tensors.nbytes("recovery"),
         rest=tensors.nbytes("rest"),

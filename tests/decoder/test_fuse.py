@@ -8,8 +8,9 @@ from tiny_models import tiny_model
 from torch import nn
 
 from sharp_mobile.decoder.decoder import Decoder, build_decoder
-from sharp_mobile.decoder.fuse import FusedMLP, Projections, fuse, linear
+from sharp_mobile.decoder.fuse import FusedMLP, Projections, fuse
 from sharp_mobile.decoder.integer import QuantizedLinear
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segments import GatedMLP
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import mlp_weights
@@ -43,7 +44,7 @@ def target_of(model: Any) -> SharedMLP:
 
 
 def projections_of(shared: SharedMLP) -> Projections:
-    return Projections(*(linear(weight) for weight in mlp_weights(shared.reference)))
+    return Projections(*(FloatLinear(weight, "mlp") for weight in mlp_weights(shared.reference)))
 
 
 def relative_error(fused: nn.Module, shared: SharedMLP) -> float:

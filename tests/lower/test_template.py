@@ -24,7 +24,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.template import Template, kind_of, trace_template
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.pte.runtime import quiet_native
-from sharp_mobile.quantize.nearest import quantize, quantize_linear
+from sharp_mobile.quantize.nearest import quantize, quantize_linear, quantize_modules
 from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
@@ -116,7 +116,7 @@ def test_an_instance_has_its_own_bits_and_groups(group: int | None, template: Te
     """A segment with one linear unlike those of the template's, against what its own template gives; and back."""
     segment = make_decoder(quantized=False).middles[0]
     down = quantize_linear(segment.end.mlp.down, 4 if group else 8, group or 0)
-    quantize(segment, QuantizeSettings(lm_head=4))
+    quantize_modules(segment, QuantizeSettings(lm_head=4), 4)
     plain = template.instance(segment)[0].lowered.processed_bytes
     segment.end.mlp.down = down
     own = trace_template(segment, inputs(8), LENGTH).instance(segment)[0].lowered

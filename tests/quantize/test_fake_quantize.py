@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.decoder.decoder import build_decoder
-from sharp_mobile.decoder.fuse import Projections, fuse, linear
+from sharp_mobile.decoder.fuse import Projections, fuse
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
 from sharp_mobile.quantize.fake_quantize import simulated
-from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.quantize.nearest import quantize, quantize_modules
 from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
@@ -54,9 +55,9 @@ def test_a_target_computes_as_its_exported_form(kind: str, options: QuantizeSett
     x = torch.randn(1, 9, 64)
     for mlp in shared_layers(model).values():
         exported = torch.nn.Module()
-        projections = Projections(*(linear(weight) for weight in mlp_weights(mlp.reference)))
+        projections = Projections(*(FloatLinear(weight, "mlp") for weight in mlp_weights(mlp.reference)))
         exported.mlp = fuse(mlp, projections if mlp.recovery.reference else None)
-        quantize(exported, options)
+        quantize_modules(exported, options, 4)
         with simulated(model, options), torch.no_grad():
             torch.testing.assert_close(mlp(x), exported.mlp(x), rtol=1e-5, atol=1e-5)
         if mlp.recovery.reference or options.recovery != "float":  # rounding is seen at all

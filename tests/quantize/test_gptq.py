@@ -117,6 +117,7 @@ def test_quantizing_leaves_what_is_rounded_and_takes_the_rest() -> None:
     decoder = shared_decoder()
     round_to_text(decoder, tiny_tokens(48), OPTIONS)
     codes = decoder.middles[0].start.k.codes
+    assert (decoder.middles[0].start.k.role, decoder.middles[0].end.mlp.up.role) == ("attention", "mlp")
     quantize(decoder, OPTIONS.model_copy(update={"recovery": 8}))
     assert decoder.middles[0].start.k.codes is codes
     assert not any(isinstance(module, nn.Linear) for module in decoder.modules())

@@ -18,6 +18,7 @@ from sharp_mobile.decoder.integer import (
     unpack_codes,
     unpacked,
 )
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.quantize.nearest import (
@@ -258,3 +259,17 @@ def test_a_rank_that_4_bits_cannot_take_is_refused() -> None:
 @pytest.mark.parametrize(("rank", "group"), [(32, 32), (64, 64), (96, 32), (128, 128), (192, 64), (384, 128)])
 def test_recovery_groups_are_the_largest_that_divide(rank: int, group: int) -> None:
     assert recovery_group(rank) == group
+
+
+def test_roles_survive_quantization() -> None:
+    decoder = shared_decoder()
+    roles = {name: module.role for name, module in decoder.named_modules() if isinstance(module, FloatLinear)}
+    assert {name.split(".")[-1] for name, role in roles.items() if role == "attention"} == {"q", "k", "v", "o"}
+    assert {name.split(".")[-1] for name, role in roles.items() if role == "mlp"} == {"gate", "up", "down"}
+    assert {name for name, role in roles.items() if role == "lm_head"} == {"exit.head.lm_head"}
+    assert {name for name, role in roles.items() if role == "recovery"} == {
+        name for name in roles if ".recovery." in name
+    }
+    quantize(decoder, QuantizeSettings(recovery=8))
+    found = {name: module.role for name, module in decoder.named_modules() if isinstance(module, QuantizedLinear)}
+    assert found == roles

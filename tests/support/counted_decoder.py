@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sharp_mobile.decoder.decoder import Decoder
-from sharp_mobile.decoder.integer import QuantizedLinear
+from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear
+from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segments import RMSNorm
 
 _LINEARS = (QuantizedLinear, nn.Linear)
@@ -20,13 +21,13 @@ _EQUAL = ("mean", "epsilon")
 def stored_bytes(decoder: nn.Module) -> Counter[str]:
     """Bytes of the distinct tensors, by what they are for; see `estimate.FileBytes`."""
     parts: Counter[str] = Counter()
-    for name, tensor in _stored(decoder):
-        parts[_part(name)] += tensor.nbytes
+    for module, name, tensor in _stored(decoder):
+        parts[_part(module, name)] += tensor.nbytes
     return parts
 
 
-def _stored(decoder: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The distinct tensors that a `.pte` stores, each with the first of its names."""
+def _stored(decoder: nn.Module) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
+    """The distinct tensors that a `.pte` stores, each with the first module that holds it, and its first name."""
     seen: set[object] = set()
     for prefix, module in decoder.named_modules():
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
@@ -34,20 +35,18 @@ def _stored(decoder: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             identity = (name if name in _EQUAL else where, tensor.shape)
             if name not in _NOT_STORED and identity not in seen:
                 seen.add(identity)
-                yield f"{prefix}.{name}", tensor
+                yield module, f"{prefix}.{name}", tensor
 
 
-def _part(name: str) -> str:
-    *path, owner, tensor = name.split(".")
-    if not path and owner == "embedding":
+def _part(module: nn.Module, name: str) -> str:
+    if isinstance(module, FloatLinear | QuantizedLinear):
+        return "mlps" if module.role == "mlp" else str(module.role)
+    if isinstance(module, nn.Embedding | QuantizedEmbedding):
         return "embedding"
-    if owner == "lm_head":
-        return "lm_head"
-    if owner in ("q", "k", "v", "o"):
-        return "attention"
-    if "recovery" in path or tensor.endswith("_alpha") or tensor.startswith("neurons_"):
+    *path, tensor = name.split(".")
+    if tensor.endswith("_alpha") or tensor.startswith("neurons_"):
         return "recovery"
-    return "mlps" if "mlp" in (*path, owner) else "rest"
+    return "mlps" if "mlp" in path else "rest"
 
 
 def calls(decoder: Decoder) -> tuple[int, int]:

@@ -108,7 +108,8 @@ def _add_to_manifest(manifest: Path, packed: PackedWeights) -> None:
     """Add packed weights to a manifest, and remove older ones of the same phone."""
     # Edit the JSON itself, to preserve fields of other versions that `Manifest` does not have.
     content = read_json(manifest)
-    others = [other for other in content.get("packed", []) if other["file"] != packed.file]
+    listed = content.get("packed")
+    others = [other for other in listed if other["file"] != packed.file] if isinstance(listed, list) else []
     content["packed"] = [*others, packed.model_dump()]
     try:
         text = json.dumps(content, indent=1)

@@ -13,7 +13,7 @@ A budget holds while value ≤ at_most · (1 + tolerance), or value ≥ at_least
 import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError
@@ -151,17 +151,19 @@ def update_budgets(path: Path, name: str, values: Mapping[Key, int]) -> None:
     """
     document = _parse(path) if os.path.lexists(path) else tomlkit.document()
     for (*place, budget), value in values.items():
-        table: Any = document
+        table: MutableMapping[str, object] = document
         for part in (name, *place):
-            table = table.setdefault(part, tomlkit.table())
-            if not isinstance(table, MutableMapping):
+            inner = table.setdefault(part, tomlkit.table())
+            if not isinstance(inner, MutableMapping):
                 raise SharpError(f"{path}: {part} must be a table of budgets; correct it")
+            table = inner
         if value == 0:  # a budget of 0 shared bytes would check nothing
             table.pop(budget, None)
             continue
         if not _is_budget(table.get(budget)):
             table[budget] = tomlkit.inline_table()
         entry = table[budget]
+        assert isinstance(entry, MutableMapping)  # every budget is one
         limit = "at_least" if budget == "shared_bytes" else "at_most"
         entry[limit] = tomlkit.value(f"{value:_}")
         entry.setdefault("tolerance", _TOLERANCES.get(budget, _INSTRUCTIONS))
@@ -183,7 +185,7 @@ def _parse(path: Path) -> tomlkit.TOMLDocument:
     return document
 
 
-def _is_budget(entry: Any) -> bool:
+def _is_budget(entry: object) -> bool:
     """Whether an entry is a valid budget, so that its tolerance stays."""
     try:
         TypeAdapter(Budget).validate_python(entry)

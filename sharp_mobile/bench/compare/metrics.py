@@ -4,7 +4,7 @@ The tables, the page and its explanations use this one list.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sharp_mobile.bench.compare.measurements import Column
 
@@ -41,11 +41,13 @@ class Figure:
 
 def follow(data: object, path: str) -> float | None:
     """The number at the end of a dotted path of attributes; None if one on the way is None."""
-    value: Any = data
+    value = data
     for name in path.split("."):
         if value is None:
             return None
         value = getattr(value, name)
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError(f"{path} is a {type(value).__name__}, not a number")
     return value
 
 

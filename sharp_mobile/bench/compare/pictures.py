@@ -9,17 +9,21 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 
 from sharp_mobile.bench.results import Sweep
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.typing import RcKeyType
+
 COLORS = ("#4c8bc4", "#e0795a", "#d3a73b", "#6aa67a", "#9a7cc0", "#7f8a94")
 
 _WIDTH = 4.6  # inches: 331 points, about a phone's width
 _TEXT = "#010203"  # placeholder for the page's text colour while matplotlib draws
-_STYLE: Any = {
+_STYLE: "dict[RcKeyType, object]" = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sharp_mobile",  # equal pictures get equal ids, so that pages can be compared
     "text.color": _TEXT,
@@ -93,7 +97,7 @@ def sweep_picture(sweep: Sweep) -> str:
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[tuple[Any, list[str]]]:
+def _figure(height: float) -> Iterator[tuple["Axes", list[str]]]:
     """Axes to draw on; at the end of the block the list holds their SVG."""
     matplotlib.use("Agg")
     from matplotlib import pyplot

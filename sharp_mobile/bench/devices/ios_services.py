@@ -11,10 +11,9 @@ This module was not run with a real iPhone; AFC is tested with a fake server (te
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 from pymobiledevice3.exceptions import PyMobileDevice3Exception
-from pymobiledevice3.lockdown import create_using_usbmux
+from pymobiledevice3.lockdown import UsbmuxLockdownClient, create_using_usbmux
 from pymobiledevice3.remote.userspace_tunnel import UserspaceRsdTunnel
 from pymobiledevice3.services.afc import AfcService
 from pymobiledevice3.services.diagnostics import DiagnosticsService
@@ -40,7 +39,7 @@ class IosServices:
     def __init__(self, udid: str) -> None:
         self.udid = udid
         self._open = AsyncExitStack()
-        self._lockdown: Any = None
+        self._lockdown: UsbmuxLockdownClient | None = None
         self._afc: AfcService | None = None
         self._dvt: DvtProvider | None = None
         self._processes: ProcessControl | None = None
@@ -102,7 +101,7 @@ class IosServices:
         """End a process."""
         await (await self._process_control()).kill(process)
 
-    async def _lock(self) -> Any:
+    async def _lock(self) -> UsbmuxLockdownClient:
         if self._lockdown is None:
             self._lockdown = await create_using_usbmux(serial=self.udid)
             self._open.push_async_callback(self._lockdown.close)
@@ -121,13 +120,14 @@ class IosServices:
         return self._processes
 
 
-def describe_battery(registry: Mapping[str, Any]) -> str | None:
+def describe_battery(registry: Mapping[str, object]) -> str | None:
     """The battery's level, state and temperature (in hundredths of a degree) from its entry in the registry."""
     parts = []
     if "CurrentCapacity" in registry:
         parts.append(f"{registry['CurrentCapacity']}%")
     if "IsCharging" in registry:
         parts.append("charging" if registry["IsCharging"] else "not charging")
-    if "Temperature" in registry:
-        parts.append(f"{registry['Temperature'] / 100:.1f} °C")
+    temperature = registry.get("Temperature")
+    if isinstance(temperature, int | float):
+        parts.append(f"{temperature / 100:.1f} °C")
     return ", ".join(parts) or None

@@ -13,12 +13,11 @@ ExecuTorch 1.5.1 converts SmolLM2 only from the hub and with torchtune, which a 
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 import yaml
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.open import open_checkpoint
@@ -50,7 +49,7 @@ def interleave_pairs(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
-def meta_state_dict(model: Any) -> dict[str, torch.Tensor]:
+def meta_state_dict(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A Hugging Face Llama's tensors under Meta's names, q and k in Meta's layout; tied tensors under both names."""
     heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
     state = {}
@@ -70,7 +69,7 @@ def _meta_name(module: str) -> str:
     return f"layers.{layer}.{_META_NAMES[rest]}"
 
 
-def stock_params(config: PreTrainedConfig) -> dict[str, Any]:
+def stock_params(config: PreTrainedConfig) -> dict[str, object]:
     """The content of params.json."""
     return {
         "dim": config.hidden_size,
@@ -88,7 +87,7 @@ def stock_params(config: PreTrainedConfig) -> dict[str, Any]:
 
 def stock_config(
     checkpoint: Checkpoint, max_length: int, group_size: int, output: str, attention: str = "custom_sdpa"
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The content of config.yaml: 8da4w linears and a 4-bit embedding in groups (HQQ by default), KV cache, XNNPACK."""
     tokens = {"get_bos_id": checkpoint.bos_token_id, "get_eos_ids": checkpoint.eos_token_ids}
     return {
@@ -116,7 +115,7 @@ def check_plain_llama(checkpoint: Checkpoint) -> None:
     Raises:
         SharpError: it is of another family, a SHARP checkpoint, or has scaled RoPE or biases.
     """
-    config: Any = checkpoint.config
+    config = checkpoint.config
     if checkpoint.plan is not None:
         problem = "a SHARP checkpoint"
     elif config.model_type != "llama":

@@ -6,7 +6,7 @@ XNNPACK, and its cache), and minutes. (`isolated_program` runs one under the sam
 
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.system.child import Answer, Child, ChildError, serve
@@ -42,7 +42,7 @@ class Isolated:
         """How long reading the whole file may take."""
         return SECONDS + self._bytes / _READ_BYTES_A_SECOND
 
-    def ask(self, doing: str, request: dict[str, Any], seconds: float) -> Answer:
+    def ask(self, doing: str, request: dict[str, object], seconds: float) -> Answer:
         """The child's answer to a request; `doing` says what it is asked for, for messages ("reading").
 
         Raises:
@@ -73,5 +73,8 @@ def serve_inspection(descriptor: int, memory: int) -> None:
     serve(descriptor, memory, lambda: _inspect)
 
 
-def _inspect(request: dict[str, Any]) -> Answer:
-    return inspect_pte(request["file"], request["names"]).model_dump(mode="json"), b""
+def _inspect(request: dict[str, object]) -> Answer:
+    match request:
+        case {"file": str(file), "names": dict(names)}:
+            return inspect_pte(file, names).model_dump(mode="json"), b""
+    raise ValueError("not a request to inspect a file")

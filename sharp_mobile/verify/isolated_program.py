@@ -3,16 +3,17 @@
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from sharp_mobile.pte.runtime import ProgramLimits, Step, open_pte
 from sharp_mobile.system.child import Answer, Handler, serve
 from sharp_mobile.verify.isolated import SECONDS, Isolated
 
 _COMPUTED_BYTES_A_SECOND = 50_000_000  # of weights, for a token
+_LIMITS, _SHAPE = TypeAdapter(ProgramLimits), TypeAdapter(list[int])
 
 
 class IsolatedProgram(Isolated):
@@ -28,8 +29,7 @@ class IsolatedProgram(Isolated):
             SharpError: as `open_pte`, and if loading crashes or exceeds its limits.
         """
         answer, _ = self.ask("loading", {"load": str(self._pte)}, self.reading_seconds())
-        stop = answer["stop"]
-        return ProgramLimits(answer["length"], answer["vocabulary"], None if stop is None else tuple(stop))
+        return _LIMITS.validate_python(answer)
 
     def step(self, tokens: torch.Tensor, position: int) -> torch.Tensor:
         """A step of the loaded program: tokens int64 [1, S] at a position → logits float32 [1, S or 1, V].
@@ -39,7 +39,7 @@ class IsolatedProgram(Isolated):
         """
         seconds = SECONDS + tokens.shape[1] * (1 + self._bytes / _COMPUTED_BYTES_A_SECOND)
         shape, data = self.ask("running", {"tokens": tokens.tolist(), "position": position}, seconds)
-        return torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.float32).reshape(shape))
+        return torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.float32).reshape(_SHAPE.validate_python(shape)))
 
 
 def serve_program(descriptor: int, memory: int) -> None:
@@ -50,12 +50,15 @@ def serve_program(descriptor: int, memory: int) -> None:
 def _program() -> Handler:
     loaded: list[Step] = []
 
-    def handle(request: dict[str, Any]) -> Answer:
-        if "load" in request:
-            step, limits = open_pte(request["load"])
-            loaded.append(step)
-            return limits._asdict(), b""
-        logits = loaded[-1](torch.tensor(request["tokens"]), request["position"]).float().contiguous()
-        return list(logits.shape), logits.numpy().tobytes()
+    def handle(request: dict[str, object]) -> Answer:
+        match request:
+            case {"load": str(path)}:
+                step, limits = open_pte(path)
+                loaded.append(step)
+                return limits._asdict(), b""
+            case {"tokens": list(tokens), "position": int(position)}:
+                logits = loaded[-1](torch.tensor(tokens), position).float().contiguous()
+                return list(logits.shape), logits.numpy().tobytes()
+        raise ValueError("neither a program to load nor a step of one")
 
     return handle

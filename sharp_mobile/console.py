@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NoReturn, TypeVar, overload
 
 from tqdm import tqdm
+
+_Item = TypeVar("_Item")
 
 
 def _nothing(line: str) -> None:
@@ -85,6 +87,39 @@ def shows_bars() -> bool:
     return _console.get().bars and sys.stderr.isatty()
 
 
-def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
-    """A `tqdm` progress bar, shown if `shows_bars()`."""
-    return tqdm(items, disable=not shows_bars(), **options)
+@overload
+def progress_bar(
+    items: Iterable[_Item],
+    *,
+    desc: str | None = None,
+    unit: str = "it",
+    unit_scale: bool = False,
+    total: int | None = None,
+) -> "tqdm[_Item]": ...
+
+
+@overload
+def progress_bar(
+    *, desc: str | None = None, unit: str = "it", unit_scale: bool = False, total: int | None = None, initial: int = 0
+) -> "tqdm[NoReturn]": ...
+
+
+def progress_bar(
+    items: Iterable[_Item] | None = None,
+    *,
+    desc: str | None = None,
+    unit: str = "it",
+    unit_scale: bool = False,
+    total: int | None = None,
+    initial: int = 0,
+) -> "tqdm[_Item] | tqdm[NoReturn]":
+    """A `tqdm` progress bar over items, or one that is moved by hand; shown if `shows_bars()`."""
+    return tqdm(
+        items,
+        desc=desc,
+        unit=unit,
+        unit_scale=unit_scale,
+        total=total,
+        initial=initial,
+        disable=not shows_bars(),
+    )

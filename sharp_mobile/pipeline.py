@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.description import describe_model
@@ -253,8 +252,8 @@ def _manifest(
     tokenizer = load_tokenizer(directory)  # as the export's users decode
     dropped = sum(not own.reference for own in shared.opened.recovery.values())
 
-    def decode(ids: Sequence[int], **options: Any) -> str:
-        return "" if tokenizer is None else str(tokenizer.decode(list(ids), **options))
+    def decode(ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return "" if tokenizer is None else str(tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     return Manifest(
         name=name,

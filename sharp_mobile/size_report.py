@@ -7,7 +7,7 @@ What a plan gives without its recovery parameters is reported too, as the paper'
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.decoder.options import decoder_options
@@ -17,6 +17,7 @@ from sharp_mobile.quantize.groups import budgeted_bytes
 from sharp_mobile.quantize.stored import rounded_shapes, stored_tensors
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.plan_budget import is_auto
+from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.verify.estimate import FileBytes, ResidentBytes, file_bytes, resident_bytes
 
@@ -82,7 +83,7 @@ class Report:
     name: str
     plans: tuple[PlanSize, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """All of it, to be written as JSON; bytes."""
         return {"name": self.name, "plans": [_plan_json(plan) for plan in self.plans]}
 
@@ -171,12 +172,12 @@ def _sized(recipe: Recipe, model: ModelDescription) -> PlanSize:
     fitted = recipe.fitted_to(model.architecture)
     planned = plan_model(fitted, model, tuple(fitted.cut_from(recipe)))
     planned.recipe.check_fits(planned.architecture)
-    bare = replace(planned, plan=replace(planned.plan, direct=not planned.plan.is_none), recovery=dict[int, Any]())
+    bare = replace(planned, plan=replace(planned.plan, direct=not planned.plan.is_none), recovery=dict[int, Recovery]())
     recovered = any(not own.direct for own in planned.recovery.values())
     return PlanSize(recipe.plan, planned, predict(planned), predict(bare) if recovered else None)
 
 
-def _plan_json(plan: PlanSize) -> dict[str, Any]:
+def _plan_json(plan: PlanSize) -> dict[str, object]:
     planned = plan.planned
     return {
         "plan": str(planned.plan),

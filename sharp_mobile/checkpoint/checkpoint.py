@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -99,6 +98,6 @@ class Checkpoint:
                 return ids[0]
         return None
 
-    def _token_ids(self, source: Any, name: str) -> list[int]:
+    def _token_ids(self, source: object, name: str) -> list[int]:
         field = f"{self.path}: {name} of its {type(source).__name__}"
         return token_ids(getattr(source, name, None), self.config.vocab_size, field)

@@ -5,9 +5,8 @@ config.json ──► fields, as they are ──► checked, completed by the fa
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from sharp_mobile.checkpoint.config_check import check_counts, check_fields, check_types
+from sharp_mobile.checkpoint.config_check import check_counts, check_fields, check_types, entries, whole, wrong
 from sharp_mobile.checkpoint.config_defaults import DEFAULTS, completed, field_types, head_width
 from sharp_mobile.checkpoint.other_formats import other_format
 from sharp_mobile.checkpoint.rope import rotary_tables
@@ -59,7 +58,7 @@ def read_architecture(path: Path) -> Architecture:
         return architecture_of(content)
 
 
-def architecture_of(content: Mapping[str, Any]) -> Architecture:
+def architecture_of(content: Mapping[str, object]) -> Architecture:
     """The architecture that the fields of a config.json describe.
 
     Args:
@@ -69,39 +68,50 @@ def architecture_of(content: Mapping[str, Any]) -> Architecture:
         SharpError: a field is of a wrong type, or has a value that makes no model; the message begins with the field.
     """
     check_counts(content)
-    check_types(content, field_types(content["model_type"]))
+    check_types(content, field_types(str(content["model_type"])))
     fields = completed(content)
     check_fields(fields)
     return _architecture(fields)
 
 
-def _architecture(fields: Mapping[str, Any]) -> Architecture:
-    family, window = family_of(fields["model_type"]), fields.get("sliding_window")
+def _architecture(fields: Mapping[str, object]) -> Architecture:
+    family, window = family_of(str(fields["model_type"])), _optional(fields, "sliding_window")
     of_layers = {"none": lambda _: False, "model": lambda _: True, "layer": lambda kind: kind == "sliding_attention"}
-    slides = map(of_layers[family.window], fields["layer_types"])
+    slides = map(of_layers[family.window], entries(fields, "layer_types"))
     width = head_width(fields)
     tables, table_of = rotary_tables(fields, width)
     biased, mlp_biased = (
-        name in DEFAULTS[family.model_type] and fields[name] for name in ("attention_bias", "mlp_bias")
+        name in DEFAULTS[family.model_type] and bool(fields[name]) for name in ("attention_bias", "mlp_bias")
     )
     return Architecture(
         model_type=family.model_type,
-        layers=fields["num_hidden_layers"],
-        hidden=fields["hidden_size"],
-        inner=fields["intermediate_size"],
-        heads=fields["num_attention_heads"],
-        key_heads=fields["num_key_value_heads"],
+        layers=whole(fields, "num_hidden_layers"),
+        hidden=whole(fields, "hidden_size"),
+        inner=whole(fields, "intermediate_size"),
+        heads=whole(fields, "num_attention_heads"),
+        key_heads=whole(fields, "num_key_value_heads"),
         head_width=width,
-        vocabulary=fields["vocab_size"],
-        tied=fields["tie_word_embeddings"],
-        positions=fields["max_position_embeddings"],
+        vocabulary=whole(fields, "vocab_size"),
+        tied=bool(fields["tie_word_embeddings"]),
+        positions=whole(fields, "max_position_embeddings"),
         qkv_bias=biased or family.qkv_bias,
         o_bias=biased,
         mlp_bias=mlp_biased,
         tables=tables,
         table_of=table_of,
         windows=tuple(window if one else None for one in slides),
-        score_cap=fields["attn_logit_softcapping"] if family.caps_scores else None,
-        logit_cap=fields["final_logit_softcapping"] if family.caps_logits else None,
-        embedding_scale=fields["hidden_size"] ** 0.5 if family.scales_embedding else None,
+        score_cap=_cap(fields, "attn_logit_softcapping") if family.caps_scores else None,
+        logit_cap=_cap(fields, "final_logit_softcapping") if family.caps_logits else None,
+        embedding_scale=whole(fields, "hidden_size") ** 0.5 if family.scales_embedding else None,
     )
+
+
+def _optional(fields: Mapping[str, object], name: str) -> int | None:
+    return None if fields.get(name) is None else whole(fields, name)
+
+
+def _cap(fields: Mapping[str, object], name: str) -> float | None:
+    value = fields[name]
+    if value is not None and not isinstance(value, float):
+        raise wrong(name, value, "a number with a decimal point, or null")
+    return value

@@ -5,7 +5,7 @@ Messages name the field; whoever calls puts the file before them.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeGuard
 
 from sharp_mobile.errors import SharpError
 
@@ -55,7 +55,7 @@ _PERIODS = ("no_rope_layer_interval", "sliding_window_pattern")
 DIVIDED = ("llama", "gemma2", "gemma3_text")
 
 
-def check_counts(content: Mapping[str, Any]) -> None:
+def check_counts(content: Mapping[str, object]) -> None:
     """Refuse sizes that no model has, before anything is made of them; other types are left to `check_types`.
 
     Args:
@@ -71,7 +71,7 @@ def check_counts(content: Mapping[str, Any]) -> None:
             raise wrong(name, value, f"between {least} and {most:,}")
 
 
-def check_types(content: Mapping[str, Any], types: Mapping[str, str]) -> None:
+def check_types(content: Mapping[str, object], types: Mapping[str, str]) -> None:
     """Refuse fields of a type that transformers does not take.
 
     Args:
@@ -85,20 +85,20 @@ def check_types(content: Mapping[str, Any], types: Mapping[str, str]) -> None:
         fits = any(_is_of(value, kind) for kind in kinds)
         if name in _COUNTS and not fits:
             raise wrong(name, value, f"a whole number from {_COUNTS[name]}")
-        if name in _PERIODS and not (fits and value >= 1):
+        if name in _PERIODS and not (fits and _is_count(value) and value >= 1):
             raise wrong(name, value, "a whole number from 1")
         if not fits and not name.endswith("token_id"):  # whose message is `token_ids`'s
             raise wrong(name, value, " or ".join(_NAMED[kind] for kind in kinds))
 
 
-def _is_of(value: Any, kind: str) -> bool:
+def _is_of(value: object, kind: str) -> bool:
     if kind.startswith("list"):
         return isinstance(value, list) and all(_is_of(entry, kind[5:-1]) for entry in value)
     python = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict, "None": type(None)}
     return isinstance(value, python[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
-def check_fields(fields: Mapping[str, Any]) -> None:
+def check_fields(fields: Mapping[str, object]) -> None:
     """Refuse a configuration whose numbers make no model.
 
     Args:
@@ -113,11 +113,11 @@ def check_fields(fields: Mapping[str, Any]) -> None:
         value = fields.get(name)
         if value is not None and not (_is_count(value) and value >= least):
             raise wrong(name, value, f"a whole number from {least}")
-    heads, keys = fields["num_attention_heads"], fields["num_key_value_heads"]
-    if keys is not None and heads % keys:
+    heads, keys = whole(fields, "num_attention_heads"), whole(fields, "num_key_value_heads")
+    if heads % keys:
         raise wrong("num_key_value_heads", keys, f"a divisor of num_attention_heads, {heads}")
     divided = fields.get("head_dim") is None or fields["model_type"] in DIVIDED
-    if divided and fields["hidden_size"] % heads:
+    if divided and whole(fields, "hidden_size") % heads:
         raise wrong("num_attention_heads", heads, f"a divisor of hidden_size, {fields['hidden_size']}")
     for name in _FACTORS:
         value = fields.get(name)
@@ -128,30 +128,30 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     if fields.get("use_bidirectional_attention"):
         raise SharpError("use_bidirectional_attention: a decoder that sees later tokens cannot be exported")
     _check_layers(fields)
-    _check_rope(fields.get("rope_parameters"), "rope_parameters")
+    _check_rope(fields_in(fields, "rope_parameters"), "rope_parameters")
     for name in ("bos_token_id", "eos_token_id"):
-        token_ids(fields.get(name), fields["vocab_size"], name)
+        token_ids(fields.get(name), whole(fields, "vocab_size"), name)
 
 
-def _check_layers(fields: Mapping[str, Any]) -> None:
+def _check_layers(fields: Mapping[str, object]) -> None:
     """What differs from layer to layer, the activation, and the padding that the embedding has no row for."""
-    layers = fields["num_hidden_layers"]
-    if unknown := [kind for kind in fields.get("layer_types") or [] if kind not in _LAYER_TYPES]:
+    layers, kinds = whole(fields, "num_hidden_layers"), entries(fields, "layer_types")
+    if unknown := [kind for kind in kinds if kind not in _LAYER_TYPES]:
         raise wrong("layer_types", unknown[0], f"of {' and '.join(_LAYER_TYPES)} alone")
-    if (kinds := fields.get("layer_types")) is not None and len(kinds) != layers:
+    if len(kinds) != layers:
         raise wrong_length("layer_types", len(kinds), f"{layers}, one a layer")
-    model_type = fields["model_type"]
-    if model_type == "smollm3" and len(rotates := fields["no_rope_layers"]) < layers:
+    model_type = str(fields["model_type"])
+    if model_type == "smollm3" and len(rotates := entries(fields, "no_rope_layers")) < layers:
         raise wrong_length("no_rope_layers", len(rotates), f"{layers}, one a layer")
     activation = "hidden_activation" if model_type.startswith("gemma") else "hidden_act"
     if fields[activation] not in ACTIVATIONS:
         raise wrong(activation, fields[activation], f"one of {', '.join(ACTIVATIONS)}")
-    padding, vocabulary = fields.get("pad_token_id"), fields["vocab_size"]
+    padding, vocabulary = fields.get("pad_token_id"), whole(fields, "vocab_size")
     if padding is not None and not (_is_count(padding) and -vocabulary <= padding < vocabulary):
         raise wrong("pad_token_id", padding, f"below vocab_size, {vocabulary:,}, or null")
 
 
-def token_ids(value: Any, vocabulary: int, field: str) -> list[int]:
+def token_ids(value: object, vocabulary: int, field: str) -> list[int]:
     """The token ids of a field that holds one, a list of them, or nothing.
 
     Args:
@@ -167,9 +167,9 @@ def token_ids(value: Any, vocabulary: int, field: str) -> list[int]:
     return list(ids)
 
 
-def _check_rope(parameters: Any, name: str) -> None:
+def _check_rope(parameters: Mapping[str, object], name: str) -> None:
     """RoPE's parameters, or those of each kind of layer."""
-    for key, value in (parameters or {}).items():
+    for key, value in parameters.items():
         if key in ("short_factor", "long_factor") and value is not None and not _are_factors(value):
             raise wrong(f"{name}.{key}", value, "a list of finite numbers above 0")
         if key in _ROPE_FACTORS and value is not None and not is_factor(value):
@@ -180,21 +180,57 @@ def _check_rope(parameters: Any, name: str) -> None:
             _check_rope(value, f"{name}.{key}")
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_factor(value: Any) -> bool:
+def is_factor(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 < value < 1e30 and math.isfinite(value)
 
 
-def _are_factors(value: Any) -> bool:
+def _are_factors(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_factor, value))
 
 
-def wrong(name: str, value: Any, expected: str) -> SharpError:
+def whole(fields: Mapping[str, object], name: str) -> int:
+    """A field that is a whole number.
+
+    Raises:
+        SharpError: it is something else.
+    """
+    value = fields[name]
+    if not _is_count(value):
+        raise wrong(name, value, "a whole number")
+    return value
+
+
+def entries(fields: Mapping[str, object], name: str) -> list[object]:
+    """A field that is a list.
+
+    Raises:
+        SharpError: it is something else.
+    """
+    value = fields[name]
+    if not isinstance(value, list):
+        raise wrong(name, value, "a list")
+    return value
+
+
+def fields_in(fields: Mapping[str, object], name: str) -> dict[str, object]:
+    """A field that is an object.
+
+    Raises:
+        SharpError: it is something else.
+    """
+    value = fields[name]
+    if not isinstance(value, dict):
+        raise wrong(name, value, "an object, or null")
+    return value
+
+
+def wrong(name: str, value: object, expected: str) -> SharpError:
     """The error for a field's value."""
     return SharpError(
         f"{name} is {_shown(value)}; it must be {expected}; use the configuration that came with the weights"
@@ -208,7 +244,7 @@ def wrong_length(name: str, count: int, expected: str) -> SharpError:
     )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A value of a file, short."""
     if _is_count(value):
         return f"{value:,}" if abs(value) < 10**30 else "out of range"

@@ -4,8 +4,8 @@ transformers' configuration classes say the same (tests compare them), but impor
 """
 
 from collections.abc import Mapping
-from typing import Any
 
+from sharp_mobile.checkpoint.config_check import entries, whole
 from sharp_mobile.checkpoint.rope import standard_rope
 
 # As transformers names the types of the fields.
@@ -31,20 +31,20 @@ _NULLABLE = (
 )
 _NULLABLE_KEY_HEADS = ("qwen2", "qwen3", "smollm3")
 
-_LLAMA: dict[str, Any] = {
+_LLAMA: dict[str, object] = {
     **{"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32},
     **{"num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048},
     **{"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False},
     **{"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_parameters": None, "attention_bias": False, "mlp_bias": False},
 }
-_QWEN2: dict[str, Any] = {
+_QWEN2: dict[str, object] = {
     **{"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32},
     **{"num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32768},
     **{"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": False},
     **{"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_parameters": None},
     **{"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None},
 }
-_GEMMA2: dict[str, Any] = {
+_GEMMA2: dict[str, object] = {
     **{"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26},
     **{"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192},
     **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "tie_word_embeddings": True},
@@ -53,7 +53,7 @@ _GEMMA2: dict[str, Any] = {
     **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "use_bidirectional_attention": None},
 }
 
-DEFAULTS: dict[str, dict[str, Any]] = {
+DEFAULTS: dict[str, dict[str, object]] = {
     "llama": _LLAMA,
     "mistral": {
         **{name: value for name, value in _LLAMA.items() if name not in ("attention_bias", "mlp_bias")},
@@ -106,7 +106,7 @@ def field_types(model_type: str) -> dict[str, str]:
     return {name: _TYPES[name] for name in _READ_IF_THERE} | types
 
 
-def completed(content: Mapping[str, Any]) -> dict[str, Any]:
+def completed(content: Mapping[str, object]) -> dict[str, object]:
     """The fields of a config.json as transformers' configuration holds them: none absent, RoPE's parameters in full.
 
     Fields that the family's modules do not read stay as they are.
@@ -117,7 +117,7 @@ def completed(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SharpError: RoPE's parameters make no rotation.
     """
-    model_type = content["model_type"]
+    model_type = str(content["model_type"])
     fields = {**DEFAULTS[model_type], **content}
     if fields["num_key_value_heads"] is None:
         fields["num_key_value_heads"] = fields["num_attention_heads"]
@@ -126,32 +126,34 @@ def completed(content: Mapping[str, Any]) -> dict[str, Any]:
     if "use_sliding_window" in DEFAULTS[model_type] and not fields["use_sliding_window"]:
         fields["sliding_window"] = None
     if model_type == "smollm3" and fields["no_rope_layers"] is None:
-        period = fields["no_rope_layer_interval"]
-        fields["no_rope_layers"] = [int((layer + 1) % period != 0) for layer in range(fields["num_hidden_layers"])]
+        period, layers = whole(fields, "no_rope_layer_interval"), whole(fields, "num_hidden_layers")
+        fields["no_rope_layers"] = [int((layer + 1) % period != 0) for layer in range(layers)]
     if fields.get("layer_types") is None:
         fields["layer_types"] = _layer_types(fields)
-    fields["layer_types"] = [_FULL if kind == "attention" else kind for kind in fields["layer_types"]]  # as 4.x had it
+    kinds = entries(fields, "layer_types")
+    fields["layer_types"] = [_FULL if kind == "attention" else kind for kind in kinds]  # as 4.x had it
     fields["rope_parameters"] = standard_rope(content, fields)
     return fields
 
 
-def head_width(fields: Mapping[str, Any]) -> int:
+def head_width(fields: Mapping[str, object]) -> int:
     """The width of a head, which follows from that of all where a configuration does not say it."""
-    width: int = fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"]
-    return width
+    if fields.get("head_dim") is not None:
+        return whole(fields, "head_dim")
+    return whole(fields, "hidden_size") // whole(fields, "num_attention_heads")
 
 
-def _layer_types(fields: Mapping[str, Any]) -> list[str]:
+def _layer_types(fields: Mapping[str, object]) -> list[str]:
     """Which layers have a sliding window, where a configuration does not list them."""
-    slides = [False] * fields["num_hidden_layers"]
+    slides = [False] * whole(fields, "num_hidden_layers")
     windowed = fields.get("sliding_window") is not None
     match fields["model_type"]:
         case "qwen2" | "qwen3":
-            slides = [windowed and layer >= fields["max_window_layers"] for layer in range(len(slides))]
+            slides = [windowed and layer >= whole(fields, "max_window_layers") for layer in range(len(slides))]
         case "gemma2":
             slides = [layer % 2 == 0 for layer in range(len(slides))]
         case "gemma3_text":
-            slides = [(layer + 1) % fields["sliding_window_pattern"] != 0 for layer in range(len(slides))]
+            slides = [(layer + 1) % whole(fields, "sliding_window_pattern") != 0 for layer in range(len(slides))]
         case "smollm3":
-            slides = [windowed and not fields["no_rope_layers"][layer] for layer in range(len(slides))]
+            slides = [windowed and not entries(fields, "no_rope_layers")[layer] for layer in range(len(slides))]
     return [_SLIDING if one else _FULL for one in slides]

@@ -7,13 +7,14 @@ means is what llama.cpp takes it for; where Hugging Face's default is another, t
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from gguf import Keys
+from numpy.typing import NDArray
 
-from sharp_mobile.checkpoint.gguf_file import ARCHITECTURES, ROPE_FACTORS, GGUFHeader, dequantized, shown
+from sharp_mobile.checkpoint.config_check import whole
+from sharp_mobile.checkpoint.gguf_file import ARCHITECTURES, ROPE_FACTORS, GGUFHeader, GGUFValue, dequantized, shown
 from sharp_mobile.errors import SharpError
 
 _HUGGING_FACE = "give the Hugging Face directory of the model"
@@ -23,7 +24,7 @@ _LONGEST = (1 << 31) - 1  # tokens
 _LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 
 
-def gguf_fields(header: GGUFHeader) -> dict[str, Any]:
+def gguf_fields(header: GGUFHeader) -> dict[str, object]:
     """The fields of the config.json that a header stands for, model_type among them.
 
     Raises:
@@ -84,7 +85,7 @@ def _check_is_model(header: GGUFHeader) -> None:
         )
 
 
-def _options(header: GGUFHeader) -> dict[str, Any]:
+def _options(header: GGUFHeader) -> dict[str, object]:
     """The sizes, and the fields that every model has."""
     tensors = header.tensors
     layers = _whole(header, "block_count", least=0, most=1 << 64)
@@ -97,7 +98,8 @@ def _options(header: GGUFHeader) -> dict[str, Any]:
     if not 0 < layers <= _DEEPEST:
         raise _impossible(header, "block_count", f"a whole number from 1 to {_DEEPEST:,}")
     heads, hidden = _whole(header, "attention.head_count"), _whole(header, "embedding_length")
-    ends = (_token(header, name) for name in ("eos", "eot"))
+    tokens = (_token(header, name) for name in ("eos", "eot"))
+    ends = list(dict.fromkeys(token for token in tokens if token is not None))
     return {
         "num_hidden_layers": layers,
         "hidden_size": hidden,
@@ -110,16 +112,18 @@ def _options(header: GGUFHeader) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in tensors,
         "bos_token_id": _token(header, "bos"),
         "pad_token_id": _token(header, "padding"),
-        "eos_token_id": _one_or_list({end: None for end in ends if end is not None}),
+        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
         # The tokens listed may be fewer: embeddings are often padded.
         "vocab_size": tensors["token_embd.weight"].shape[0],
     }
 
 
-def _attention(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
+def _attention(header: GGUFHeader, options: dict[str, object]) -> dict[str, object]:
     """Heads, scale, soft-capping and biases, each where the family's Hugging Face module has it."""
     own = header.architecture
-    heads, key_heads, width = (options[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    heads, key_heads, width = (
+        whole(options, key) for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
+    )
     if heads % key_heads:
         raise SharpError(
             f"{header.path}: {own}.attention.head_count_kv is {key_heads}, which does not divide the {heads} heads; "
@@ -127,7 +131,7 @@ def _attention(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
         )
     if width < 2 or width % 2:
         raise SharpError(f"{header.path}: its heads are {width} wide, which RoPE cannot turn; use another GGUF of it")
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     if own.startswith("gemma"):
         found["query_pre_attn_scalar"] = _gemma_scale(header, options)
     for key in _SOFT_CAPS.get(own, ()):
@@ -148,23 +152,23 @@ _SOFT_CAPS = {
 }
 
 
-def _gemma_scale(header: GGUFHeader, options: dict[str, Any]) -> int:
+def _gemma_scale(header: GGUFHeader, options: dict[str, object]) -> int:
     """What q·k is divided by the root of: the head's width in all but the 27B models."""
     if header.get("attention.scale"):
         return round(_positive(header, "attention.scale") ** -2)
     if (header.architecture, options["num_hidden_layers"]) in (("gemma2", 46), ("gemma3", 62)):
         raise SharpError(f"{header.path}: GGUF does not give the attention scale of 27B; {_HUGGING_FACE}")
-    return int(options["head_dim"])
+    return whole(options, "head_dim")
 
 
-def _rope(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
+def _rope(header: GGUFHeader, options: dict[str, object]) -> dict[str, object]:
     """RoPE's base frequency, and Llama 3's scaling."""
     kind = header.get("rope.scaling.type", "linear")  # as llama.cpp has it
     factors = [header.get(key) for key in ("rope.scaling.factor", "rope.scale_linear")]
     scaled = kind != "none" and (kind != "linear" or any(factor not in (None, 0, 1) for factor in factors))
-    if scaled or header.get("rope.dimension_count", options["head_dim"]) != options["head_dim"]:
+    if scaled or header.get("rope.dimension_count", whole(options, "head_dim")) != options["head_dim"]:
         raise _scaled(header)
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     if header.get("rope.freq_base") is not None or header.architecture == "gemma3":
         found["rope_theta"] = _positive(header, "rope.freq_base")
     if header.architecture == "gemma3":  # absent, 10,000 to both
@@ -182,7 +186,7 @@ def _scaled(header: GGUFHeader) -> SharpError:
     )
 
 
-def _llama3_rope(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
+def _llama3_rope(header: GGUFHeader, options: dict[str, object]) -> dict[str, object]:
     """Llama 3's RoPE scaling, of which GGUF keeps only the divisors of the frequencies that it comes to.
 
     All Llama 3.1 to 3.3 differ in the largest divisor alone (8, or 32 in 3.2); that these settings give the file's
@@ -191,7 +195,6 @@ def _llama3_rope(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
     divisors = dequantized(header, ROPE_FACTORS)
     theta = _positive(header, "rope.freq_base", 10000.0)
     settings = {
-        "rope_type": "llama3",
         "rope_theta": theta,
         "factor": float(divisors.max()),
         "low_freq_factor": 1.0,
@@ -199,16 +202,17 @@ def _llama3_rope(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
         "original_max_position_embeddings": 8192,
     }
     unlike = SharpError(f"{header.path}: its RoPE is scaled unlike Llama 3's; {_HUGGING_FACE}")
-    if divisors.shape != (options["head_dim"] // 2,) or not ((divisors > 0) & np.isfinite(divisors)).all():
+    width = whole(options, "head_dim")
+    if divisors.shape != (width // 2,) or not ((divisors > 0) & np.isfinite(divisors)).all():
         raise unlike
-    frequencies = llama3_frequencies(options["head_dim"], settings)
+    frequencies = llama3_frequencies(width, settings)
     plain = theta ** -(np.arange(len(divisors)) / len(divisors))
     if not np.allclose(plain / divisors, frequencies, rtol=1e-3):
         raise unlike
-    return settings
+    return {"rope_type": "llama3", **settings}
 
 
-def llama3_frequencies(width: int, settings: Mapping[str, Any]) -> "np.ndarray[Any, Any]":
+def llama3_frequencies(width: int, settings: Mapping[str, float]) -> NDArray[np.float64]:
     """Inverse frequencies [width / 2] of Llama 3's RoPE, for heads of a width and the parameters of a configuration.
 
     Long waves are stretched by the factor, short ones stay, and those between are blended.
@@ -217,23 +221,22 @@ def llama3_frequencies(width: int, settings: Mapping[str, Any]) -> "np.ndarray[A
     periods = settings["original_max_position_embeddings"] * plain / (2 * math.pi)
     low, high = settings["low_freq_factor"], settings["high_freq_factor"]
     kept = np.clip((periods - low) / (high - low), 0, 1)
-    blended: np.ndarray[Any, Any] = (1 - kept) * plain / settings["factor"] + kept * plain
-    return blended
+    return np.asarray((1 - kept) * plain / settings["factor"] + kept * plain)
 
 
 # The period of layers of which the last sees everything, where a family has one of its own; 0: none does.
 _PERIODS = {"gemma2": 2, "gemma3": 6, "phi3": 0, "llama": 0}
 
 
-def _windows(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
+def _windows(header: GGUFHeader, options: dict[str, object]) -> dict[str, object]:
     """Sliding windows: how far they reach back, and which layers have one."""
-    own, layers = header.architecture, options["num_hidden_layers"]
+    own, layers = header.architecture, whole(options, "num_hidden_layers")
     if own == "gemma3" and not header.get("attention.sliding_window"):
         raise _missing(header, "attention.sliding_window")  # Hugging Face's default is another model's
     window = _whole(header, "attention.sliding_window", 4096 if own == "gemma2" else 0, least=0, most=_LONGEST)
     if own == "gemma2" and window == 0:
         raise _impossible(header, "attention.sliding_window", "1 or more")
-    if window == 0 or (own in ("llama", "qwen2", "qwen3") and window >= options["max_position_embeddings"]):
+    if window == 0 or (own in ("llama", "qwen2", "qwen3") and window >= whole(options, "max_position_embeddings")):
         return {"sliding_window": None} if own == "phi3" else {}
     sliding = _sliding_layers(header, layers)
     if own in ("llama", "phi3"):
@@ -241,11 +244,8 @@ def _windows(header: GGUFHeader, options: dict[str, Any]) -> dict[str, Any]:
             raise _untranslated(header, "attention.sliding_window_pattern")
         return {"sliding_window": window}
     types = ["sliding_attention" if slides else "full_attention" for slides in sliding]
-    return {
-        "sliding_window": window,
-        "layer_types": types,
-        **({"use_sliding_window": True} if own[:4] == "qwen" else {}),
-    }
+    used: dict[str, object] = {"use_sliding_window": True} if own[:4] == "qwen" else {}
+    return {"sliding_window": window, "layer_types": types, **used}
 
 
 def _sliding_layers(header: GGUFHeader, layers: int) -> list[bool]:
@@ -305,10 +305,10 @@ def _own_keys(header: GGUFHeader) -> list[str]:
     return [key.removeprefix(prefix) for key in header.metadata if key.startswith(prefix)]
 
 
-def _check_untranslated(header: GGUFHeader, options: dict[str, Any]) -> None:
+def _check_untranslated(header: GGUFHeader, options: dict[str, object]) -> None:
     """Refuse a key that changes the computation and is in no field."""
-    width, theta = options["head_dim"], options.get("rope_theta", 10000.0)
-    neutral: dict[str, tuple[Any, ...]] = {
+    width, theta = whole(options, "head_dim"), options.get("rope_theta", 10000.0)
+    neutral: dict[str, tuple[object, ...]] = {
         **dict.fromkeys(("logit_scale", "residual_scale", "embedding_scale", "attention.output_scale"), (0, 1)),
         **dict.fromkeys(("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"), (0, 1)),
         **dict.fromkeys(("attention.value_length", "attention.key_length_swa", "attention.value_length_swa"), (width,)),
@@ -331,7 +331,7 @@ def _check_untranslated(header: GGUFHeader, options: dict[str, Any]) -> None:
             raise _untranslated(header, key)
 
 
-def _is_one_of(value: Any, neutral: tuple[Any, ...]) -> bool:
+def _is_one_of(value: GGUFValue | None, neutral: tuple[object, ...]) -> bool:
     """Whether a value, or each entry of a list, is one of these; numbers as far as float32 tells them apart."""
     if isinstance(value, list):
         return all(_is_one_of(entry, neutral) for entry in value)
@@ -384,7 +384,7 @@ def _positive(header: GGUFHeader, key: str, default: float | None = None) -> flo
     value = header.get(key, default)
     if value is None:
         raise _missing(header, key)
-    if type(value) not in (int, float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise _impossible(header, key, "a positive number")
     return float(value)
 
@@ -397,8 +397,3 @@ def _token(header: GGUFHeader, name: str) -> int | None:
             f"{header.path}: {key} is {shown(value)}, must be a token's number; use another GGUF of the model"
         )
     return value
-
-
-def _one_or_list(ids: Iterable[int]) -> int | list[int] | None:
-    found = list(ids)
-    return found if len(found) > 1 else found[0] if found else None

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
+from numpy.typing import NDArray
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.json_file import COPY_AGAIN
@@ -51,19 +52,23 @@ class SkippedArray:
     length: int
 
 
+GGUFNumber = bool | int | float
+GGUFValue = str | GGUFNumber | list[GGUFNumber] | SkippedArray
+
+
 @dataclass(frozen=True)
 class GGUFHeader:
     """What a GGUF file says before its data."""
 
     path: Path
-    metadata: dict[str, Any]
+    metadata: dict[str, GGUFValue]
     tensors: dict[str, GGUFTensor]
 
     @property
     def architecture(self) -> str:
         return str(self.metadata.get("general.architecture"))
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: GGUFNumber | str | None = None) -> GGUFValue | None:
         """A value of the architecture's own metadata, such as `block_count`."""
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
@@ -98,7 +103,7 @@ def gguf_header(path: Path) -> GGUFHeader:
     return GGUFHeader(path, metadata, tensors)
 
 
-def shown(value: Any) -> str:
+def shown(value: GGUFValue | None) -> str:
     """A value of the metadata for a message, on one line and not long."""
     if isinstance(value, SkippedArray):
         return f"an array of {value.length:,}"
@@ -121,10 +126,10 @@ _LARGEST_ALIGNMENT = 1 << 24
 _MOST_DIMENSIONS = 4  # ggml's own limit
 
 
-def _metadata(reader: "_Reader", count: int) -> dict[str, Any]:
+def _metadata(reader: "_Reader", count: int) -> dict[str, GGUFValue]:
     if count > _MOST_VALUES:
         raise ValueError(f"{count:,} metadata values")
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, GGUFValue] = {}
     for _ in range(count):
         key, value = reader.pair()
         if key in metadata:
@@ -148,7 +153,7 @@ def _table(reader: "_Reader", count: int) -> list[_Entry]:
     return [reader.tensor() for _ in range(count)]
 
 
-def _alignment(metadata: Mapping[str, Any]) -> int:
+def _alignment(metadata: Mapping[str, GGUFValue]) -> int:
     value = metadata.get("general.alignment", 32)
     if type(value) is not int or not 0 < value <= _LARGEST_ALIGNMENT or value & (value - 1):
         raise ValueError(f"general.alignment is {shown(value)}, not a power of two")
@@ -197,7 +202,12 @@ class _Reader:
             raise EOFError
         return self.file.read(count)
 
-    def take(self, layout: str) -> tuple[Any, ...]:
+    def take(self, layout: str) -> tuple[int, ...]:
+        """Whole numbers of these types, as `struct` names them."""
+        return struct.unpack(f"<{layout}", self.read(struct.calcsize(f"<{layout}")))
+
+    def numbers(self, layout: str) -> tuple[GGUFNumber, ...]:
+        """Numbers of these types, as `struct` names them."""
         return struct.unpack(f"<{layout}", self.read(struct.calcsize(f"<{layout}")))
 
     def skip(self, count: int) -> None:
@@ -219,21 +229,21 @@ class _Reader:
             raise ValueError(f"the name {name[:40]!r}")
         return name
 
-    def pair(self) -> tuple[str, Any]:
+    def pair(self) -> tuple[str, GGUFValue]:
         name = self.name()
         (kind,) = self.take("I")
         return name, self.value(name, kind)
 
-    def value(self, name: str, kind: int) -> Any:
+    def value(self, name: str, kind: int) -> GGUFValue:
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
             return self.array(name)
         if kind not in _SCALARS:
             raise ValueError(f"{name} is of the unknown type {kind}")
-        return self.take(_SCALARS[kind])[0]
+        return self.numbers(_SCALARS[kind])[0]
 
-    def array(self, name: str) -> list[Any] | SkippedArray:
+    def array(self, name: str) -> list[GGUFNumber] | SkippedArray:
         element, count = self.take("IQ")
         if element == _STRING:
             if count > _MOST_STRINGS:
@@ -249,7 +259,7 @@ class _Reader:
         if count > _MOST_NUMBERS:
             self.skip(count * struct.calcsize(f"<{_SCALARS[element]}"))
             return SkippedArray(count)
-        return list(self.take(f"{count}{_SCALARS[element]}"))
+        return list(self.numbers(f"{count}{_SCALARS[element]}"))
 
     def tensor(self) -> _Entry:
         name = self.name()
@@ -264,7 +274,7 @@ class _Reader:
             raise ValueError(f"tensor {name} is of the unknown type {kind}") from error
 
 
-def dequantized(header: GGUFHeader, name: str) -> "np.ndarray[Any, Any]":
+def dequantized(header: GGUFHeader, name: str) -> NDArray[np.float32]:
     """A tensor of the file as float32, in its own layout.
 
     Raises:

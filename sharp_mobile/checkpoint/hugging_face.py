@@ -43,10 +43,10 @@ def gguf_config(header: GGUFHeader) -> PreTrainedConfig:
     fields = gguf_fields(header)
     with prefixed(header.path):
         architecture_of(fields)
+    named = str(fields.pop("model_type"))
     try:
-        return AutoConfig.for_model(**fields)
+        return AutoConfig.for_model(named, **fields)
     except Exception as error:  # transformers' checks of the fields raise errors of several kinds
-        named = fields["model_type"]
         raise SharpError(f"{header.path}: its metadata describes no {named} model: {one_line(error)}") from error
 
 

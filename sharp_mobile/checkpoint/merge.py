@@ -11,7 +11,6 @@ large as the original model's again, so this is for comparing and for other tool
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -38,13 +37,13 @@ class MergeDescription(BaseModel):
     source: str
     fingerprint: str
     plan: str
-    recovery: dict[str, dict[str, Any]]
+    recovery: dict[str, dict[str, object]]
     sharp_mobile: str = __version__
 
 
 def merged_weight(projection: RecoveredProjection, weight: torch.Tensor) -> torch.Tensor:
     """The whole weight [out, in] of a recovered projection, `weight` [out, in] being the reference's."""
-    p: Any = projection
+    p = projection
     if p.direct:
         return weight.detach().clone()
     match p.form:
@@ -71,7 +70,7 @@ def merge_layers(model: nn.Module) -> None:
     for layer, mlp in shared.items():
         _check(layer, mlp)
     plain = {layer: _plain_mlp(mlp) for layer, mlp in shared.items()}
-    layers: Any = decoder_layers(model)
+    layers = decoder_layers(model)
     for layer, merged in plain.items():
         layers[layer].mlp = merged
 
@@ -95,14 +94,14 @@ def _plain_mlp(mlp: SharedMLP) -> nn.Module:
     plain = copy.deepcopy(mlp.reference)
     weights, biases = mlp_weights(plain), mlp_biases(plain)
     if mlp.neurons is not None:
-        own: Any = mlp.neurons
+        own = mlp.neurons
         for tensor in (*weights, *biases):
             if tensor is not None:
                 tensor.zero_()
         count = len(own.gate)
         weights.gate[:count], weights.up[:count], weights.down[:, :count] = own.gate, own.up, own.down
         for bias, values in zip(biases, (own.gate_bias, own.up_bias, mlp.bias), strict=True):
-            if bias is not None:
+            if bias is not None and values is not None:
                 bias[: len(values)] = values
         return plain
     parts = zip((mlp.gate, mlp.up, mlp.down), mlp_weights(mlp.reference), weights, biases, strict=True)

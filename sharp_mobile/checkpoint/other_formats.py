@@ -7,7 +7,6 @@ by the files in it, so the message can name it instead of listing what is missin
 import fnmatch
 import os
 from pathlib import Path
-from typing import Any
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.json_file import read_json
@@ -43,7 +42,7 @@ def _names(directory: Path) -> list[str]:
         return []
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _fields(path: Path) -> dict[str, object]:
     """What a JSON file holds; nothing if it is broken, since another message is on its way."""
     try:
         return read_json(path) if is_regular_file(path) else {}

@@ -9,9 +9,8 @@ Only Gemma 3 has parameters for each kind of layer; the other families' modules 
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
-from sharp_mobile.checkpoint.config_check import is_factor, wrong, wrong_length
+from sharp_mobile.checkpoint.config_check import entries, fields_in, is_factor, whole, wrong, wrong_length
 from sharp_mobile.model.architecture import RotaryTable
 
 PARAMETERS = "rope_parameters"
@@ -33,7 +32,7 @@ _FACTOR_LISTS = ("short_factor", "long_factor")
 _OF_SCALED_LENGTH, _TRAINED = ("llama3", "yarn", "longrope"), "original_max_position_embeddings"
 
 
-def standard_rope(content: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def standard_rope(content: Mapping[str, object], fields: Mapping[str, object]) -> dict[str, object]:
     """RoPE's parameters as transformers 5 holds them, with its defaults; of each kind of layer for Gemma 3.
 
     Args:
@@ -42,21 +41,21 @@ def standard_rope(content: Mapping[str, Any], fields: Mapping[str, Any]) -> dict
     Raises:
         SharpError: they are not an object, or hold something else where an object belongs.
     """
-    own, scaling = copy.deepcopy(fields[PARAMETERS]), copy.deepcopy(content.get("rope_scaling"))
+    own = {} if fields[PARAMETERS] is None else copy.deepcopy(fields_in(fields, PARAMETERS))
+    scaling = copy.deepcopy(content.get("rope_scaling"))
     if scaling is not None and not isinstance(scaling, dict):
         raise wrong("rope_scaling", scaling, "an object, or null")
     if fields["model_type"] == "gemma3_text":
-        return _of_each_kind(content, fields, own or {}, scaling or {})
-    return _standard(
-        scaling or own or {}, content, fields, "rope_theta", _THETA.get(fields["model_type"], _USUAL_THETA)
-    )
+        return _of_each_kind(content, fields, own, scaling or {})
+    usual = _THETA.get(str(fields["model_type"]), _USUAL_THETA)
+    return _standard(scaling or own, content, fields, "rope_theta", usual)
 
 
 def _of_each_kind(
-    content: Mapping[str, Any], fields: Mapping[str, Any], own: dict[str, Any], scaling: dict[str, Any]
-) -> dict[str, Any]:
+    content: Mapping[str, object], fields: Mapping[str, object], own: dict[str, object], scaling: dict[str, object]
+) -> dict[str, object]:
     """Gemma 3's parameters: `scaling` is for the layers that see everything."""
-    found = {}
+    found: dict[str, object] = {}
     for kind, (theta, usual) in _GEMMA3_THETA.items():
         parameters = own.get(kind)
         if parameters is not None and not isinstance(parameters, dict):
@@ -68,8 +67,8 @@ def _of_each_kind(
 
 
 def _standard(
-    parameters: dict[str, Any], content: Mapping[str, Any], fields: Mapping[str, Any], theta: str, usual: float
-) -> dict[str, Any]:
+    parameters: dict[str, object], content: Mapping[str, object], fields: Mapping[str, object], theta: str, usual: float
+) -> dict[str, object]:
     """One set of parameters with its defaults; `theta` is the field of transformers 4 that has its base."""
     parameters.setdefault("rope_theta", content.get(theta, usual))
     if content.get("partial_rotary_factor") is not None:
@@ -84,7 +83,7 @@ def _standard(
     return parameters
 
 
-def rotary_tables(fields: Mapping[str, Any], width: int) -> tuple[tuple[RotaryTable, ...], tuple[int | None, ...]]:
+def rotary_tables(fields: Mapping[str, object], width: int) -> tuple[tuple[RotaryTable, ...], tuple[int | None, ...]]:
     """The distinct RoPE tables of completed fields, and which one each layer uses (None: no RoPE).
 
     Args:
@@ -93,9 +92,9 @@ def rotary_tables(fields: Mapping[str, Any], width: int) -> tuple[tuple[RotaryTa
     Raises:
         SharpError: parameters that make no rotation.
     """
-    layers, model_type = fields["num_hidden_layers"], fields["model_type"]
-    rotates = fields["no_rope_layers"] if model_type == "smollm3" else [True] * layers
-    kinds = fields["layer_types"] if model_type == "gemma3_text" else [""] * layers
+    layers, model_type = whole(fields, "num_hidden_layers"), fields["model_type"]
+    rotates = entries(fields, "no_rope_layers") if model_type == "smollm3" else [True] * layers
+    kinds = map(str, entries(fields, "layer_types")) if model_type == "gemma3_text" else [""] * layers
     tables: dict[str, RotaryTable] = {}
     table_of: list[int | None] = []
     for kind, turned in zip(kinds, rotates, strict=False):
@@ -108,8 +107,9 @@ def rotary_tables(fields: Mapping[str, Any], width: int) -> tuple[tuple[RotaryTa
     return tuple(tables.values()), tuple(table_of)
 
 
-def _table(fields: Mapping[str, Any], kind: str, width: int) -> RotaryTable:
-    parameters = fields[PARAMETERS][kind] if kind else fields[PARAMETERS]
+def _table(fields: Mapping[str, object], kind: str, width: int) -> RotaryTable:
+    parameters = fields_in(fields, PARAMETERS)
+    parameters = fields_in(parameters, kind) if kind else parameters
     where = f"{PARAMETERS}.{kind}" if kind else PARAMETERS
     rope_type, phi3 = parameters["rope_type"], fields["model_type"] == "phi3"
     types = ("default", "longrope") if phi3 else tuple(NEEDED)
@@ -126,12 +126,12 @@ def _table(fields: Mapping[str, Any], kind: str, width: int) -> RotaryTable:
         raise wrong("head_dim", width, "even, because RoPE turns pairs of dimensions")
     for name in _FACTOR_LISTS:
         factors = parameters.get(name)
-        if factors is not None and (rope_type == "longrope" or phi3) and len(factors) != turned:
+        if isinstance(factors, list) and (rope_type == "longrope" or phi3) and len(factors) != turned:
             raise wrong_length(f"{where}.{name}", len(factors), f"{turned}, one for each pair of dimensions")
     return RotaryTable(rope_type, 2 * turned)
 
 
-def _turned(parameters: Mapping[str, Any], width: int, where: str, rope_type: str, phi3: bool) -> int:
+def _turned(parameters: Mapping[str, object], width: int, where: str, rope_type: str, phi3: bool) -> int:
     """How many pairs of a head's dimensions are turned."""
     part = parameters.get("partial_rotary_factor", 1.0)
     if part is None or not is_factor(part) or part > 1:

@@ -8,7 +8,6 @@ layers share:
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -36,8 +35,8 @@ def save_sharp_checkpoint(
     directory: str | Path,
     *,
     tokenizer_source: Checkpoint | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    report: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, object] | None = None,
+    report: Mapping[str, object] | None = None,
 ) -> Path:
     """Write a shared model as a SHARP checkpoint: whole, or not at all.
 

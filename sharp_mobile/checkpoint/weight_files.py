@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from safetensors.torch import load_file
@@ -141,7 +141,7 @@ def safetensors_header(path: Path) -> dict[str, StoredTensor]:
     return {name: StoredTensor(path, tuple(fields["shape"]), fields["dtype"]) for name, fields in table.items()}
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object whose names differ; `json` itself keeps the last of two without a word."""
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -149,7 +149,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _span(path: Path, name: str, fields: Any) -> tuple[int, int]:
+def _span(path: Path, name: str, fields: object) -> tuple[int, int]:
     """Where a tensor's bytes begin and end in the data, its fields having been checked."""
     if not name.isprintable() or len(name) > _LONGEST_NAME or not isinstance(fields, dict):
         raise SharpError(f"{path}: its header is not that of a safetensors file; {COPY_AGAIN}")
@@ -169,7 +169,7 @@ def _span(path: Path, name: str, fields: Any) -> tuple[int, int]:
     return start, end
 
 
-def _counts(value: Any) -> bool:
+def _counts(value: object) -> TypeGuard[list[int]]:
     """Whether a JSON value is a short list of whole numbers of at most 63 bits, none negative (and no booleans)."""
     return isinstance(value, list) and len(value) <= 16 and all(type(n) is int and 0 <= n < 2**63 for n in value)
 

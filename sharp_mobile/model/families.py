@@ -12,9 +12,13 @@ from layer to layer (sliding windows, RoPE or none) is read from the Hugging Fac
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.model.configuration import Configuration
+
+if TYPE_CHECKING:
+    from sharp_mobile.model.modules import SelfAttention
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def sliding_window(attention: Any, config: Any) -> int | None:
+def sliding_window(attention: "SelfAttention", config: Configuration) -> int | None:
     """How many positions back a layer's tokens see, themselves included; None for all.
 
     A configuration may carry settings that its family's modules never read, so the family decides where to look.
@@ -101,11 +105,11 @@ def sliding_window(attention: Any, config: Any) -> int | None:
     return window
 
 
-def score_cap(config: Any) -> float | None:
+def score_cap(config: Configuration) -> float | None:
     """c of the family's c·tanh(score / c) on attention scores; None where it has none."""
     return config.attn_logit_softcapping if family_of(config.model_type).caps_scores else None
 
 
-def logit_cap(config: Any) -> float | None:
+def logit_cap(config: Configuration) -> float | None:
     """c of the family's c·tanh(logit / c); None where it has none."""
     return config.final_logit_softcapping if family_of(config.model_type).caps_logits else None

@@ -15,6 +15,9 @@ from typing import Any
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pte.package import executorch_package
 
+# A table's fields by name. What each holds, only the schema says: a number, a text, a list, or another table.
+Table = dict[str, Any]
+
 # Schemas, from the package's directory. The first includes scalar_type.fbs.
 PROGRAM, XNNPACK_GRAPH = "exir/_serialize/program.fbs", "backends/xnnpack/serialization/schema.fbs"
 _FLATC = "data/bin/flatc"
@@ -26,7 +29,7 @@ _BYTES = re.compile(rb"\[ubyte\](?:\s*\([^)]*\))?")
 _NON_FINITE = re.compile(r"(?m)(-?)(inf|nan)(?=,?$)")
 
 
-def as_json(schema: str, buffers: Sequence[bytes | bytearray]) -> list[dict[str, Any]]:
+def as_json(schema: str, buffers: Sequence[bytes | bytearray]) -> list[Table]:
     """The content of flatbuffers of one schema, in one run of flatc. A field that is not stored is left out.
 
     Raises:
@@ -56,8 +59,8 @@ def as_json(schema: str, buffers: Sequence[bytes | bytearray]) -> list[dict[str,
         return [_parsed(Path(directory, f"{name}.json").read_text(encoding="utf-8")) for name in names]
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(_NON_FINITE.sub(_as_python_reads, text))
+def _parsed(text: str) -> Table:
+    content: Table = json.loads(_NON_FINITE.sub(_as_python_reads, text))
     return content
 
 

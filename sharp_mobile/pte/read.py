@@ -12,12 +12,11 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.pte.flatc import PROGRAM, XNNPACK_GRAPH, as_json
+from sharp_mobile.pte.flatc import PROGRAM, XNNPACK_GRAPH, Table, as_json
 
-Program = dict[str, Any]
+Program = Table
 
 # Magic, length, bytes of the program, offset of the first segment; after the root's offset and the file's magic. More
 # may follow (executorch/schema/extended_header.h).
@@ -101,9 +100,7 @@ def places_of(program: Program, segments: list[tuple[int, int]]) -> dict[str, tu
     return {entry["key"]: segments[entry["segment_index"]] for entry in program.get("named_data", [])}
 
 
-def delegate_graphs(
-    path: Path, program: Program, data: mmap.mmap, segments: list[tuple[int, int]]
-) -> list[dict[str, Any]]:
+def delegate_graphs(path: Path, program: Program, data: mmap.mmap, segments: list[tuple[int, int]]) -> list[Table]:
     """The XNNPACK graphs of all delegates."""
     graphs = []
     for plan in program["execution_plan"]:

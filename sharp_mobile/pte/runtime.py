@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -119,7 +119,7 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
     return step, limits
 
 
-def _limits(path: str | Path, said: dict[str, list[object]], max_length: int | None) -> ProgramLimits:
+def _limits(path: str | Path, said: Mapping[str, Sequence[object]], max_length: int | None) -> ProgramLimits:
     if max_length is None:
         # Programs of other exporters give the one or the other.
         name = next((name for name in ("get_max_context_len", "get_max_seq_len") if name in said), None)
@@ -139,7 +139,7 @@ def _limits(path: str | Path, said: dict[str, list[object]], max_length: int | N
     )
 
 
-def _positive(path: str | Path, name: str, said: dict[str, list[object]]) -> int:
+def _positive(path: str | Path, name: str, said: Mapping[str, Sequence[object]]) -> int:
     values = said[name]
     value = values[0] if len(values) == 1 else None
     if type(value) is not int or value < 1:

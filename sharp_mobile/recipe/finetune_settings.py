@@ -1,7 +1,7 @@
 """`finetune`: how recovery parameters are trained together after the warm-up (paper, Stage 2)."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -84,7 +84,7 @@ class FinetuneSettings(Section):
         return bool(self.epochs if self.max_steps is None else self.max_steps)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What a run depends on, next to its data."""
         return self.model_dump(exclude={*self.FREE, *self.DATA})
 

@@ -1,9 +1,8 @@
 """Finding and reading recipes: what the command's MODEL argument means, with the settings that override it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,6 +20,8 @@ _SECTIONS = {
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
 
+_RECIPE: Callable[..., Recipe] = Recipe  # of fields that nothing has checked yet: it does
+
 
 def setting_sections() -> dict[str, list[str]]:
     """The sections that have a setting of each name; a name that one section alone has can be given without it."""
@@ -31,7 +32,7 @@ def setting_sections() -> dict[str, list[str]]:
     return found
 
 
-def load_recipe(argument: str | Path, **overrides: Any) -> Recipe:
+def load_recipe(argument: str | Path, **overrides: object) -> Recipe:
     """The recipe that the command's MODEL argument means, or the `recipe` of a public function.
 
         >>> from sharp_mobile import load_recipe
@@ -65,7 +66,7 @@ def load_recipe(argument: str | Path, **overrides: Any) -> Recipe:
     return _validated({"model": argument, **_settings_of(Source(argument).path)}, overrides, argument)
 
 
-def _settings_of(path: Path) -> dict[str, Any]:
+def _settings_of(path: Path) -> dict[str, object]:
     """Plan, recovery and rounding of a model without a recipe: a SHARP checkpoint's own; else the defaults."""
     if not (path / SHARP_JSON).is_file():
         return {}
@@ -96,7 +97,7 @@ def recipe_file(argument: str) -> Path | None:
     return recipe_files().get(argument)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, object]:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise SharpError(f"{path}: must hold fields such as `model: smollm2-135m-instruct`; see {_example()}")
@@ -107,7 +108,7 @@ def _example() -> str:
     return str(recipe_files().get("smollm2-135m", "the README"))
 
 
-def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) -> Recipe:
+def _validated(content: dict[str, object], overrides: dict[str, object], source: str) -> Recipe:
     for path, value in _one_by_one(overrides):
         section, name = _setting(path)
         if value is None:
@@ -117,14 +118,14 @@ def _validated(content: dict[str, Any], overrides: dict[str, Any], source: str) 
         elif isinstance(own := content.setdefault(section, {}), dict):  # else its own validation speaks
             own[name] = value
     try:
-        return Recipe(**content)
+        return _RECIPE(**content)
     except TypeError as error:  # a field's name that is no text
         raise SharpError(f"{source}: {error}; field names are words") from error
     except SharpError as error:
         raise SharpError(f"{source}: {error}") from error
 
 
-def _one_by_one(overrides: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _one_by_one(overrides: dict[str, object]) -> Iterator[tuple[str, object]]:
     """Each setting with its value; several of a section come as a dictionary."""
     for name, value in overrides.items():
         if name in _SECTIONS and isinstance(value, dict):

@@ -1,6 +1,6 @@
 """`quantize`: bits of every kind of weight, and how they are rounded."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -39,6 +39,6 @@ class QuantizeSettings(Section):
         return 8 if tied and self.lm_head == 8 else 4
 
     @property
-    def nearest(self) -> dict[str, Any]:
+    def nearest(self) -> dict[str, object]:
         """What rounding to the nearest depends on, and quantization-aware recovery with it."""
         return self.model_dump(exclude={"rounding", "eight_bit_budget"})

@@ -17,7 +17,7 @@ work.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -79,12 +79,12 @@ class Recipe(Section):
             *,
             model: Source | str | Path,
             plan: str = "none",
-            recovery: RecoverySettings | dict[str, Any] = ...,
-            auto: AutoSettings | dict[str, Any] = ...,
-            warmup: WarmupSettings | dict[str, Any] = ...,
-            finetune: FinetuneSettings | dict[str, Any] = ...,
-            quantize: QuantizeSettings | dict[str, Any] = ...,
-            lower: LowerSettings | dict[str, Any] = ...,
+            recovery: RecoverySettings | dict[str, object] = ...,
+            auto: AutoSettings | dict[str, object] = ...,
+            warmup: WarmupSettings | dict[str, object] = ...,
+            finetune: FinetuneSettings | dict[str, object] = ...,
+            quantize: QuantizeSettings | dict[str, object] = ...,
+            lower: LowerSettings | dict[str, object] = ...,
         ) -> None: ...
     else:
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -30,9 +29,9 @@ class SharpDescription(BaseModel):
     format_version: int
     plan: str
     layers: int
-    recovery: dict[str, dict[str, Any]]  # "4,6,14-19" (1-based) -> the fields of their `Recovery`
-    produced_by: dict[str, Any] = {}
-    report: dict[str, Any] = {}
+    recovery: dict[str, dict[str, object]]  # "4,6,14-19" (1-based) -> the fields of their `Recovery`
+    produced_by: dict[str, object] = {}
+    report: dict[str, object] = {}
     files: dict[str, str] = {}  # name -> SHA-256 of what was written beside it
 
     @property
@@ -113,7 +112,7 @@ def is_whole(directory: Path) -> bool:
     return not damaged
 
 
-def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, Any]]:
+def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, object]]:
     """Recovery parameters by layers: those that are alike under one name such as "4,6,14-19" (1-based)."""
     layers_of: dict[Recovery, list[int]] = {}
     for layer, own in sorted(recovery.items()):
@@ -121,7 +120,7 @@ def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, Any]]:
     return {layer_ranges(tuple(layers)): asdict(own) for own, layers in layers_of.items()}
 
 
-def read_recoveries(described: Mapping[str, Any], layers: int) -> dict[int, Recovery]:
+def read_recoveries(described: Mapping[str, object], layers: int) -> dict[int, Recovery]:
     """What `describe_recoveries` wrote, for a model of `layers` layers.
 
     Raises:

@@ -1,6 +1,6 @@
 """`warmup`: the text that recovery parameters are fitted to (paper, Stage 1), and how they are fitted."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,6 @@ class WarmupSettings(Section):
         return closed + (self.adam_epochs if self.method != "closed_form" else 0) + 1
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What the fitted parameters depend on: who fits does not change what is fitted."""
         return self.model_dump(exclude={"workers"})

@@ -20,11 +20,11 @@ import mmap
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from sharp_mobile.files.printable import printable
+from sharp_mobile.pte.flatc import Table
 from sharp_mobile.pte.read import Program, delegate_graphs, mapped, parse, places_of, segments_of
 from sharp_mobile.verify.manifest import StoredTensor
 
@@ -56,7 +56,7 @@ class Inspection(BaseModel):
     delegates: int
     operators: dict[str, int]
     xnnpack_nodes: dict[str, int]
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
@@ -155,7 +155,7 @@ def _more(file_bytes: int, tensor_bytes: int) -> str:
     return f"{file_bytes / tensor_bytes - 1:.2%}" if tensor_bytes else f"{file_bytes} bytes"
 
 
-def _weights(number: int, graph: dict[str, Any]) -> list[_Weight]:
+def _weights(number: int, graph: Table) -> list[_Weight]:
     """The constants of a delegate; a linear's bias is noted with its weight, since both identify the packed copy."""
     keys = [entry.get("named_key", "") for entry in graph["constant_data"]]
     weights: dict[int, _Weight] = {}
@@ -307,7 +307,7 @@ def _collisions(weights: list[_Weight], names: dict[str, str]) -> list[str]:
     ]
 
 
-def _freed_while_in_use(graphs: list[dict[str, Any]]) -> list[str]:
+def _freed_while_in_use(graphs: list[Table]) -> list[str]:
     """Constants that no linear packs (see the module)."""
     read = []
     for number, graph in enumerate(graphs):
@@ -351,9 +351,9 @@ def _undelegated(program: Program) -> list[str]:
     ]
 
 
-def _metadata(program: Program) -> dict[str, Any]:
+def _metadata(program: Program) -> dict[str, object]:
     """The values of the program's constant methods."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for plan in program["execution_plan"]:
         if plan["name"] != "forward":
             values = [_plain(plan["values"][index]) for index in plan["outputs"]]
@@ -361,7 +361,7 @@ def _metadata(program: Program) -> dict[str, Any]:
     return found
 
 
-def _plain(value: dict[str, Any]) -> Any:
+def _plain(value: Table) -> object:
     """A number, a text, a list of them, or the fields of anything else."""
     content = value.get("val", {})
     return next(iter(content.values())) if len(content) == 1 else content

@@ -8,7 +8,7 @@ import reprlib
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -117,6 +117,14 @@ class MeasuredPerplexity(BaseModel):
     tokens: Positive
 
 
+def _length(metadata: dict[str, object]) -> int:
+    """Positions in the KV cache; ValueError if the metadata gives no number of them."""
+    length = metadata.get(_LENGTH)
+    if type(length) is not int or not 0 < length <= LARGEST:
+        raise ValueError(f"{_LENGTH} must be a number of positions, is {reprlib.repr(length)}")
+    return length
+
+
 class Manifest(BaseModel):
     """`manifest.json`.
 
@@ -126,7 +134,7 @@ class Manifest(BaseModel):
     format_version: int = FORMAT_VERSION
     name: Text
     sha256: Text
-    recipe: dict[str, Any]
+    recipe: dict[str, object]
     source: Text
     fingerprint: Text
     plan: Text
@@ -134,7 +142,7 @@ class Manifest(BaseModel):
     stored_ratio: Number
     compression_ratio: Number
     sizes: Sizes
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     delegates: Count
     operators: dict[str, Count]
     divergence: Number
@@ -149,10 +157,8 @@ class Manifest(BaseModel):
 
     @field_validator("metadata")
     @classmethod
-    def _has_a_length(cls, metadata: dict[str, Any]) -> dict[str, Any]:
-        length = metadata.get(_LENGTH)
-        if type(length) is not int or not 0 < length <= LARGEST:
-            raise ValueError(f"{_LENGTH} must be a number of positions, is {reprlib.repr(length)}")
+    def _has_a_length(cls, metadata: dict[str, object]) -> dict[str, object]:
+        _length(metadata)
         return metadata
 
     @field_validator("packed")
@@ -173,7 +179,7 @@ class Manifest(BaseModel):
     @property
     def length(self) -> int:
         """Positions in the KV cache."""
-        return int(self.metadata[_LENGTH])
+        return _length(self.metadata)
 
 
 def read_manifest(directory: str | Path) -> Manifest:

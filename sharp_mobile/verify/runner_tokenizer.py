@@ -5,7 +5,7 @@ reads. What it refuses, or reads in another way, the app's user would see as a m
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -31,6 +31,15 @@ class RunnerTokenizer(NamedTuple):
 
     file: str | None
     warnings: tuple[str, ...] = ()
+
+
+class _Runner(Protocol):
+    """A tokenizer of the runner's library."""
+
+    def load(self, path: str) -> None: ...
+    def is_loaded(self) -> bool: ...
+    def encode(self, text: str, bos: int, eos: int) -> list[int]: ...
+    def decode(self, token: int) -> str: ...
 
 
 def open_as_runner(directory: Path, tokenizer: PreTrainedTokenizerBase | None, source: Path) -> RunnerTokenizer:
@@ -81,12 +90,12 @@ def _warnings(path: Path, tokenizer: PreTrainedTokenizerBase, named: str) -> tup
     )
 
 
-def _load(path: Path, named: str) -> Any:
+def _load(path: Path, named: str) -> _Runner:
     reason = "it gives no reason"
     with quiet_native():
         from pytorch_tokenizers import CppHFTokenizer, CppSPTokenizer  # which logs as it is imported
 
-        runner = CppSPTokenizer() if path.name == TOKENIZER_MODEL else CppHFTokenizer()
+        runner: _Runner = CppSPTokenizer() if path.name == TOKENIZER_MODEL else CppHFTokenizer()
         try:
             runner.load(str(path))
         except Exception as error:
@@ -96,7 +105,7 @@ def _load(path: Path, named: str) -> Any:
     return runner
 
 
-def _equal(runner: Any, tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+def _equal(runner: _Runner, tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     with quiet_native():
         try:
             found = list(runner.encode(text, 0, 0))

@@ -67,7 +67,7 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path) -> tuple[Recipe,
     measured = _measured(checkpoint, recipe, recoveries, work)
     cost, allowed = _cost(budget, recipe, config)
     choice = choose_plan(measured, config.num_hidden_layers, allowed, cost, reach=auto.reach)
-    layers = {name: LayerRecovery(**own) for name, own in describe_recoveries(choice.recovery).items()}
+    layers = {name: LayerRecovery.model_validate(own) for name, own in describe_recoveries(choice.recovery).items()}
     recovery = RecoverySettings(layers=layers, quantization_aware=recipe.recovery.quantization_aware)
     return recipe.model_copy(update={"plan": str(choice.plan), "recovery": recovery}), choice.explain()
 

@@ -10,7 +10,7 @@ from tiny_models import tiny_model, tiny_tokens
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.families import decoder_layers
+from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.model.share import recovery_parameters
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery

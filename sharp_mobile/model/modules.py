@@ -79,6 +79,12 @@ class RotaryEmbedding(Protocol):
     config: Configuration
 
 
+class BodyOutput(Protocol):
+    """What a `TransformerBody` answers: the hidden states after its final norm, [batch, T, hidden]."""
+
+    last_hidden_state: torch.Tensor
+
+
 class TransformerBody(Protocol):
     """A causal language model without its LM head."""
 
@@ -86,6 +92,8 @@ class TransformerBody(Protocol):
     layers: nn.ModuleList
     norm: nn.Module
     rotary_emb: RotaryEmbedding
+
+    def __call__(self, *, input_ids: torch.Tensor, use_cache: bool) -> BodyOutput: ...
 
 
 class CausalLM(Protocol):

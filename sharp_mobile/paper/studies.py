@@ -15,11 +15,11 @@ Layers are 1-based in the files and pictures, as in the paper.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -31,7 +31,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.files.json_file import parse_json, read_text
 from sharp_mobile.files.outputs import replace_text
-from sharp_mobile.model.modules import MLPWeights, NoMLP, decoder_layers, mlp_weights
+from sharp_mobile.model.modules import DecoderLayer, MLPWeights, NoMLP, decoder_layers, mlp_weights
 from sharp_mobile.model.share import shared_layers
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder
 
@@ -147,7 +147,7 @@ class ReplacedPerplexity:
     @torch.no_grad()
     def __init__(self, model: PreTrainedModel, windows: torch.Tensor) -> None:
         self._decoder = LayerwiseDecoder(model, windows[:1])
-        self._layers: Any = decoder_layers(model)
+        self._layers = decoder_layers(model)
         self._windows = windows
         self._hidden = torch.cat([self._decoder.embed(window[None]) for window in windows])
         self._layer = 0
@@ -262,7 +262,7 @@ def zeroing_study(
     return study
 
 
-def _with_mlp(layer: Any, mlp: nn.Module, score: Score) -> dict[str, float]:
+def _with_mlp(layer: DecoderLayer, mlp: nn.Module, score: Score) -> dict[str, float]:
     own, layer.mlp = layer.mlp, mlp
     try:
         return score()
@@ -270,7 +270,7 @@ def _with_mlp(layer: Any, mlp: nn.Module, score: Score) -> dict[str, float]:
         layer.mlp = own
 
 
-def _unshared(model: PreTrainedModel) -> Any:
+def _unshared(model: PreTrainedModel) -> Sequence[DecoderLayer]:
     """The decoder layers of a model that shares none and has at least two."""
     if shared_layers(model):
         raise SharpError("study: this model's layers already share; give the original model")

@@ -1,11 +1,13 @@
 """Pictures of the layer studies in the layout of the paper's Figures 2, 3 and 4; layers are 1-based."""
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from sharp_mobile.files.outputs import replace_file
@@ -57,7 +59,7 @@ def _title(study: Study) -> str:
     return setting.model
 
 
-def _draw_replacement(study: ReplacementStudy, figure: Any, panels: list[Any]) -> None:
+def _draw_replacement(study: ReplacementStudy, figure: Figure, panels: list[Axes]) -> None:
     adjacent = sorted((p.reference, p.perplexity) for p in study.pairs if p.target == p.reference + 1)
     axes = panels[0]
     axes.plot([layer for layer, _ in adjacent], [value for _, value in adjacent], ".-", color=_BLUE)
@@ -68,7 +70,7 @@ def _draw_replacement(study: ReplacementStudy, figure: Any, panels: list[Any]) -
         _draw_all_pairs(study, figure, panels[1])
 
 
-def _draw_all_pairs(study: ReplacementStudy, figure: Any, axes: Any) -> None:
+def _draw_all_pairs(study: ReplacementStudy, figure: Figure, axes: Axes) -> None:
     values = np.full((study.layers, study.layers), np.nan)
     for pair in study.pairs:
         values[pair.reference - 1, pair.target - 1] = pair.perplexity
@@ -83,7 +85,7 @@ def _draw_all_pairs(study: ReplacementStudy, figure: Any, axes: Any) -> None:
     axes.set(xlabel="target layer", ylabel="reference layer")
 
 
-def _draw_distances(study: DistanceStudy, means: Any, by_layer: Any) -> None:
+def _draw_distances(study: DistanceStudy, means: Axes, by_layer: Axes) -> None:
     colors = {"gate": _BLUE, "up": _YELLOW, "down": _RED}
     bars = means.bar(list(study.mean), list(study.mean.values()), color=[colors[name] for name in study.mean])
     means.bar_label(bars, fmt="%.2f")
@@ -97,7 +99,7 @@ def _draw_distances(study: DistanceStudy, means: Any, by_layer: Any) -> None:
     by_layer.legend(fontsize="small", frameon=False)
 
 
-def _draw_zeroing(study: ZeroingStudy, axes: Any) -> None:
+def _draw_zeroing(study: ZeroingStudy, axes: Axes) -> None:
     # Without layer 1, as in the paper: its value is so large that the others would look equal.
     zeroed = sorted((z.layer, z.perplexity) for z in study.zeroed if z.layer > 1)
     first = next((z.perplexity for z in study.zeroed if z.layer == 1), None)
@@ -108,7 +110,7 @@ def _draw_zeroing(study: ZeroingStudy, axes: Any) -> None:
     _logarithmic(axes)
 
 
-def _draw_scores(study: ZeroingStudy, axes: Any) -> None:
+def _draw_scores(study: ZeroingStudy, axes: Axes) -> None:
     for metric, original in study.original_scores.items():
         lost = sorted((zeroed.layer, original - zeroed.scores[metric]) for zeroed in study.zeroed)
         axes.plot([layer for layer, _ in lost], [value for _, value in lost], ".-", label=metric)
@@ -117,18 +119,18 @@ def _draw_scores(study: ZeroingStudy, axes: Any) -> None:
     axes.legend(fontsize="small", frameon=False)
 
 
-def _logarithmic(axes: Any) -> None:
+def _logarithmic(axes: Axes) -> None:
     axes.set_yscale("log")
     _plain_numbers(axes.yaxis)
 
 
-def _plain_numbers(axis: Any) -> None:
+def _plain_numbers(axis: Axis) -> None:
     """Label a logarithmic axis with 60, not 6 × 10¹."""
     axis.set_major_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
-def _reference_line(axes: Any, original: float | None) -> None:
+def _reference_line(axes: Axes, original: float | None) -> None:
     if original is not None:
         axes.axhline(original, color=_GRAY, linestyle="--", label=f"original, {original:.1f}")
         axes.legend(fontsize="small", frameon=False)

@@ -11,7 +11,7 @@ import hashlib
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -139,7 +139,7 @@ def build(variant: Variant, model: PreTrainedModel, means: Means) -> Kept:
 
 def _mlps(variant: Variant, model: PreTrainedModel) -> dict[int, nn.Module]:
     """The original MLPs, for distillation; copied if the variant changes the modules in place."""
-    layers: Any = decoder_layers(model)
+    layers = decoder_layers(model)
     changed = variant.method in ("prune_channels", "share_bases")
     return {index: copy.deepcopy(layer.mlp) if changed else layer.mlp for index, layer in enumerate(layers)}
 
@@ -177,7 +177,7 @@ def _with_adapters(variant: Variant, model: PreTrainedModel, plan: SharePlan, ke
     """Add LoRA to every remaining MLP, in total as many parameters as SHARP's recovery parameters."""
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     count = len(plan.targets) * variant.recovery(hidden, inner).parameters(hidden, inner)
-    layers: Any = decoder_layers(model)
+    layers = decoder_layers(model)
     widths = {i: len(mlp_weights(layer.mlp).gate) for i, layer in enumerate(layers) if not isinstance(layer.mlp, NoMLP)}
     each = sum(Recovery("lora", 1).parameters(hidden, width) for width in widths.values())
     adapter = Recovery("lora", max(1, round(count / each)))

@@ -12,17 +12,18 @@ Rounding has no gradient; as usual it is taken for the identity (straight-throug
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import BackwardCFunction
 
 from sharp_mobile.decoder.fuse import FusedFactors, FusedMLP, Projections
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, dequantize_activation, quantize_activation
 from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segments import GatedMLP
-from sharp_mobile.model.modules import mlp_weights
+from sharp_mobile.model.modules import causal_lm, mlp_weights
 from sharp_mobile.model.share import SharedMLP, shared_layers
 from sharp_mobile.quantize.groups import recovery_group
 from sharp_mobile.quantize.nearest import is_tied, quantize_embedding, quantize_linear
@@ -33,11 +34,11 @@ class _StraightThrough(torch.autograd.Function):
     """`rounded` forwards, the gradient of `x` backwards."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: BackwardCFunction, x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
         return rounded
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: BackwardCFunction, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         return gradients[0], None
 
 
@@ -115,8 +116,7 @@ class _SimulatedMLP(FusedMLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         fused = FusedFactors.of(self._shared[0])
         for name, matrix in fused.matrices().items():
-            factor: Any = self.recovery[name]
-            factor.set_weight(round_factor(matrix, self._settings))
+            cast(_SimulatedLinear, self.recovery[name]).set_weight(round_factor(matrix, self._settings))
         for name, alpha in fused.alphas.items():
             setattr(self, f"{name}_alpha", alpha)
         for name, bias in fused.biases.items():
@@ -127,8 +127,8 @@ class _SimulatedMLP(FusedMLP):
 class Simulation:
     """A model within `simulated`, which can be made the float model again for a while."""
 
-    def __init__(self, model: Any, settings: QuantizeSettings) -> None:
-        self._swaps: list[tuple[nn.Module, str, Any, Any]] = []  # module, attribute, float value, simulated value
+    def __init__(self, model: nn.Module, settings: QuantizeSettings) -> None:
+        self._swaps: list[tuple[nn.Module, str, object, object]] = []  # module, attribute, float value, simulated value
         self._rounder = _Rounder()
         self._prepare(model, settings)
         self._install()
@@ -152,11 +152,11 @@ class Simulation:
         for module, name, original, _ in self._swaps:
             _set(module, name, original)
 
-    def _swap(self, module: nn.Module, name: str, simulated: Any) -> None:
+    def _swap(self, module: nn.Module, name: str, simulated: object) -> None:
         self._swaps.append((module, name, _get(module, name), simulated))
 
-    def _prepare(self, model: Any, settings: QuantizeSettings) -> None:
-        head, embedding = model.lm_head, model.model.embed_tokens
+    def _prepare(self, model: nn.Module, settings: QuantizeSettings) -> None:
+        head, embedding = causal_lm(model).lm_head, causal_lm(model).model.embed_tokens
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 bits = settings.lm_head if module is head else settings.linear
@@ -187,14 +187,14 @@ class Simulation:
 _ABSENT = object()
 
 
-def _get(module: nn.Module, name: str) -> Any:
+def _get(module: nn.Module, name: str) -> object:
     """A parameter, or what the instance has under a name beside its class."""
     return module._parameters[name] if name in module._parameters else module.__dict__.get(name, _ABSENT)
 
 
-def _set(module: nn.Module, name: str, value: Any) -> None:
+def _set(module: nn.Module, name: str, value: object) -> None:
     if name in module._parameters:
-        module._parameters[name] = value
+        module._parameters[name] = cast(nn.Parameter, value)
     elif value is _ABSENT:
         module.__dict__.pop(name, None)
     else:
@@ -202,7 +202,7 @@ def _set(module: nn.Module, name: str, value: Any) -> None:
 
 
 @contextmanager
-def simulated(model: Any, settings: QuantizeSettings) -> Iterator[Simulation]:
+def simulated(model: nn.Module, settings: QuantizeSettings) -> Iterator[Simulation]:
     """Within the block a Hugging Face model computes as its export with these settings; afterwards it is float again.
 
     Recovery parameters are the model's own and can be trained. Memory holds the rounded weights beside the float ones.

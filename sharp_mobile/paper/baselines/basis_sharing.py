@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +23,7 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.modules import decoder_layers, mlp_weights
+from sharp_mobile.model.modules import causal_lm, decoder_layers, mlp_weights, plain_mlp
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
 
@@ -124,9 +123,9 @@ def _factor(
 
 def _matrices(model: PreTrainedModel, layer: int) -> dict[str, _Matrix]:
     """The matrices of a layer by kind."""
-    module: Any = decoder_layers(model)[layer]
-    attention, mlp, config = module.self_attn, module.mlp, model.config
-    gate, up, down = mlp_weights(mlp)
+    module = decoder_layers(model)[layer]
+    attention, mlp, config = module.self_attn, plain_mlp(module.mlp), causal_lm(model).config
+    gate, up, down = mlp_weights(module.mlp)
     if hasattr(attention, "qkv_proj"):
         heads, key_heads, width = config.num_attention_heads, config.num_key_value_heads, attention.head_dim
         reader = attention.qkv_proj

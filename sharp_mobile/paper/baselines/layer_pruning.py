@@ -10,14 +10,13 @@ their `t_next`.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.modules import NoMLP, decoder_layers
+from sharp_mobile.model.modules import NoMLP, causal_lm, decoder_layers
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches
 
@@ -71,7 +70,7 @@ def least_block(model: PreTrainedModel, windows: torch.Tensor, count: int) -> tu
 def drop_mlps(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
     """Zero the MLPs of some layers (0-based), in place; attention stays."""
     original = count_parameters(model)
-    modules: Any = decoder_layers(model)
+    modules = decoder_layers(model)
     for layer in layers:
         modules[layer].mlp = NoMLP()
     return Kept(count_parameters(model), original)
@@ -84,12 +83,13 @@ def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
         SharpError: no layer would remain.
     """
     original, dropped = count_parameters(model), set(layers)
-    modules: Any = model.model.layers
+    body = causal_lm(model).model
+    modules = body.layers
     left = [index for index in range(len(modules)) if index not in dropped]
     if not left:
         raise SharpError("layer pruning: all layers would be removed; keep at least one")
-    model.model.layers = nn.ModuleList(modules[index] for index in left)
-    for number, layer in enumerate(model.model.layers):
+    body.layers = nn.ModuleList(modules[index] for index in left)
+    for number, layer in enumerate(decoder_layers(model)):
         layer.self_attn.layer_idx = number  # its place in the KV cache
     model.config.num_hidden_layers = len(left)
     types = getattr(model.config, "layer_types", None)

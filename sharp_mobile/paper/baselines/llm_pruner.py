@@ -9,14 +9,12 @@ with L the next-token loss on calibration text. Every pruned layer loses the sam
 layers and the last are not pruned, as in the SHARP paper (App. C.4).
 """
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.modules import decoder_layers
+from sharp_mobile.model.modules import PlainMLP, decoder_layers, plain_mlp
 from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
 
 UNPRUNED_FIRST, UNPRUNED_LAST = 2, 1
@@ -53,7 +51,7 @@ def prune_channels(
         for layer, salience in channel_salience(model, windows, pruned).items():
             count = max(1, round(part * len(salience)))
             channels = salience.topk(count).indices.sort().values
-            _keep_channels(layers[layer].mlp, channels)
+            _keep_channels(plain_mlp(layers[layer].mlp), channels)
     return Kept(count_parameters(model), original)
 
 
@@ -62,7 +60,7 @@ def channel_salience(model: PreTrainedModel, windows: torch.Tensor, layers: rang
 
     The gradients need as much memory as those MLPs. The model is unchanged.
     """
-    mlps: dict[int, Any] = {layer: decoder_layers(model)[layer].mlp for layer in layers}
+    mlps = {layer: decoder_layers(model)[layer].mlp for layer in layers}
     weights = [p for mlp in mlps.values() for p in mlp.parameters()]
     before = {p: p.requires_grad for p in model.parameters()}
     model.requires_grad_(False)
@@ -72,14 +70,14 @@ def channel_salience(model: PreTrainedModel, windows: torch.Tensor, layers: rang
         with torch.enable_grad():
             for window in windows:
                 model(window[None], labels=window[None], use_cache=False).loss.backward()
-        return {layer: _salience(mlp) for layer, mlp in mlps.items()}
+        return {layer: _salience(plain_mlp(mlp)) for layer, mlp in mlps.items()}
     finally:
         for parameter, requires_grad in before.items():
             parameter.grad = None
             parameter.requires_grad_(requires_grad)
 
 
-def _salience(mlp: Any) -> torch.Tensor:
+def _salience(mlp: PlainMLP) -> torch.Tensor:
     if hasattr(mlp, "gate_up_proj"):  # gate's rows, then up's
         rows = _product(mlp.gate_up_proj).sum(dim=1).view(2, -1).sum(dim=0)
     else:
@@ -93,7 +91,7 @@ def _product(linear: nn.Linear) -> torch.Tensor:
     return (linear.weight.detach() * linear.weight.grad).abs()
 
 
-def _keep_channels(mlp: Any, channels: torch.Tensor) -> None:
+def _keep_channels(mlp: PlainMLP, channels: torch.Tensor) -> None:
     """Reduce an MLP's linears to some channels."""
     if hasattr(mlp, "gate_up_proj"):
         inner = mlp.down_proj.in_features

@@ -1,7 +1,6 @@
 """The parameters of a compressed model, counted on the model and not by a formula, which could be wrong."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -40,6 +39,6 @@ class Kept:
 
 def count_parameters(model: nn.Module) -> Parameters:
     """Count a model's parameters; a shared weight counts once, with its reference."""
-    layers: Any = decoder_layers(model)
+    layers = decoder_layers(model)
     mlp = {id(p): p.numel() for layer in layers for p in layer.mlp.parameters()}
     return Parameters(sum(mlp.values()), sum(p.numel() for p in model.parameters()))

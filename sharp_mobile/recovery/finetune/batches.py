@@ -10,7 +10,7 @@ So what step n reads depends on the seed alone: not on the number of processes, 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -23,7 +23,7 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, object]: ...
 
 
 def rows_of_windows(windows: torch.Tensor) -> list[dict[str, torch.Tensor]]:

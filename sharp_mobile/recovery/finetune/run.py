@@ -20,11 +20,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
@@ -70,14 +69,14 @@ class FinetuneReport:
 
 
 def finetune(
-    model: Any,
+    model: PreTrainedModel,
     originals: Mapping[int, nn.Module],
     data: Rows,
     settings: FinetuneSettings,
     run: str | Path,
     *,
     validation: Rows | None = None,
-    float_view: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    float_view: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> FinetuneReport:
     """Train the recovery parameters of `model` in place; resume the run in the directory `run`, if there is one.
 
@@ -172,12 +171,12 @@ def _check(
 
 
 def _identity(
-    model: Any,
+    model: PreTrainedModel,
     names: Mapping[str, nn.Parameter],
     settings: FinetuneSettings,
     train: Sequences,
     held_out: Sequences | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All that a run depends on."""
     frozen = {name: parameter for name, parameter in model.named_parameters() if name not in names}
     groups = {str(layer + 1): mlp.reference_layer + 1 for layer, mlp in shared_layers(model).items()}
@@ -238,7 +237,7 @@ def _own_mlps(model: nn.Module) -> dict[int, nn.Module]:
 
 
 @contextmanager
-def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
+def _checkpointing(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing within the block."""
     if wanted:
         model.activation_checkpointing_enable({"use_reentrant": False})

@@ -17,7 +17,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.json_file import read_json
@@ -43,7 +42,7 @@ class RunDirectory:
         """Where a checkpoint is written before it is sealed."""
         return self.path / PARTIAL
 
-    def start(self, identity: Mapping[str, Any]) -> None:
+    def start(self, identity: Mapping[str, object]) -> None:
         """Begin a run, or make sure that the one that is here is the same.
 
         Raises:
@@ -62,7 +61,7 @@ class RunDirectory:
         except OSError as error:
             raise SharpError(f"{self.path}: cannot be written: {error.strerror}; choose another directory") from error
 
-    def _check_same(self, identity: Mapping[str, Any]) -> None:
+    def _check_same(self, identity: Mapping[str, object]) -> None:
         before = read_json(self.path / RUN_JSON, remedy=f"delete {self.path} to start over")
         different = [name for name in sorted({*before, *identity}) if before.get(name) != identity.get(name)]
         if different:

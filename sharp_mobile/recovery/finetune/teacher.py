@@ -10,19 +10,19 @@ original model, which sharing started from, and one more forward pass.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from sharp_mobile.model.modules import decoder_layers
+from sharp_mobile.model.modules import causal_lm, decoder_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recovery.finetune.token_loss import FrozenHead, token_loss
 
 
 def target_mlps(model: nn.Module, plan: SharePlan) -> dict[int, nn.Module]:
     """The MLPs that a plan's targets have before `share_layers`, by layer (0-based): what the original view needs."""
-    layers: Any = decoder_layers(model)
+    layers = decoder_layers(model)
     return {target: layers[target].mlp for target in plan.targets}
 
 
@@ -42,12 +42,13 @@ class TwoViews(nn.Module):
 @contextmanager
 def two_views(model: nn.Module, originals: Mapping[int, nn.Module]) -> Iterator[list[TwoViews]]:
     """Within the block, each layer of `originals` (0-based) has both MLPs; afterwards the recovered one alone."""
-    layers: Any = decoder_layers(model)
+    layers = decoder_layers(model)
     recovered = {index: layers[index].mlp for index in originals}
-    for index, original in originals.items():
-        layers[index].mlp = TwoViews(recovered[index], original)
+    views = {index: TwoViews(recovered[index], original) for index, original in originals.items()}
+    for index, view in views.items():
+        layers[index].mlp = view
     try:
-        yield [layers[index].mlp for index in originals]
+        yield list(views.values())
     finally:
         for index, mlp in recovered.items():
             layers[index].mlp = mlp
@@ -69,10 +70,10 @@ class LossModel(nn.Module):
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         views: list[TwoViews],
         distillation: float,
-        float_view: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        float_view: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__()
         self.model = model
@@ -101,7 +102,7 @@ class LossModel(nn.Module):
         With `sums`, the sums of the loss and of the next-token loss and the number of scored tokens instead.
         """
         original = self._original_hidden(input_ids) if self.distillation > 0 else None
-        hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden = causal_lm(self.model).model(input_ids=input_ids, use_cache=False).last_hidden_state
         result = token_loss(hidden, labels, self._head, original, self.distillation, self._original_head)
         if sums:
             return result._asdict()
@@ -113,7 +114,7 @@ class LossModel(nn.Module):
             view.teaches = True
         try:
             with self._float_view():
-                hidden: torch.Tensor = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+                hidden = causal_lm(self.model).model(input_ids=input_ids, use_cache=False).last_hidden_state
             return hidden
         finally:
             for view in self._views:

@@ -12,12 +12,15 @@ vocabulary of 128 k would be 1 GB in float32, and several times that with their 
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import BackwardCFunction
+from transformers import PreTrainedModel
 
 from sharp_mobile.model.families import logit_cap
+from sharp_mobile.model.modules import causal_lm
 from sharp_mobile.text.conversation import IGNORED
 
 _LOGITS_AT_ONCE = 2**23  # 32 MB in float32
@@ -34,11 +37,13 @@ class TokenLoss(NamedTuple):
 class FrozenHead:
     """The LM head of a Hugging Face model, called within `view`."""
 
-    def __init__(self, model: Any, view: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+    def __init__(
+        self, model: PreTrainedModel, view: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> None:
         self._view = view
         self._linear = model.get_output_embeddings()
-        self._cap: float | None = logit_cap(model.config)
-        self.vocabulary: int = model.config.vocab_size
+        config = causal_lm(model).config
+        self._cap, self.vocabulary = logit_cap(config), config.vocab_size
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         with self._view():
@@ -77,7 +82,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: BackwardCFunction,
         hidden: torch.Tensor,
         targets: torch.Tensor,
         original: torch.Tensor | None,
@@ -107,7 +112,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return loss, nll
 
     @staticmethod
-    def backward(ctx: Any, *by_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: BackwardCFunction, *by_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * by_outputs[0].to(gradient.dtype), None, None, None, None, None
 

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -62,15 +61,15 @@ class RecoveryTrainer(Trainer):
         self.add_callback(_Progress())
         self.add_callback(_Runaway(run))
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+    def _get_train_sampler(self, train_dataset: object = None) -> SequentialSampler:
         return SequentialSampler(self.data)
 
     # Checkpoints: Trainer writes run/partial/checkpoint-<step>, which becomes run/checkpoint-<step> when it is whole.
 
-    def _get_output_dir(self, trial: Any) -> str:
+    def _get_output_dir(self, trial: object) -> str:
         return str(self.run.partial)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
@@ -124,7 +123,7 @@ class RecoveryTrainer(Trainer):
         loss, nll, count = self.accelerator.reduce(sums, "sum").tolist()
         return loss / count, nll / count
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         """Log the validation loss; keep the parameters, if they are the best so far and the best are to be kept."""
         result = self.validation_loss()
         if result is None:
@@ -152,9 +151,9 @@ class RecoveryTrainer(Trainer):
 
     # Divergence
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> torch.Tensor | float:
         # A loss that is NaN has a gradient that is, on every process alike; and the optimizer has not stepped yet.
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm: torch.Tensor | float = super()._get_grad_norm(model, grad_norm)
         if not math.isfinite(float(norm)):
             raise diverged(self.run, self.state.global_step + 1, "loss or gradient is not finite")
         return norm
@@ -176,7 +175,7 @@ class _Runaway(TrainerCallback):
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         if losses and losses[-1] > losses[0] + RUNAWAY:
             raise diverged(self._run, state.global_step, f"loss rose from {losses[0]:.2f} to {losses[-1]:.2f} nats")
@@ -189,12 +188,12 @@ class _Log(TrainerCallback):
         self._path = path
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         if state.is_world_process_zero:
             self._path.write_text("".join(json.dumps(entry) + "\n" for entry in state.log_history), encoding="utf-8")
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         if state.is_world_process_zero:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(state.log_history[-1]) + "\n")
@@ -204,24 +203,26 @@ class _Progress(TrainerCallback):
     """One bar over the steps, on terminals only."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
+        self._bar: tqdm[object] | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         if state.is_world_process_zero:
             self._bar = progress_bar(desc="fine-tune", unit="step", total=state.max_steps, initial=state.global_step)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         if self._bar is not None:
             self._bar.update()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         if self._bar is not None and "loss" in state.log_history[-1]:
             self._bar.set_postfix(loss=f"{state.log_history[-1]['loss']:.3f}")
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         if self._bar is not None:
             self._bar.close()

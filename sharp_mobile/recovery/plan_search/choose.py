@@ -15,7 +15,6 @@ the last are never targets.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.plan import SharePlan
@@ -173,6 +172,10 @@ def _spend_rest(
         chosen = {**chosen, layer: new} if new else {k: v for k, v in chosen.items() if k != layer}
 
 
+# The best choice so far by state, see `_at_price`: its damage + price · cost, and its targets.
+_Best = dict[int, tuple[float, tuple[tuple[int, Option], ...]]]
+
+
 def _at_price(
     options: Mapping[int, Sequence[Option]], layers: int, whole: float, reach: int, price: float
 ) -> dict[int, Option]:
@@ -181,11 +184,11 @@ def _at_price(
     A state is which of the last `reach` layers keep their MLP, bit 0 being the layer just before.
     """
     mask = (1 << reach) - 1
-    best: dict[int, tuple[float, tuple[tuple[int, Option], ...]]] = {0: (0.0, ())}
+    best: _Best = {0: (0.0, ())}
     for layer in range(layers):
-        after: dict[int, tuple[float, tuple[tuple[int, Option], ...]]] = {}
+        after: _Best = {}
 
-        def offer(state: int, cost: float, chosen: tuple[tuple[int, Option], ...], after: Any = after) -> None:
+        def offer(state: int, cost: float, chosen: tuple[tuple[int, Option], ...], after: _Best = after) -> None:
             if state not in after or cost < after[state][0]:
                 after[state] = (cost, chosen)
 

@@ -11,13 +11,13 @@ left out.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from sharp_mobile.console import progress_bar
-from sharp_mobile.model.modules import decoder_layers
+from sharp_mobile.model.modules import DecoderLayer, decoder_layers
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
@@ -59,7 +59,9 @@ class LayerTrials:
 
 
 @torch.no_grad()
-def measure_trials(model: Any, recoveries: Sequence[Recovery], windows: torch.Tensor, reach: int) -> list[LayerTrials]:
+def measure_trials(
+    model: nn.Module, recoveries: Sequence[Recovery], windows: torch.Tensor, reach: int
+) -> list[LayerTrials]:
     """Carry the original model's stream through the layers, and try every option of every layer on the way.
 
     Args:
@@ -71,7 +73,7 @@ def measure_trials(model: Any, recoveries: Sequence[Recovery], windows: torch.Te
     Raises:
         SharpError: activations that are not finite or all alike.
     """
-    layers: Any = decoder_layers(model)
+    layers = decoder_layers(model)
     sinks = sink_layers(norm_ratios(model, windows[:2]))
     decoder, parts = LayerwiseDecoder(model, windows[:1]), batches(windows)
     hidden = torch.cat([decoder.embed(windows[part]) for part in parts])
@@ -87,7 +89,7 @@ def measure_trials(model: Any, recoveries: Sequence[Recovery], windows: torch.Te
 
 
 def _step(
-    decoder: LayerwiseDecoder, index: int, mlp: Any, hidden: torch.Tensor, parts: list[slice]
+    decoder: LayerwiseDecoder, index: int, mlp: nn.Module, hidden: torch.Tensor, parts: list[slice]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Through one layer: what its MLP reads, [tokens, hidden], and the layer's output, [windows, T, hidden]."""
     read: list[torch.Tensor] = []
@@ -102,9 +104,9 @@ def _step(
 class _StandIn:
     """What a linear stand-in for a layer's MLP does to the model's predictions on a few windows."""
 
-    def __init__(self, model: Any, decoder: LayerwiseDecoder, windows: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, decoder: LayerwiseDecoder, windows: torch.Tensor) -> None:
         self._decoder = decoder
-        self._layers: Any = decoder_layers(model)
+        self._layers = decoder_layers(model)
         self._original = self._predictions_from(0, decoder.embed(windows))
 
     def sensitivity(self, index: int, hidden: torch.Tensor, x: torch.Tensor) -> float:
@@ -137,7 +139,9 @@ class _StandIn:
         return self._decoder.logits(hidden[:, ::_TRIAL_STEP]).flatten(0, 1).log_softmax(-1)
 
 
-def _trials(layers: Any, index: int, x: torch.Tensor, recoveries: Sequence[Recovery], reach: int) -> Iterator[Trial]:
+def _trials(
+    layers: Sequence[DecoderLayer], index: int, x: torch.Tensor, recoveries: Sequence[Recovery], reach: int
+) -> Iterator[Trial]:
     """Every reference within reach with every recovery that calls it, and those that call none."""
     damage = TargetDamage(layers[index].mlp, x)
     calling = [recovery for recovery in recoveries if recovery.reference]

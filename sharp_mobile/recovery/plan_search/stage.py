@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -61,11 +60,12 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path) -> tuple[Recipe,
         raise SharpError(f"{checkpoint.path}: already shares layers; choose a plan for the original model")
     config, auto = checkpoint.config, recipe.auto
     check_length(recipe.warmup.window, config)
-    recoveries = auto.recoveries() or usual_choices(config.hidden_size, config.intermediate_size)
+    widths = config.hidden_size, config.intermediate_size
+    recoveries = auto.recoveries() or usual_choices(*widths)
     if budget.kind == "tau":
         recoveries = (recipe.recovery.usual,)
     measured = _measured(checkpoint, recipe, recoveries, work)
-    cost, allowed = _cost(budget, recipe, config)
+    cost, allowed = _cost(budget, recipe, *widths, config.num_hidden_layers)
     choice = choose_plan(measured, config.num_hidden_layers, allowed, cost, reach=auto.reach)
     layers = {name: LayerRecovery.model_validate(own) for name, own in describe_recoveries(choice.recovery).items()}
     recovery = RecoverySettings(layers=layers, quantization_aware=recipe.recovery.quantization_aware)
@@ -78,7 +78,7 @@ _TRIALS = TypeAdapter(list[LayerTrials])
 def _measured(checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recovery], work: Path) -> list[LayerTrials]:
     """The options of all layers, measured now or before."""
     warmup, auto = recipe.warmup, recipe.auto
-    settings: list[Any] = [checkpoint.fingerprint, [asdict(own) for own in recoveries], __version__]
+    settings: list[object] = [checkpoint.fingerprint, [asdict(own) for own in recoveries], __version__]
     settings += [warmup.text, warmup.window, auto.auto_windows, auto.reach]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     kept = work / f"trials-{key}.json"
@@ -94,9 +94,8 @@ def _measured(checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recov
         raise SharpError(f"{kept}: {first_problem(error)}; {remedy}") from error
 
 
-def _cost(budget: PlanBudget, recipe: Recipe, config: Any) -> tuple[Cost, float]:
+def _cost(budget: PlanBudget, recipe: Recipe, hidden: int, inner: int, layers: int) -> tuple[Cost, float]:
     """What a layer costs, and what all may cost."""
-    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     own = 3 * hidden * inner
     quantize = recipe.quantize
     if budget.kind == "tau":

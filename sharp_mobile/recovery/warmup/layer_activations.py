@@ -13,14 +13,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.families import logit_cap
-from sharp_mobile.model.modules import decoder_layers
+from sharp_mobile.model.modules import causal_lm
 
 SINK_RATIO = (
     20.0  # max / median residual norm from which a layer can be a sink; 11 at most before SmolLM2's sink, 186 after
@@ -40,10 +39,10 @@ class LayerwiseDecoder:
         window: tokens int64 [1, T]; masks and position embeddings are recorded on it.
     """
 
-    def __init__(self, model: Any, window: torch.Tensor) -> None:
-        self._model = model
-        self._layers: list[Any] = list(decoder_layers(model))
-        self._kwargs: list[dict[str, Any]] = []
+    def __init__(self, model: nn.Module, window: torch.Tensor) -> None:
+        self._model = causal_lm(model)
+        self._layers = list(self._model.model.layers)
+        self._kwargs: list[dict[str, object]] = []
         hooks = [layer.register_forward_pre_hook(self._record, with_kwargs=True) for layer in self._layers]
         try:
             self._model.model(input_ids=window, use_cache=False)
@@ -51,7 +50,7 @@ class LayerwiseDecoder:
             for hook in hooks:
                 hook.remove()
 
-    def _record(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _record(self, layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self._kwargs.append(kwargs)
 
     def __len__(self) -> int:
@@ -61,7 +60,7 @@ class LayerwiseDecoder:
         """What the first layer reads: tokens int64 [batch, T] -> [batch, T, hidden]."""
         inputs: list[torch.Tensor] = []
 
-        def stop(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        def stop(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             inputs.append(args[0])
             raise _FirstLayerReached
 

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +74,7 @@ class Streams(ABC):
         self.simulation = simulation
         self.family, self.targets, self.originals = family, targets, originals
         self.windows, self.settings, self.saved, self.directory = windows, settings, saved, directory
-        self.layers: Any = decoder_layers(model)
+        self.layers = decoder_layers(model)
         self.decoder = LayerwiseDecoder(model, windows[:1])
         self.parts = batches(windows)
         length = windows.shape[1]

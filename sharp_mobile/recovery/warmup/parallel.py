@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,7 +23,7 @@ from torch import nn
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
-from sharp_mobile.recovery.warmup.fit import Silent, Target, fit_target, measure, named
+from sharp_mobile.recovery.warmup.fit import Progress, Silent, Target, fit_target, measure, named
 from sharp_mobile.recovery.warmup.layer_activations import hidden_file
 from sharp_mobile.recovery.warmup.regression import FitError, StoredRegression
 from sharp_mobile.recovery.warmup.saved_fits import TargetFit, write_fit
@@ -53,7 +52,7 @@ class Job:
         return x, y
 
 
-def fit_job(job: Job, target: Target | None = None, progress: Any = None) -> TargetFit:
+def fit_job(job: Job, target: Target | None = None, progress: Progress | None = None) -> TargetFit:
     """Fit a job's target and write the result; with `target` None it is read from the job's directory.
 
     Raises:
@@ -89,12 +88,12 @@ class Workers:
             self._pool = self._stack.enter_context(pool)
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         for _, future in self._waiting:
             future.cancel()
         self._stack.close()
 
-    def submit(self, job: Job, target: Target, progress: Any) -> list[TargetFit]:
+    def submit(self, job: Job, target: Target, progress: Progress) -> list[TargetFit]:
         """Start a job; returns the fits that are done by now. Waits while as many jobs as workers are under way."""
         if self.count == 1:
             fit = fit_job(job, target, progress)
@@ -124,7 +123,7 @@ class Ranks:
 
     rank: int
     world: int
-    group: Any = None
+    group: "dist.ProcessGroup | None" = None
 
     def owner(self, position: int) -> int:
         """The rank that fits the target at a position of the plan's targets."""
@@ -143,7 +142,7 @@ class Ranks:
         Raises:
             SharpError: something went wrong in some rank; every rank raises it.
         """
-        everyone: list[Any] = [None] * self.world
+        everyone: list[tuple[list[TargetFit], str | None]] = [([], None)] * self.world
         dist.all_gather_object(everyone, (list(fits), error), group=self.group)
         for _, theirs in everyone:
             if theirs:

@@ -10,13 +10,12 @@ is unweighted, w = 1. Activations stay in files, of which a batch at a time is r
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.families import Family
-from sharp_mobile.model.modules import norm
+from sharp_mobile.model.modules import DecoderLayer, norm, rms_norm
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Rows = slice | torch.Tensor  # of the flat axis of all tokens
@@ -97,7 +96,7 @@ class StreamRegression(Regression):
 
     def __init__(
         self,
-        layer: Any,
+        layer: DecoderLayer,
         family: Family,
         recovered: torch.Tensor,
         original: torch.Tensor,
@@ -107,10 +106,10 @@ class StreamRegression(Regression):
     ) -> None:
         self.recovered, self.original = recovered.flatten(0, 1), original.flatten(0, 1)
         self._scale = scale.flatten()
-        self._pre_norm: Any = norm(layer, family.pre_mlp_norm)
-        self._post_norm: Any = norm(layer, family.post_mlp_norm)
+        self._pre_norm = norm(layer, family.pre_mlp_norm)
+        self._post_norm = norm(layer, family.post_mlp_norm)
         attribute = family.post_mlp_norm
-        gain = None if attribute is None else getattr(layer, attribute).weight + family.norm_gain_offset
+        gain = None if attribute is None else rms_norm(norm(layer, attribute)).weight + family.norm_gain_offset
         self._gain: torch.Tensor | None = gain
         super().__init__(len(self.recovered), parts, weighted)
 

@@ -26,15 +26,14 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.families import family_of
-from sharp_mobile.model.modules import decoder_layers, mlp_weights
-from sharp_mobile.model.share import SharedMLP, share_layers
+from sharp_mobile.model.modules import causal_lm, decoder_layers, mlp_weights
+from sharp_mobile.model.share import SharedMLP, share_layers, shared_layers
 from sharp_mobile.quantize.fake_quantize import Simulation, simulated
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
@@ -142,9 +141,8 @@ def warm_up(
     )
 
 
-def _mlp(model: nn.Module, index: int) -> Any:
-    layer: Any = decoder_layers(model)[index]
-    return layer.mlp
+def _mlp(model: nn.Module, index: int) -> nn.Module:
+    return decoder_layers(model)[index].mlp
 
 
 def _fit(
@@ -156,11 +154,12 @@ def _fit(
     directory: Path,
     simulation: Simulation | None,
 ) -> tuple[TargetFit, ...]:
-    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
+    family = family_of(causal_lm(model).config.model_type)
     way = SequentialStreams if settings.inputs == "sequential" else OriginalStream
     with ranks() as those:
         owners = _owners(list(owns), settings, those)
-        targets = {layer: _target(layer, own, _mlp(model, layer)) for layer, own in owns.items()}
+        shared = shared_layers(model)
+        targets = {layer: _target(layer, own, shared[layer]) for layer, own in owns.items()}
         mine = {layer: target for layer, target in targets.items() if owners[layer] == those.rank}
         streams = way(model, family, mine, owns, windows, settings, saved, directory, simulation)
         try:

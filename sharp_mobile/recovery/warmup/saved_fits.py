@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -43,7 +42,9 @@ class SavedFits:
         settings: everything beside model and windows that the fits depend on, as JSON can hold it.
     """
 
-    def __init__(self, directory: Path, model: nn.Module, settings: Mapping[str, Any], windows: torch.Tensor) -> None:
+    def __init__(
+        self, directory: Path, model: nn.Module, settings: Mapping[str, object], windows: torch.Tensor
+    ) -> None:
         inputs = {"version": __version__, **settings}
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
         digest.update(str(tuple(windows.shape)).encode() + windows.numpy().tobytes())

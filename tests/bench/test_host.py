@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from reported import recorded
 
 from sharp_mobile.bench import host
 from sharp_mobile.bench.exports import Export, read_export
@@ -34,15 +35,15 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 @pytest.mark.slow
 def test_exports_are_launched_in_alternation(shared: Export, unshared: Export, seen: Seen, tmp_path: Path) -> None:
-    lines: list[str] = []
     plan = Plan(repetitions=2, forwards=3, prefill=20)
-    found = run([shared, unshared], plan, tmp_path)
+    with recorded() as report:
+        found = run([shared, unshared], plan, tmp_path)
     names = [shared.directory.name, unshared.directory.name]
     repetition = [
         (name, kind) for name in names for kind in ("load", "whole with packed weights", "load with packed weights")
     ]
     assert seen == [(name, "generate") for name in names] + 2 * repetition
-    assert len(lines) == 4
+    assert len(report.lines) == 4
     for results, export in zip(found, (shared, unshared), strict=True):
         assert results.export == export.identity
         assert results.tokens == export.tokens

@@ -26,7 +26,7 @@ from sharp_mobile.pte.runtime import load_pte
 from sharp_mobile.quantize.run import check_lowerable, make_decoder
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recovery.run import RECOVERED, Shared, open_recipe, share
+from sharp_mobile.recovery.run import RECOVERED, RecoveredModel, open_recipe, share
 from sharp_mobile.size_report import predict, report
 from sharp_mobile.system.memory import return_freed_tensors
 from sharp_mobile.system.timing import Stages
@@ -240,7 +240,7 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> RunnerTokenizer
 def _manifest(
     recipe: Recipe,
     name: str,
-    shared: Shared,
+    shared: RecoveredModel,
     keys: dict[str, str],
     inspection: Inspection,
     agreement: Agreement,

@@ -231,7 +231,7 @@ def test_neither_export_nor_recover_replaces_its_source(
         ({"group_size": 128}, "group_size: 128 does not divide the model's hidden width of 64; use group_size: 64"),
         ({"group_size": 64}, "group_size: 64 does not divide the model's MLP width of 96; use group_size: 32"),
         ({"max_length": 1000}, "max_length: 1000 is beyond the model's 128 positions; use 128 or less"),
-        ({"max_length": 16}, "max_length: 16 has no room for the prompt of 30 tokens"),
+        ({"max_length": 16}, "max_length: 16 leaves no room for the 30-token prompt"),
         ({"plan": "3:40"}, "must name layers between 1 and 6"),
         ({"plan": "3:6"}, "layer 6 cannot be a target"),
         ({"plan": "2:3", "window": 512}, "sequence length 512: the model takes 2 to 128 tokens"),

@@ -38,7 +38,7 @@ _DEFAULT_PREFILL, _DEFAULT_DECODE = 128, 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchOptions:
     """The options of a benchmark.
 
     Attributes:
@@ -80,7 +80,7 @@ class Measured:
 class Bench:
     """One export with its packed weights, and its kinds of launch."""
 
-    def __init__(self, export: Export, plan: Plan, runner: Path, cache: PackedCache | None) -> None:
+    def __init__(self, export: Export, plan: BenchOptions, runner: Path, cache: PackedCache | None) -> None:
         self.export, self.plan, self.runner, self.cache = export, plan, runner, cache
 
     def generate(self) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ class Bench:
 
 
 @contextmanager
-def benches(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES) -> Iterator[list[Bench]]:
+def benches(exports: Sequence[Export], plan: BenchOptions, caches: Path = PACKED_CACHES) -> Iterator[list[Bench]]:
     """A bench for every export: compile the runner, and lock the packed weights.
 
     Raises:
@@ -160,7 +160,7 @@ def benches(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES)
         yield opened
 
 
-def run(exports: Sequence[Export], plan: Plan, caches: Path = PACKED_CACHES) -> list[Results]:
+def run(exports: Sequence[Export], plan: BenchOptions, caches: Path = PACKED_CACHES) -> list[Results]:
     """Measure exports, alternating between them; the results are in their order.
 
     Raises:
@@ -209,7 +209,7 @@ def divergence_warnings(
     return (f"greedy tokens part from the manifest's at position {position} of {len(export.tokens)}; {why}",)
 
 
-def _results(export: Export, plan: Plan, launches: Measured, tokens: tuple[int, ...]) -> Results:
+def _results(export: Export, plan: BenchOptions, launches: Measured, tokens: tuple[int, ...]) -> Results:
     later = launches.later
     sample = later[0]
     warm, cold = (later, launches.cold) if plan.memory_limit is None else ([], later)

@@ -8,7 +8,7 @@ from sharp_mobile.bench.arm64 import bench as arm64
 from sharp_mobile.bench.arm64.emulation import find_emulator
 from sharp_mobile.bench.arm64.profiles import read_profile
 from sharp_mobile.bench.exports import Export, read_export
-from sharp_mobile.bench.host import Plan, benches, run, summary
+from sharp_mobile.bench.host import BenchOptions, benches, run, summary
 from sharp_mobile.bench.memory_limit import parse_bytes, parse_sweep
 from sharp_mobile.bench.results import write_results
 from sharp_mobile.bench.sweep import sweep, write_sweep
@@ -40,7 +40,7 @@ _PLACES = {
 
 def bench_host(
     directories: Sequence[Path],
-    plan: Plan,
+    plan: BenchOptions,
     *,
     memory_limit: str | None = None,
     limits: str | None = None,
@@ -134,7 +134,7 @@ def _results_places(exports: Sequence[Export], name: str, out: Path | None) -> l
     return [out / f"{name}.json" for name in names]
 
 
-def _show_operators(exports: Sequence[Export], plan: Plan) -> None:
+def _show_operators(exports: Sequence[Export], plan: BenchOptions) -> None:
     from sharp_mobile.bench.operators import profile, table
 
     with benches(exports, plan) as opened:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import Plan, benches, this_device
+from sharp_mobile.bench.host import BenchOptions, benches, this_device
 from sharp_mobile.bench.packed_cache import PACKED_CACHES
 from sharp_mobile.bench.results import Samples, Settings, Sweep, SweepCurve, SweepPoint
 from sharp_mobile.bench.runner import Killed, Task
@@ -21,7 +21,7 @@ from sharp_mobile.files.outputs import replace_file, replace_text
 from sharp_mobile.pte.package import executorch_package
 
 
-def sweep(exports: Sequence[Export], limits: Sequence[int], plan: Plan, caches: Path = PACKED_CACHES) -> Sweep:
+def sweep(exports: Sequence[Export], limits: Sequence[int], plan: BenchOptions, caches: Path = PACKED_CACHES) -> Sweep:
     """Measure every export within every limit, `plan.repetitions` launches each, alternating between exports.
 
     Raises:

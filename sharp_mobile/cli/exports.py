@@ -113,7 +113,7 @@ def evaluate(
         else:
             say(str(measure.evaluate_pte(path, text, window, count)))
         return
-    options = measure.Wanted(quantized, pte)
+    options = measure.EvaluationOptions(quantized, pte)
     if tasks:
         show(measure.evaluate_tasks(model.recipe(), tasks, limit, include_path, options))
     else:

@@ -78,7 +78,7 @@ def bench(
     --on android and --on ios push the exports to an attached phone, where the benchmark app measures them. The results
     go to results-android-<model>.json. For iPhones: pip install 'sharp-mobile[ios]'.
     """
-    from sharp_mobile.bench.host import Plan
+    from sharp_mobile.bench.host import BenchOptions
     from sharp_mobile.bench.run import bench_arm64, bench_host, check_options
 
     written = _command_line_options(context)
@@ -94,7 +94,7 @@ def bench(
         phone = serial or udid
         bench_phone(place, exports, settings, identifier=phone, app=app, allow_throttled=allow_throttled, out=out)
         return
-    plan = Plan(
+    plan = BenchOptions(
         threads=threads,
         repetitions=repetitions,
         prefill=prefill,

@@ -18,7 +18,7 @@ from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segments import Exit, LogitsHead
 from sharp_mobile.system.memory import page_out
 
-Given = tuple[torch.Tensor, ...]
+SegmentInputs = tuple[torch.Tensor, ...]
 # "medium" lets products of a walk be taken in bfloat16, twice as fast where a processor knows it. SmolLM2-135M's
 # perplexity after rounding moves by 0.3%, as it does with other text.
 _PRODUCTS: Literal["medium"] = "medium"
@@ -43,12 +43,12 @@ def linears_of(segment: nn.Module) -> list[FloatLinear]:
     ]
 
 
-def first_given(decoder: Decoder, window: torch.Tensor) -> Given:
+def first_given(decoder: Decoder, window: torch.Tensor) -> SegmentInputs:
     """What the first segment is given for a window of tokens int64 [T]."""
     return (decoder.embedding(window[None]).float(),)
 
 
-def step(decoder: Decoder, number: int, segment: nn.Module, given: Given, start: int = 0) -> Given:
+def step(decoder: Decoder, number: int, segment: nn.Module, given: SegmentInputs, start: int = 0) -> SegmentInputs:
     """What the segment after this one is given; after the last, the hidden states [1, T, H].
 
     Args:

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.decoder.decoder import Decoder
-from sharp_mobile.decoder.segment_walk import Given, head_of, in_float, segments_of, step
+from sharp_mobile.decoder.segment_walk import SegmentInputs, head_of, in_float, segments_of, step
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.configuration import Configuration
 from sharp_mobile.model.modules import causal_lm
@@ -86,7 +86,7 @@ def _decoder_logits(decoder: Decoder, tokens: torch.Tensor) -> torch.Tensor:
     """Float logits [1, k, V] of the last k tokens, from the segments in turn: one is in float32 at a time."""
     pieces = tokens.split(_PIECE, dim=1)
     starts = [sum(piece.shape[1] for piece in pieces[:i]) for i in range(len(pieces))]
-    given: list[Given] = [(decoder.embedding(piece).float(),) for piece in pieces]
+    given: list[SegmentInputs] = [(decoder.embedding(piece).float(),) for piece in pieces]
     for number, segment in enumerate(segments_of(decoder)):
         with in_float(segment, "highest"):
             given = [step(decoder, number, segment, one, start) for one, start in zip(given, starts, strict=True)]

@@ -23,7 +23,7 @@ from sharp_mobile.lower.run import write_pte
 from sharp_mobile.pte.runtime import Step, load_pte, whole_window
 from sharp_mobile.quantize.run import check_lowerable, make_decoder
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recovery.run import RECOVERED, Opened, open_recipe, share
+from sharp_mobile.recovery.run import RECOVERED, OpenedModel, open_recipe, share
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.text.windows import check_length, source_windows
 from sharp_mobile.verify.manifest import MODEL_PTE, PERPLEXITY_JSON, MeasuredPerplexity
@@ -33,7 +33,7 @@ _WINDOW = 512  # the default number of tokens
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvaluationOptions:
     """The forms of a recipe's model to measure in addition to the float one.
 
     Args:
@@ -55,7 +55,7 @@ class Form:
     step: Step
 
 
-def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: Wanted) -> Iterator[str]:
+def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: EvaluationOptions) -> Iterator[str]:
     """Perplexity of a recipe's model: a line per form, as soon as it is measured.
 
     Args:
@@ -75,7 +75,7 @@ def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: 
 
 
 def evaluate_tasks(
-    recipe: Recipe, names: Sequence[str], limit: int | None, include_path: Sequence[Path], wanted: Wanted
+    recipe: Recipe, names: Sequence[str], limit: int | None, include_path: Sequence[Path], wanted: EvaluationOptions
 ) -> Iterator[str]:
     """Task scores of a recipe's model: a line per form and task.
 
@@ -184,7 +184,7 @@ def _check_windows(window: int | None, count: int) -> None:
         raise SharpError(f"windows {count}: measure on 1 window or more")
 
 
-def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> tuple[Recipe, Opened]:
+def _open(recipe: Recipe, wanted: EvaluationOptions, max_length: int, *, shorten: bool) -> tuple[Recipe, OpenedModel]:
     """The recipe with `max_length` positions and all logits, and its checkpoint; checked before the long work.
 
     Args:
@@ -200,7 +200,7 @@ def _open(recipe: Recipe, wanted: Wanted, max_length: int, *, shorten: bool) -> 
     return opened.recipe, opened
 
 
-def _forms(recipe: Recipe, opened: Opened, wanted: Wanted) -> Iterator[Form]:
+def _forms(recipe: Recipe, opened: OpenedModel, wanted: EvaluationOptions) -> Iterator[Form]:
     stages = Stages()
     shared = share(opened, work=wanted.work, stages=stages)
     yield Form("float, eager", ModelStep(shared.checkpoint.model))

@@ -30,7 +30,7 @@ from sharp_mobile.files.printable import markdown
 from sharp_mobile.paper.studies import Pairs
 from sharp_mobile.paper.study import study
 from sharp_mobile.paper.tables import FIGURES, PAPER_MODEL, Row, Table
-from sharp_mobile.paper.variants import Means, Variant, build
+from sharp_mobile.paper.variants import RecoverySetup, Variant, build
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.source import Source
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
@@ -192,7 +192,7 @@ class _Source:
         self._windows = _windows(tokenizer, budget.text, budget.window, budget.windows)
         calibration = _windows(tokenizer, budget.calibration_text, budget.window, budget.calibration_windows)
         training = _windows(tokenizer, budget.calibration_text, budget.window, budget.finetune_tokens // budget.window)
-        self._means = Means(calibration, budget.warmup_settings, training, budget.finetune_settings, runs)
+        self._means = RecoverySetup(calibration, budget.warmup_settings, training, budget.finetune_settings, runs)
 
     def _open(self) -> Checkpoint:
         return open_checkpoint(self._model)

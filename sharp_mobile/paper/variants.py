@@ -23,7 +23,7 @@ from sharp_mobile.model.share import share_layers
 from sharp_mobile.paper.baselines.basis_sharing import MLP, share_bases
 from sharp_mobile.paper.baselines.layer_pruning import drop_mlps, t_ori
 from sharp_mobile.paper.baselines.llm_pruner import prune_channels
-from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
+from sharp_mobile.paper.baselines.parameter_count import ParameterCount, count_parameters
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery
@@ -83,7 +83,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Means:
+class RecoverySetup:
     """The data and settings of all variants of a run.
 
     Attributes:
@@ -115,24 +115,24 @@ def with_parameters(form: Form, count: int, hidden: int, inner: int) -> Recovery
     return Recovery(form, max(1, round(count / each)) if count else 0)
 
 
-def build(variant: Variant, model: PreTrainedModel, means: Means) -> Kept:
+def build(variant: Variant, model: PreTrainedModel, setup: RecoverySetup) -> ParameterCount:
     """Build a variant from an original model, in place; returns its parameter counts.
 
     Raises:
         SharpError: the variant cannot be built: the plan has no target in the model, there are no tokens for
             fine-tuning, or the warm-up does not support the recovery parameters.
     """
-    if variant.finetune and not len(means.training):
+    if variant.finetune and not len(setup.training):
         raise SharpError("there are no tokens for fine-tuning; use --finetune-tokens")
     plan = SharePlan.parse(variant.plan, model.config.num_hidden_layers)
-    originals = _mlps(variant, model) if variant.finetune and means.finetune.distillation else {}
-    kept = _compress(variant, model, plan, means)
+    originals = _mlps(variant, model) if variant.finetune and setup.finetune.distillation else {}
+    kept = _compress(variant, model, plan, setup)
     if variant.finetune:
         if variant.method != "share":
             kept = _with_adapters(variant, model, plan, kept)
-        run = means.runs / hashlib.sha256(variant.key.encode()).hexdigest()[:12]
-        rows = rows_of_windows(_evenly(means.training, variant.finetune))
-        finetune(model, originals, rows, means.finetune, run)
+        run = setup.runs / hashlib.sha256(variant.key.encode()).hexdigest()[:12]
+        rows = rows_of_windows(_evenly(setup.training, variant.finetune))
+        finetune(model, originals, rows, setup.finetune, run)
         shutil.rmtree(run, ignore_errors=True)
     return kept
 
@@ -144,7 +144,7 @@ def _mlps(variant: Variant, model: PreTrainedModel) -> dict[int, nn.Module]:
     return {index: copy.deepcopy(layer.mlp) if changed else layer.mlp for index, layer in enumerate(layers)}
 
 
-def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: Means) -> Kept:
+def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, setup: RecoverySetup) -> ParameterCount:
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     recovery = variant.recoveries(plan, hidden, inner)
     # s includes the adapters that are added later.
@@ -156,24 +156,26 @@ def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, means: 
         case "drop_t_ori":
             return drop_mlps(model, t_ori(plan.layers))
         case "prune_channels":
-            return prune_channels(model, means.calibration, s)
+            return prune_channels(model, setup.calibration, s)
         case "share_bases":
-            return share_bases(model, means.calibration, s, matrices=MLP)
+            return share_bases(model, setup.calibration, s, matrices=MLP)
         case "share":
-            return _share(variant, model, plan, recovery, means)
+            return _share(variant, model, plan, recovery, setup)
 
 
-def _share(variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, means: Means) -> Kept:
+def _share(
+    variant: Variant, model: PreTrainedModel, plan: SharePlan, recovery: Recoveries, setup: RecoverySetup
+) -> ParameterCount:
     original = count_parameters(model)
-    torch.manual_seed(means.finetune.seed)  # parameters without warm-up start random
+    torch.manual_seed(setup.finetune.seed)  # parameters without warm-up start random
     if variant.warmup:
-        warm_up(model, plan, recovery, means.calibration, settings=means.warmup)
+        warm_up(model, plan, recovery, setup.calibration, settings=setup.warmup)
     else:
         share_layers(model, plan, recovery)
-    return Kept(count_parameters(model), original)
+    return ParameterCount(count_parameters(model), original)
 
 
-def _with_adapters(variant: Variant, model: PreTrainedModel, plan: SharePlan, kept: Kept) -> Kept:
+def _with_adapters(variant: Variant, model: PreTrainedModel, plan: SharePlan, kept: ParameterCount) -> ParameterCount:
     """Add LoRA to every remaining MLP, in total as many parameters as SHARP's recovery parameters."""
     hidden, inner = model.config.hidden_size, model.config.intermediate_size
     count = len(plan.targets) * variant.recovery(hidden, inner).parameters(hidden, inner)
@@ -185,7 +187,7 @@ def _with_adapters(variant: Variant, model: PreTrainedModel, plan: SharePlan, ke
     torch.manual_seed(0)  # A starts random
     share_layers(model, SharePlan.parse("none", plan.layers), dict.fromkeys(widths, adapter))
     added = before.mlp - count_parameters(model).mlp
-    return Kept(kept.parameters.without(mlp=added), kept.original)
+    return ParameterCount(kept.parameters.without(mlp=added), kept.original)
 
 
 def _evenly(windows: torch.Tensor, part: float) -> torch.Tensor:

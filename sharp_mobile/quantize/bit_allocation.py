@@ -25,7 +25,15 @@ from torch import nn
 from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.linear import FloatLinear
-from sharp_mobile.decoder.segment_walk import Given, first_given, head_of, in_float, linears_of, segments_of, step
+from sharp_mobile.decoder.segment_walk import (
+    SegmentInputs,
+    first_given,
+    head_of,
+    in_float,
+    linears_of,
+    segments_of,
+    step,
+)
 from sharp_mobile.quantize.groups import budgeted_bytes, extra_bytes
 
 
@@ -75,13 +83,13 @@ def sensitivities(decoder: Decoder, windows: torch.Tensor) -> dict[FloatLinear, 
                 with in_float(segment):
                     given.append(step(decoder, number, segment, given[-1]))
         (gradients,) = _head_gradient(head_of(decoder), given.pop(), generator)
-        upstream: Given = (gradients,)
+        upstream: SegmentInputs = (gradients,)
         for number in reversed(range(len(segments))):
             upstream = _backwards(decoder, number, segments[number], given[number], upstream, found)
     return found
 
 
-def _head_gradient(head: nn.Module, given: Given, generator: torch.Generator) -> Given:
+def _head_gradient(head: nn.Module, given: SegmentInputs, generator: torch.Generator) -> SegmentInputs:
     """The gradient of −log p at the last layer's hidden states, of tokens that the model draws itself."""
     hidden = given[0].requires_grad_()
     with torch.enable_grad(), in_float(head):
@@ -94,10 +102,10 @@ def _backwards(
     decoder: Decoder,
     number: int,
     segment: nn.Module,
-    given: Given,
-    upstream: Given,
+    given: SegmentInputs,
+    upstream: SegmentInputs,
     found: dict[FloatLinear, torch.Tensor],
-) -> Given:
+) -> SegmentInputs:
     """The gradient at what a segment is given, from that at what the next one is; adds to `found` on the way."""
     inputs = tuple(tensor.detach().requires_grad_() for tensor in given)
     with torch.enable_grad(), in_float(segment), _watched(linears_of(segment), found):

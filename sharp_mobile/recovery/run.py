@@ -27,9 +27,9 @@ from sharp_mobile.recipe.plan_budget import is_auto
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
+from sharp_mobile.recovery.exclusive_writer import exclusive_writer
 from sharp_mobile.recovery.finetune.stage import fine_tune, processes
 from sharp_mobile.recovery.plan_search.stage import resolve
-from sharp_mobile.recovery.sole_maker import sole_maker
 from sharp_mobile.recovery.warmup.run import warm_up
 from sharp_mobile.system.timing import Stages
 from sharp_mobile.text.windows import check_length, source_windows
@@ -38,13 +38,13 @@ RECOVERED = Path("build/recovered")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened(PlannedModel):
+class OpenedModel(PlannedModel):
     """A recipe's checkpoint and how its layers share."""
 
     checkpoint: Checkpoint
 
 
-def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED) -> Opened:
+def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED) -> OpenedModel:
     """Open a recipe's checkpoint and parse its plan for it, or choose one if it is auto.
 
     Args:
@@ -64,26 +64,26 @@ def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED)
         checkpoint.model.float()
         recipe, explanation = resolve(recipe, checkpoint, work)
     planned = plan_model(recipe, checkpoint.description, tuple(explanation))
-    opened = Opened(**vars(planned), checkpoint=checkpoint)
+    opened = OpenedModel(**vars(planned), checkpoint=checkpoint)
     if opened.recovery and checkpoint.plan is None and not checkpoint.random:
         checkpoint.model.float()
     return opened
 
 
 @dataclass(frozen=True)
-class Shared:
+class RecoveredModel:
     """A model that is ready to be lowered: shared and recovered, or plain where the plan is none.
 
     kept: where it lies as a checkpoint.
     """
 
-    opened: Opened
+    opened: OpenedModel
     checkpoint: Checkpoint
     warnings: tuple[str, ...]
     kept: Path
 
 
-def share(opened: Opened, *, work: Path, stages: Stages) -> Shared:
+def share(opened: OpenedModel, *, work: Path, stages: Stages) -> RecoveredModel:
     """Share a model by its plan and recover what sharing lost.
 
     A recovered model is kept under `work` as a SHARP checkpoint, and taken from there the next time that the same
@@ -100,9 +100,9 @@ def share(opened: Opened, *, work: Path, stages: Stages) -> Shared:
         share_random(checkpoint.model, opened.plan, opened.recovery)
         checkpoint = replace(checkpoint, plan=opened.plan, recovery=opened.recovery)
     if not opened.recovery or checkpoint.plan is not None:
-        return Shared(opened, checkpoint, checkpoint.warnings, checkpoint.path)
+        return RecoveredModel(opened, checkpoint, checkpoint.warnings, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
-    with sole_maker(kept) as missing:
+    with exclusive_writer(kept) as missing:
         if missing:
             with stages.stage("recover"):
                 recovered = _recover(opened, kept)
@@ -114,10 +114,10 @@ def share(opened: Opened, *, work: Path, stages: Stages) -> Shared:
     for warning in warnings:
         warn(warning)
     named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
-    return Shared(opened, named, (*checkpoint.warnings, *warnings), kept)
+    return RecoveredModel(opened, named, (*checkpoint.warnings, *warnings), kept)
 
 
-def _recovery_key(opened: Opened, finetune: FinetuneSettings) -> str:
+def _recovery_key(opened: OpenedModel, finetune: FinetuneSettings) -> str:
     """What a recovered model depends on, as a short name; `finetune` says how it is fine-tuned, if it is."""
     settings = [opened.checkpoint.fingerprint, str(opened.plan), describe_recoveries(opened.recovery)]
     settings += [opened.recipe.warmup.identity, __version__]
@@ -128,7 +128,7 @@ def _recovery_key(opened: Opened, finetune: FinetuneSettings) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _recover(opened: Opened, kept: Path) -> Checkpoint:
+def _recover(opened: OpenedModel, kept: Path) -> Checkpoint:
     """Warm the model up, fine-tune it if its recipe says so, and keep the result as a SHARP checkpoint."""
     checkpoint, settings = opened.checkpoint, opened.recipe.finetune
     if not settings.is_on:
@@ -137,7 +137,7 @@ def _recover(opened: Opened, kept: Path) -> Checkpoint:
     warm = kept.with_name(f"{checkpoint.name}-{_recovery_key(opened, FinetuneSettings())}")
 
     def warm_up_once() -> None:
-        with sole_maker(warm) as missing:
+        with exclusive_writer(warm) as missing:
             if missing:
                 _warm_up(opened, warm)
 
@@ -153,7 +153,7 @@ def _recover(opened: Opened, kept: Path) -> Checkpoint:
     )
 
 
-def _warm_up(opened: Opened, kept: Path) -> None:
+def _warm_up(opened: OpenedModel, kept: Path) -> None:
     """Warm the model up in place, and keep the result as a SHARP checkpoint; all processes together."""
     checkpoint, warmup = opened.checkpoint, opened.recipe.warmup
     tokenizer = checkpoint.tokenizer_for("recovery")

@@ -1,7 +1,7 @@
 """Open a `.pte` to run it: with its manifest in this process, without one in a child process.
 
-    manifest.json beside it, same SHA-256 ──►  this process
-    manifest.json beside it, another one  ──►  an error
+    manifest.json next to it, same SHA-256 ─►  this process
+    manifest.json next to it, another one  ─►  an error
     no manifest.json                      ──►  a child process with limits, and a warning
 
 ExecuTorch does not verify a program before it runs it: a damaged one crashes, hangs or takes all memory.
@@ -50,7 +50,7 @@ def find_pte(path: Path) -> Path:
 
 def unverified(pte: Path) -> str:
     """The warning about a `.pte` without a manifest."""
-    return f"{pte}: no {MANIFEST_JSON} beside it: damage to its weights cannot be detected"
+    return f"{pte}: no {MANIFEST_JSON} next to it: damage to its weights cannot be detected"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from reported import recorded
 
 from sharp_mobile.bench import host
 from sharp_mobile.bench.exports import Export, read_export
-from sharp_mobile.bench.host import Plan, divergence_warnings, run, summary
+from sharp_mobile.bench.host import BenchOptions, divergence_warnings, run, summary
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.bench.runner import Launch, Task, launch
 from sharp_mobile.errors import SharpError
@@ -35,7 +35,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 @pytest.mark.slow
 def test_exports_are_launched_in_alternation(shared: Export, unshared: Export, seen: Seen, tmp_path: Path) -> None:
-    plan = Plan(repetitions=2, forwards=3, prefill=20)
+    plan = BenchOptions(repetitions=2, forwards=3, prefill=20)
     with recorded() as report:
         found = run([shared, unshared], plan, tmp_path)
     names = [shared.directory.name, unshared.directory.name]
@@ -65,7 +65,7 @@ def test_exports_are_launched_in_alternation(shared: Export, unshared: Export, s
 
 @pytest.mark.slow
 def test_without_the_weight_cache_every_launch_is_a_first_one(shared: Export, seen: Seen, tmp_path: Path) -> None:
-    (results,) = run([shared], Plan(repetitions=1, weight_cache=False), tmp_path / "packed")
+    (results,) = run([shared], BenchOptions(repetitions=1, weight_cache=False), tmp_path / "packed")
     name = shared.directory.name
     assert seen == [(name, "generate"), (name, "load"), (name, "whole")]
     assert (results.load.later, results.load.cold) == (None, None)
@@ -77,7 +77,7 @@ def test_without_the_weight_cache_every_launch_is_a_first_one(shared: Export, se
 def test_within_a_limit_launches_are_cold_or_killed(
     limits_allowed: None, shared: Export, seen: Seen, tmp_path: Path
 ) -> None:
-    plan = Plan(repetitions=1, memory_limit=60 << 20)
+    plan = BenchOptions(repetitions=1, memory_limit=60 << 20)
     (results,) = run([shared], plan, tmp_path)
     assert results.load.later is None
     assert results.load.cold is not None
@@ -111,7 +111,7 @@ def test_a_first_token_that_differs_is_told_with_how_near_it_is() -> None:
 
 def test_an_export_named_twice_is_told(tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="one, other: are the same export; name it once"):
-        run([stand_in((5,), Path("one")), stand_in((5,), Path("other"))], Plan(), tmp_path)
+        run([stand_in((5,), Path("one")), stand_in((5,), Path("other"))], BenchOptions(), tmp_path)
 
 
 @pytest.mark.slow

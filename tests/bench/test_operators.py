@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import Plan, benches
+from sharp_mobile.bench.host import BenchOptions, benches
 from sharp_mobile.bench.operators import operators, profile, read_trace, table
 from sharp_mobile.errors import SharpError
 from sharp_mobile.verify.inspect import inspect_pte
@@ -47,7 +47,7 @@ def test_events_are_added_up_by_operator() -> None:
 
 @pytest.mark.slow
 def test_a_trace_has_every_linear_and_every_product_of_attention(runner: Path, shared: Export, tmp_path: Path) -> None:
-    with benches([shared], Plan(forwards=2), tmp_path / "packed") as (bench,):
+    with benches([shared], BenchOptions(forwards=2), tmp_path / "packed") as (bench,):
         found = profile(bench, tmp_path / "trace")
     linears = sum(operator.calls for operator in found if operator.name.startswith("Fully Connected"))
     assert linears == inspect_pte(shared.pte).xnnpack_nodes["XNNFullyConnected"]

@@ -6,7 +6,7 @@ import pytest
 from reported import recorded
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import Plan
+from sharp_mobile.bench.host import BenchOptions
 from sharp_mobile.bench.results import read_sweep
 from sharp_mobile.bench.sweep import sweep, write_sweep
 
@@ -16,7 +16,7 @@ def test_a_sweep_has_a_point_for_every_limit_and_export(
     limits_allowed: None, shared: Export, unshared: Export, tmp_path: Path
 ) -> None:
     limits = (60 << 20, 3 << 20, 30 << 20)
-    plan = Plan(repetitions=2, forwards=2)
+    plan = BenchOptions(repetitions=2, forwards=2)
     with recorded() as report:
         measured = sweep([shared, unshared], limits, plan, tmp_path / "packed")
     assert [curve.export for curve in measured.curves] == [shared.identity, unshared.identity]

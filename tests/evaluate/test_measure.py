@@ -10,7 +10,7 @@ from reported import recorded
 from tiny_models import save_tiny_model, tiny_model, tiny_tokenizer
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.evaluate.measure import Wanted, evaluate, evaluate_pte, evaluate_pte_tasks
+from sharp_mobile.evaluate.measure import EvaluationOptions, evaluate, evaluate_pte, evaluate_pte_tasks
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.pipeline import ExportResult
 from sharp_mobile.recipe.settings import Recipe
@@ -30,7 +30,7 @@ def measured(line: str) -> float:
 
 
 def lines_of(recipe: Recipe, text: Path, work: Path, *, quantized: bool, pte: bool) -> list[str]:
-    wanted = Wanted(quantized=quantized, pte=pte, work=work)
+    wanted = EvaluationOptions(quantized=quantized, pte=pte, work=work)
     return list(evaluate(recipe, str(text), WINDOW, WINDOWS, wanted))
 
 
@@ -93,7 +93,7 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(tiny_text: Path, tmp_path: 
 def test_a_window_beyond_the_models_positions_is_refused(
     tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
-    recipe, wanted = Recipe(model=str(tiny_checkpoint)), Wanted(work=tmp_path)
+    recipe, wanted = Recipe(model=str(tiny_checkpoint)), EvaluationOptions(work=tmp_path)
     with pytest.raises(SharpError, match="sequence length 129: the model takes 2 to 128 tokens"):
         list(evaluate(recipe, str(tiny_text), 129, WINDOWS, wanted))
 
@@ -136,7 +136,7 @@ def test_windows_that_cannot_be_are_refused(
         evaluate_pte(tiny_export.directory, str(tiny_text), window, count)
     if window < 97:
         with pytest.raises(SharpError, match=says):
-            list(evaluate(Recipe(model="nowhere"), str(tiny_text), window, count, Wanted()))
+            list(evaluate(Recipe(model="nowhere"), str(tiny_text), window, count, EvaluationOptions()))
 
 
 @pytest.mark.slow

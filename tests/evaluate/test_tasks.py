@@ -19,7 +19,7 @@ from tiny_models import tiny_tokenizer
 
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
-from sharp_mobile.evaluate.measure import Wanted, evaluate_pte_tasks, evaluate_tasks
+from sharp_mobile.evaluate.measure import EvaluationOptions, evaluate_pte_tasks, evaluate_tasks
 from sharp_mobile.evaluate.sotu_continuation import CHOICE_WORDS, CHOICES, CONTEXT_WORDS, questions
 from sharp_mobile.evaluate.tasks import TABLE6, describe, load_tasks, score
 from sharp_mobile.pipeline import ExportResult
@@ -118,7 +118,7 @@ def accuracies(lines: list[str]) -> dict[str, str]:
 def test_every_form_of_a_model_answers_the_same_questions(
     task_files: Path, own_export: ExportResult, tiny_recipe: Recipe
 ) -> None:
-    wanted = Wanted(quantized=True, pte=True, work=own_export.directory.parent / "recovered")
+    wanted = EvaluationOptions(quantized=True, pte=True, work=own_export.directory.parent / "recovered")
     scored = accuracies(list(evaluate_tasks(tiny_recipe, ["letters"], None, [task_files], wanted)))
     assert list(scored) == ["float, eager", "quantized, eager", "quantized, .pte"]
     assert all("(6 questions)" in line for line in scored.values())
@@ -150,7 +150,7 @@ def test_a_task_whose_template_fails_is_a_line(task_files: Path, tiny_checkpoint
     file.write_text(file.read_text() + "doc_to_choice: '{{ no_such_column.x }}'\n")
     recipe = Recipe(model=str(tiny_checkpoint), lower={"max_length": 96})
     with pytest.raises(SharpError, match=r"task letters: cannot be (loaded|evaluated)") as error:
-        list(evaluate_tasks(recipe, ["letters"], 2, [task_files], Wanted()))
+        list(evaluate_tasks(recipe, ["letters"], 2, [task_files], EvaluationOptions()))
     assert "\n" not in str(error.value)
 
 

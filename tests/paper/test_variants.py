@@ -9,12 +9,12 @@ from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import shared_layers
-from sharp_mobile.paper.variants import Means, Variant, build, scaled_rank
+from sharp_mobile.paper.variants import RecoverySetup, Variant, build, scaled_rank
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 
 NO_TRAINING = torch.empty(0, 24, dtype=torch.long)
-MEANS = Means(tiny_tokens(24, batch=8), WarmupSettings(), NO_TRAINING, FinetuneSettings(), Path("runs"))
+MEANS = RecoverySetup(tiny_tokens(24, batch=8), WarmupSettings(), NO_TRAINING, FinetuneSettings(), Path("runs"))
 LAYERS = 8
 
 

@@ -12,7 +12,7 @@ Kind = Literal["bytes", "megabytes", "seconds", "rate", "count", "nats", "ratio"
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A row of a comparison.
 
     Attributes:
@@ -51,7 +51,7 @@ def follow(data: object, path: str) -> float | None:
     return value
 
 
-def _counted(part: str, name: str) -> tuple[Figure, ...]:
+def _counted(part: str, name: str) -> tuple[Metric, ...]:
     """The rows of one part of the work: its instructions by kind."""
     kinds = {
         "instructions": ("executed", "all instructions, on one thread of the emulated CPU"),
@@ -61,14 +61,14 @@ def _counted(part: str, name: str) -> tuple[Figure, ...]:
         "matmul": ("matmul", "matrix multiplications (smmla and similar)"),
     }
     return tuple(
-        Figure(f"instructions, {name}", label, "count", f"results.counts.{part}.{kind}", how)
+        Metric(f"instructions, {name}", label, "count", f"results.counts.{part}.{kind}", how)
         for kind, (label, how) in kinds.items()
     )
 
 
-FIGURES = (
-    Figure("size", ".pte", "bytes", "export.file_bytes", "the size of the file", measured=False),
-    Figure(
+METRICS = (
+    Metric("size", ".pte", "bytes", "export.file_bytes", "the size of the file", measured=False),
+    Metric(
         "size",
         "tensors",
         "bytes",
@@ -76,7 +76,7 @@ FIGURES = (
         "the distinct tensors in the file; the rest describes the program",
         measured=False,
     ),
-    Figure(
+    Metric(
         "size",
         "without sharing",
         "bytes",
@@ -84,7 +84,7 @@ FIGURES = (
         "predicted size of the file with every target's MLP and no recovery parameters",
         measured=False,
     ),
-    Figure(
+    Metric(
         "quality",
         "divergence from eager",
         "nats",
@@ -92,7 +92,7 @@ FIGURES = (
         "divergence of the .pte's predictions from those of the eager model before lowering, in nats per token",
         measured=False,
     ),
-    Figure(
+    Metric(
         "quality",
         "perplexity",
         "ratio",
@@ -100,35 +100,35 @@ FIGURES = (
         "perplexity of a text through the .pte, from sharp-mobile evaluate; lower is better",
         measured=False,
     ),
-    Figure(
+    Metric(
         "load",
         "first launch",
         "seconds",
         "results.load.first.median",
         "load and init in a new process without packed weights on disk; the median of all runs",
     ),
-    Figure(
+    Metric(
         "load",
         "later launch",
         "seconds",
         "results.load.later.median",
         "load and init with the packed weights of an earlier launch on disk; the median of all runs",
     ),
-    Figure(
+    Metric(
         "load",
         "cold",
         "seconds",
         "results.load.cold.median",
         "a later launch after the system's page cache dropped the files; the median of all runs",
     ),
-    Figure(
+    Metric(
         "one token",
         "forward, median",
         "seconds",
         "results.forward.median",
         "a forward pass of one token after a warm-up; the median of all runs",
     ),
-    Figure(
+    Metric(
         "one token",
         "forward, mean ± std",
         "seconds",
@@ -136,42 +136,42 @@ FIGURES = (
         "mean and standard deviation of the same runs, as in the paper's Table 7",
         spread="results.forward.std",
     ),
-    Figure(
+    Metric(
         "tokens per second",
         "prefill",
         "rate",
         "results.prefill.per_second",
         "a prompt in one step; its tokens divided by the seconds of the median run",
     ),
-    Figure(
+    Metric(
         "tokens per second",
         "decode",
         "rate",
         "results.decode.per_second",
         "tokens generated one by one, divided by the seconds of the median run",
     ),
-    Figure(
+    Metric(
         "memory",
         "resident",
         "megabytes",
         "results.memory.resident",
         "anonymous memory and pages of files, after load and init and one forward pass",
     ),
-    Figure(
+    Metric(
         "memory",
         "anonymous",
         "megabytes",
         "results.memory.anonymous",
         "the part of resident memory that a phone cannot drop and read again",
     ),
-    Figure(
+    Metric(
         "memory",
         "file",
         "megabytes",
         "results.memory.file",
         "the part of resident memory from mapped files (.pte, packed weights), which the system can drop",
     ),
-    Figure("memory", "peak", "megabytes", "results.memory.peak", "the largest resident memory of the process"),
+    Metric("memory", "peak", "megabytes", "results.memory.peak", "the largest resident memory of the process"),
     *_counted("load_first", "load, first launch"),
     *_counted("load_later", "load, later launch"),
     *_counted("forward", "one token"),

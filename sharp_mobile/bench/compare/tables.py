@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sharp_mobile.bench.compare.measurements import Column
-from sharp_mobile.bench.compare.metrics import FIGURES, Figure
+from sharp_mobile.bench.compare.metrics import METRICS, Metric
 from sharp_mobile.bench.results import Results, Settings
 from sharp_mobile.files.printable import markdown
 
@@ -59,9 +59,9 @@ def compare(columns: Sequence[Column]) -> Table:
     return Table(tuple(column.name for column in columns), tuple(rows), tuple(_notes(columns, rows)))
 
 
-def known(columns: Sequence[Column]) -> list[Figure]:
+def known(columns: Sequence[Column]) -> list[Metric]:
     """The metrics that at least one of the columns has."""
-    return [figure for figure in FIGURES if any(figure.of(column) is not None for column in columns)]
+    return [figure for figure in METRICS if any(figure.of(column) is not None for column in columns)]
 
 
 def baseline(column: Column, columns: Sequence[Column]) -> Column:
@@ -69,7 +69,7 @@ def baseline(column: Column, columns: Sequence[Column]) -> Column:
     return next((other for other in columns if other.on_same_device(column)), column)
 
 
-def unit_of(figure: Figure, columns: Sequence[Column]) -> tuple[str, float]:
+def unit_of(figure: Metric, columns: Sequence[Column]) -> tuple[str, float]:
     """The unit of a metric in the table, and the factor from the unit of the results."""
     if figure.kind == "megabytes":
         return "MB", 1e-6
@@ -79,7 +79,7 @@ def unit_of(figure: Figure, columns: Sequence[Column]) -> tuple[str, float]:
     return ("s", 1.0) if largest >= 1 else ("ms", 1e3) if largest >= 1e-3 else ("µs", 1e6)
 
 
-def _row(figure: Figure, columns: Sequence[Column]) -> Row:
+def _row(figure: Metric, columns: Sequence[Column]) -> Row:
     unit, scale = unit_of(figure, columns)
     values = [value * scale for column in columns if (value := figure.of(column)) is not None]
     decimals = 0 if figure.kind in ("bytes", "count") else _decimals(values)
@@ -102,7 +102,7 @@ def _decimals(values: Sequence[float]) -> int:
     return min(max(2 - math.floor(math.log10(smallest)), 0), 4)
 
 
-def _ratio(figure: Figure, column: Column, columns: Sequence[Column]) -> str:
+def _ratio(figure: Metric, column: Column, columns: Sequence[Column]) -> str:
     base = baseline(column, columns) if figure.measured else columns[0]
     if base is column:
         first = next(other for other in columns if figure.of(other) is not None)

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import causal_lm, decoder_layers, mlp_weights, plain_mlp
-from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
+from sharp_mobile.paper.baselines.parameter_count import ParameterCount, count_parameters
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
 
 ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
@@ -48,7 +48,7 @@ def share_bases(
     *,
     group: int = 2,
     matrices: tuple[str, ...] = (*ATTENTION, *MLP),
-) -> Kept:
+) -> ParameterCount:
     """Factor the weights of a model with shared bases, in place; biases stay.
 
     Memory holds the XᵀX of one group of layers at a time; the hidden states are in a temporary file.
@@ -68,7 +68,7 @@ def share_bases(
         raise SharpError(f"Basis Sharing: no matrix '{unknown.pop()}'; choose from {', '.join((*ATTENTION, *MLP))}")
     original = count_parameters(model)
     if kept == 1:
-        return Kept(original, original)
+        return ParameterCount(original, original)
     saved = dict.fromkeys(matrices, 0)
     for layers, grams in _groups(model, windows, group, matrices):
         for kind in matrices:
@@ -76,7 +76,7 @@ def share_bases(
             for members in sharing:
                 saved[kind] += _factor(model, kind, members, [grams[layer] for layer in members], kept)
     mlp, attention = (sum(saved.get(kind, 0) for kind in kinds) for kinds in (MLP, ATTENTION))
-    return Kept(original.without(mlp=mlp, attention=attention), original)
+    return ParameterCount(original.without(mlp=mlp, attention=attention), original)
 
 
 def basis_rank(inputs: int, outputs: int, kept: float) -> int:

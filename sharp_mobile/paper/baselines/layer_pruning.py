@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import NoMLP, causal_lm, decoder_layers
-from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
+from sharp_mobile.paper.baselines.parameter_count import ParameterCount, count_parameters
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches
 
 _ORI = (16, 30)  # layers 17 to 30, for 32 layers
@@ -67,16 +67,16 @@ def least_block(model: PreTrainedModel, windows: torch.Tensor, count: int) -> tu
     return tuple(range(first, first + count))
 
 
-def drop_mlps(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
+def drop_mlps(model: PreTrainedModel, layers: Iterable[int]) -> ParameterCount:
     """Zero the MLPs of some layers (0-based), in place; attention stays."""
     original = count_parameters(model)
     modules = decoder_layers(model)
     for layer in layers:
         modules[layer].mlp = NoMLP()
-    return Kept(count_parameters(model), original)
+    return ParameterCount(count_parameters(model), original)
 
 
-def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
+def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> ParameterCount:
     """Remove layers (0-based) from a model, with their attention, in place.
 
     Raises:
@@ -95,4 +95,4 @@ def drop_layers(model: PreTrainedModel, layers: Iterable[int]) -> Kept:
     types = getattr(model.config, "layer_types", None)
     if types is not None:  # the attention mask of each layer
         model.config.layer_types = [types[index] for index in left]
-    return Kept(count_parameters(model), original)
+    return ParameterCount(count_parameters(model), original)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import PlainMLP, decoder_layers, plain_mlp
-from sharp_mobile.paper.baselines.parameter_count import Kept, count_parameters
+from sharp_mobile.paper.baselines.parameter_count import ParameterCount, count_parameters
 
 UNPRUNED_FIRST, UNPRUNED_LAST = 2, 1
 
@@ -27,7 +27,7 @@ def prune_channels(
     *,
     first: int = UNPRUNED_FIRST,
     last: int = UNPRUNED_LAST,
-) -> Kept:
+) -> ParameterCount:
     """Drop the least salient channels until the share `kept` of all MLP parameters remains, in place.
 
     Args:
@@ -52,7 +52,7 @@ def prune_channels(
             count = max(1, round(part * len(salience)))
             channels = salience.topk(count).indices.sort().values
             _keep_channels(plain_mlp(layers[layer].mlp), channels)
-    return Kept(count_parameters(model), original)
+    return ParameterCount(count_parameters(model), original)
 
 
 def channel_salience(model: PreTrainedModel, windows: torch.Tensor, layers: range) -> dict[int, torch.Tensor]:

@@ -20,7 +20,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Kept:
+class ParameterCount:
     """The parameter counts of a compressed model and of its original."""
 
     parameters: Parameters

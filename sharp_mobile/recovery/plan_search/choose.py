@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recovery.plan_search.plan_candidates import LayerTrials
+from sharp_mobile.recovery.plan_search.plan_candidates import LayerCandidates
 
 # What a layer's recovery parameters cost of the budget; its own MLP for None. Bytes, or whatever is to be saved.
 Cost = Callable[[Recovery | None], float]
@@ -83,7 +83,9 @@ class Choice:
         return lines
 
 
-def choose_plan(measured: Sequence[LayerTrials], layers: int, budget: float, cost: Cost, *, reach: int = 2) -> Choice:
+def choose_plan(
+    measured: Sequence[LayerCandidates], layers: int, budget: float, cost: Cost, *, reach: int = 2
+) -> Choice:
     """Choose targets, references and recovery parameters of least predicted damage.
 
     Args:

@@ -45,7 +45,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class LayerTrials:
+class LayerCandidates:
     """One layer that can be a target.
 
     Args:
@@ -59,9 +59,9 @@ class LayerTrials:
 
 
 @torch.no_grad()
-def measure_trials(
+def measure_candidates(
     model: nn.Module, recoveries: Sequence[Recovery], windows: torch.Tensor, reach: int
-) -> list[LayerTrials]:
+) -> list[LayerCandidates]:
     """Carry the original model's stream through the layers, and try every option of every layer on the way.
 
     Args:
@@ -83,7 +83,7 @@ def measure_trials(
         x, after = _step(decoder, index, layers[index].mlp, hidden, parts)
         if index > 0 and index not in sinks:
             sensitivity = stand_in.sensitivity(index, hidden[::step][:_TRIAL_WINDOWS], x)
-            found.append(LayerTrials(index, sensitivity, tuple(_trials(layers, index, x, recoveries, reach))))
+            found.append(LayerCandidates(index, sensitivity, tuple(_trials(layers, index, x, recoveries, reach))))
         hidden = after
     return found
 

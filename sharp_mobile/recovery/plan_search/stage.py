@@ -23,7 +23,7 @@ from sharp_mobile.recipe.recovery_settings import LayerRecovery, RecoverySetting
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import describe_recoveries
 from sharp_mobile.recovery.plan_search.choose import Cost, choose_plan
-from sharp_mobile.recovery.plan_search.plan_candidates import LayerTrials, measure_trials
+from sharp_mobile.recovery.plan_search.plan_candidates import LayerCandidates, measure_candidates
 from sharp_mobile.text.windows import check_length, source_windows
 
 
@@ -72,10 +72,12 @@ def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path) -> tuple[Recipe,
     return recipe.model_copy(update={"plan": str(choice.plan), "recovery": recovery}), choice.explain()
 
 
-_TRIALS = TypeAdapter(list[LayerTrials])
+_TRIALS = TypeAdapter(list[LayerCandidates])
 
 
-def _measured(checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recovery], work: Path) -> list[LayerTrials]:
+def _measured(
+    checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recovery], work: Path
+) -> list[LayerCandidates]:
     """The options of all layers, measured now or before."""
     warmup, auto = recipe.warmup, recipe.auto
     settings: list[object] = [checkpoint.fingerprint, [asdict(own) for own in recoveries], __version__]
@@ -85,7 +87,7 @@ def _measured(checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recov
     if not os.path.lexists(kept):
         tokenizer = checkpoint.tokenizer_for("plan auto")
         windows = source_windows(tokenizer, warmup.text, warmup.window, auto.auto_windows)
-        measured = measure_trials(checkpoint.model, recoveries, windows, auto.reach)
+        measured = measure_candidates(checkpoint.model, recoveries, windows, auto.reach)
         replace_text(kept, _TRIALS.dump_json(measured, indent=1).decode() + "\n")
     remedy = "delete it to measure again"
     try:

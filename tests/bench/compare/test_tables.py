@@ -11,7 +11,7 @@ from project import PROJECT
 from tiny_exports import EMULATED, HOST, count, results, write_export
 
 from sharp_mobile.bench.compare.measurements import Column, read_columns
-from sharp_mobile.bench.compare.metrics import FIGURES
+from sharp_mobile.bench.compare.metrics import METRICS
 from sharp_mobile.bench.compare.tables import MISSING, OTHER_DEVICE, Cell, Table, as_markdown, as_text, compare
 from sharp_mobile.bench.exports import identity
 from sharp_mobile.bench.results import Counts, Load, Samples, TokenSamples, write_results
@@ -154,7 +154,7 @@ def test_every_figure_has_its_place_in_the_results(tmp_path: Path) -> None:
         counts=Counts(**parts),
     )
     column = Column("tiny", "tiny", export, complete, perplexity=20.0)
-    assert [figure.name for figure in FIGURES if figure.of(column) is None] == []
+    assert [figure.name for figure in METRICS if figure.of(column) is None] == []
 
 
 def test_results_of_another_pte_are_refused(exports: tuple[Path, Path]) -> None:

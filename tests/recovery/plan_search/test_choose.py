@@ -13,7 +13,7 @@ from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.plan_search.choose import Option, choose_plan, within_budget
-from sharp_mobile.recovery.plan_search.plan_candidates import measure_trials
+from sharp_mobile.recovery.plan_search.plan_candidates import measure_candidates
 
 WHOLE, REACH = 10.0, 2
 SMALL, LARGE = Recovery("lora", 2), Recovery("lora", 8)
@@ -76,7 +76,7 @@ def test_a_layer_that_repeats_another_becomes_its_target() -> None:
     windows = torch.cat([tiny_tokens(32, seed=seed) for seed in range(40)])
     recoveries = [SMALL, Recovery(neurons=4, bypass=2, reference=False)]
     budget = 5 * parameters(None) + 1.01 * parameters(SMALL)
-    choice = choose_plan(measure_trials(model, recoveries, windows, 2), 6, budget, parameters)
+    choice = choose_plan(measure_candidates(model, recoveries, windows, 2), 6, budget, parameters)
     assert str(choice.plan) == "2:4"
     assert choice.recovery == {3: SMALL}
     assert choice.chosen[3].error < 0.05
@@ -93,7 +93,7 @@ def test_a_layer_that_repeats_another_becomes_its_target() -> None:
 def test_more_sharing_costs_more_and_options_without_reference_stand_under_a_kept_layer() -> None:
     model = tiny_model()
     windows = torch.cat([tiny_tokens(32, seed=seed) for seed in range(20)])
-    measured = measure_trials(model, [OWN], windows, 2)
+    measured = measure_candidates(model, [OWN], windows, 2)
     choices = [choose_plan(measured, 6, part * 6 * parameters(None), parameters) for part in (0.9, 0.7, 0.5)]
     assert [len(choice.chosen) for choice in choices] == sorted(len(choice.chosen) for choice in choices)
     assert 0 < choices[0].damage < choices[1].damage < choices[2].damage

@@ -17,7 +17,7 @@ from sharp_mobile.recovery.finetune.stage import processes
 
 
 @contextmanager
-def sole_maker(kept: Path) -> Iterator[bool]:
+def exclusive_writer(kept: Path) -> Iterator[bool]:
     """Keep other runs from making a recovered model; wait, and say for whom, while one does.
 
     Args:

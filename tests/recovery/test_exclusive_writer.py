@@ -14,8 +14,8 @@ from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import replace_directory
 from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recovery.exclusive_writer import exclusive_writer
 from sharp_mobile.recovery.run import recover
-from sharp_mobile.recovery.sole_maker import sole_maker
 
 PREPARED = ("sharp.json", "model.safetensors")
 
@@ -40,10 +40,10 @@ def test_the_second_run_waits_says_for_whom_and_takes_what_the_first_made(tmp_pa
         waits.set()
 
     def second() -> None:
-        with reporting(Console(say=say)), sole_maker(kept) as missing:  # a thread of its own starts silent
+        with reporting(Console(say=say)), exclusive_writer(kept) as missing:  # a thread of its own starts silent
             order.append(("second", missing))
 
-    with sole_maker(kept) as missing:
+    with exclusive_writer(kept) as missing:
         other = threading.Thread(target=second)
         other.start()
         assert waits.wait(10)
@@ -59,19 +59,19 @@ def test_the_second_run_waits_says_for_whom_and_takes_what_the_first_made(tmp_pa
 
 def test_after_a_run_that_failed_the_next_one_makes_it(tmp_path: Path) -> None:
     def fail() -> None:
-        with sole_maker(tmp_path / "m"):
+        with exclusive_writer(tmp_path / "m"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert list(tmp_path.iterdir()) == []
-    with sole_maker(tmp_path / "m") as missing:
+    with exclusive_writer(tmp_path / "m") as missing:
         assert missing
 
 
 def test_the_lock_of_a_killed_run_and_other_names_keep_nobody_waiting(tmp_path: Path) -> None:
     (tmp_path / "m.lock").write_text('{"pid": 1, "host": "here", "since": "long ago"}')
-    with sole_maker(tmp_path / "m") as missing, sole_maker(tmp_path / "n") as other:
+    with exclusive_writer(tmp_path / "m") as missing, exclusive_writer(tmp_path / "n") as other:
         assert (missing, other) == (True, True)
     assert list(tmp_path.iterdir()) == []
 
@@ -81,11 +81,11 @@ def test_what_stands_where_the_model_goes_is_told_before_it_is_made(tmp_path: Pa
     (tmp_path / "m" / "notes.txt").write_text("mine")
     with (
         pytest.raises(SharpError, match="is not empty and was not written by sharp-mobile"),
-        sole_maker(tmp_path / "m"),
+        exclusive_writer(tmp_path / "m"),
     ):
         pytest.fail("the long work began")
     (tmp_path / "file").write_text("")
-    with pytest.raises(SharpError, match=r"m\.lock: cannot be written"), sole_maker(tmp_path / "file" / "m"):
+    with pytest.raises(SharpError, match=r"m\.lock: cannot be written"), exclusive_writer(tmp_path / "file" / "m"):
         pytest.fail("the long work began")
 
 

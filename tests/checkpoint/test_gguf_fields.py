@@ -181,7 +181,7 @@ def test_a_file_of_another_kind_is_named(metadata: dict[str, Any], message: str,
     ("key", "value", "message"),
     [
         ("block_count", 2**32 - 1, "block_count is 4,294,967,295"),
-        ("block_count", 7, "block_count is 7, its tensors are of 6 layers"),
+        ("block_count", 7, "block_count is 7, its tensors belong to 6 layers"),
         ("block_count", 0, "block_count is 0"),
         ("block_count", "six", "block_count is 'six'"),
         ("attention.head_count", 0, "head_count is 0"),

@@ -7,14 +7,13 @@ means is what llama.cpp takes it for; where Hugging Face's default is another, t
 
 import math
 import re
-from collections.abc import Mapping
 
 import numpy as np
 from gguf import Keys
-from numpy.typing import NDArray
 
 from sharp_mobile.checkpoint.config_check import whole
 from sharp_mobile.checkpoint.gguf_file import ARCHITECTURES, ROPE_FACTORS, GGUFHeader, GGUFValue, dequantized, shown
+from sharp_mobile.checkpoint.rope import llama3_frequencies
 from sharp_mobile.errors import SharpError
 
 _HUGGING_FACE = "give the Hugging Face directory of the model"
@@ -210,18 +209,6 @@ def _llama3_rope(header: GGUFHeader, options: dict[str, object]) -> dict[str, ob
     if not np.allclose(plain / divisors, frequencies, rtol=1e-3):
         raise unlike
     return {"rope_type": "llama3", **settings}
-
-
-def llama3_frequencies(width: int, settings: Mapping[str, float]) -> NDArray[np.float64]:
-    """Inverse frequencies [width / 2] of Llama 3's RoPE, for heads of a width and the parameters of a configuration.
-
-    Long waves are stretched by the factor, short ones stay, and those between are blended.
-    """
-    plain = settings["rope_theta"] ** -(np.arange(0, width, 2) / width)
-    periods = settings["original_max_position_embeddings"] * plain / (2 * math.pi)
-    low, high = settings["low_freq_factor"], settings["high_freq_factor"]
-    kept = np.clip((periods - low) / (high - low), 0, 1)
-    return np.asarray((1 - kept) * plain / settings["factor"] + kept * plain)
 
 
 # The period of layers of which the last sees everything, where a family has one of its own; 0: none does.

@@ -8,6 +8,7 @@ Only Gemma 3 has parameters for each kind of layer; the other families' modules 
 """
 
 import copy
+import math
 from collections.abc import Mapping
 
 from sharp_mobile.checkpoint.config_check import entries, fields_in, is_factor, whole, wrong, wrong_length
@@ -141,3 +142,18 @@ def _turned(parameters: Mapping[str, object], width: int, where: str, rope_type:
     # The plain type reads it in Phi-3 alone.
     partial = width if rope_type == "default" and not phi3 else int(width * part)
     return -(-partial // 2)
+
+
+def llama3_frequencies(width: int, settings: Mapping[str, float]) -> list[float]:
+    """Inverse frequencies [width / 2] of Llama 3's RoPE, for heads of a width and the parameters of a configuration.
+
+    Long waves are stretched by the factor, short ones stay, and those between are blended.
+    """
+    low, high = settings["low_freq_factor"], settings["high_freq_factor"]
+    found = []
+    for dimension in range(0, width, 2):
+        plain = settings["rope_theta"] ** -(dimension / width)
+        periods = settings["original_max_position_embeddings"] * plain / (2 * math.pi)
+        kept = min(max((periods - low) / (high - low), 0.0), 1.0)
+        found.append((1 - kept) * plain / settings["factor"] + kept * plain)
+    return found

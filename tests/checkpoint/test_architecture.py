@@ -15,6 +15,7 @@ from sharp_mobile.checkpoint.gguf_fields import gguf_fields
 from sharp_mobile.checkpoint.gguf_file import ARCHITECTURES, gguf_header
 from sharp_mobile.checkpoint.hugging_face import gguf_config, read_config
 from sharp_mobile.checkpoint.open import open_checkpoint
+from sharp_mobile.checkpoint.rope import llama3_frequencies
 from sharp_mobile.decoder.decoder import build_decoder
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.architecture import Architecture, RotaryTable
@@ -173,9 +174,7 @@ def test_what_makes_no_model_is_told_alike_with_and_without_transformers(
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_llama_3_s_frequencies_are_those_of_transformers(factor: float) -> None:
-    from sharp_mobile.checkpoint.gguf_fields import llama3_frequencies
-
     settings = {**LLAMA3, "factor": factor, "original_max_position_embeddings": 8192, "rope_theta": 500000.0}
     model = tiny_model(rope_parameters=settings, head_dim=64, max_position_embeddings=131072)
-    found = torch.from_numpy(llama3_frequencies(64, settings)).float()
+    found = torch.tensor(llama3_frequencies(64, settings))
     torch.testing.assert_close(found, model.model.rotary_emb.inv_freq)

@@ -25,7 +25,8 @@ def on_meta(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
         SharpError: transformers can make no model of it.
     """
     with torch.device("meta"), named_errors(path, "describes no model"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return model
 
 
 def skeleton(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
@@ -40,7 +41,8 @@ def skeleton(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
         SharpError: transformers can make no model of it.
     """
     with no_init_weights(), named_errors(path, "describes no model"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return model
 
 
 def assemble(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
@@ -72,4 +74,6 @@ def ready(model: PreTrainedModel, path: Path) -> PreTrainedModel:
             what = "NaN" if torch.isnan(parameter.detach()).any() else "Inf"
             raise SharpError(f"{path}: tensor {name} holds {what}; copy or download it again, or train it again")
         page_out(parameter)
-    return model.eval().requires_grad_(False)
+    model.eval()
+    model.requires_grad_(False)
+    return model

@@ -89,4 +89,5 @@ def _undo(architecture: str, config: PreTrainedConfig) -> Callable[[str, torch.T
 
 def _half_split(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows of each head from llama.cpp's order (pairs that rotate together adjacent) to Hugging Face's (halves)."""
-    return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(tensor.shape)
+    pairs: torch.Tensor = tensor.unflatten(0, (heads, -1, 2))
+    return pairs.transpose(1, 2).reshape(tensor.shape)

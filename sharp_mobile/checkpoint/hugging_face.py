@@ -31,7 +31,8 @@ def read_config(path: Path) -> PreTrainedConfig:
     """
     read_architecture(path)
     with named_errors(path):
-        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return config
 
 
 def gguf_config(header: GGUFHeader) -> PreTrainedConfig:

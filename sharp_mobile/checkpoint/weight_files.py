@@ -328,5 +328,6 @@ def mapped_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
 
 def _mapped(file: Path) -> dict[str, torch.Tensor]:
     if file.suffix == ".bin":
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        loaded: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        return loaded
     return load_file(file)

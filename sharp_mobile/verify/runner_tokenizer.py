@@ -111,4 +111,4 @@ def _equal(runner: _Runner, tokenizer: PreTrainedTokenizerBase, text: str) -> bo
             found = list(runner.encode(text, 0, 0))
         except Exception:
             return False
-    return found == tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return bool(found == tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

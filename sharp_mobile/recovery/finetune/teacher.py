@@ -36,7 +36,8 @@ class TwoViews(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., hidden] -> [..., hidden]."""
-        return self.original(x) if self.teaches else self.recovered(x)
+        output: torch.Tensor = self.original(x) if self.teaches else self.recovered(x)
+        return output
 
 
 @contextmanager

@@ -298,7 +298,8 @@ def truncated(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
 
 def unwhiten(a: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
     """Â L⁻¹ [r, in]."""
-    return torch.linalg.solve_triangular(root, a, upper=False, left=False)
+    solved: torch.Tensor = torch.linalg.solve_triangular(root, a, upper=False, left=False)
+    return solved
 
 
 def cholesky(matrix: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -307,6 +308,7 @@ def cholesky(matrix: torch.Tensor, ridge: float) -> torch.Tensor:
     for factor in (1, 10, 100, 1000):
         regular = matrix.clone()
         regular.diagonal().add_(ridge * factor * mean)
+        root: torch.Tensor
         root, info = torch.linalg.cholesky_ex(regular)
         if info == 0 and root.isfinite().all():
             return root
@@ -317,7 +319,8 @@ def top_eigenvectors(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     """Eigenvectors [n, rank] of the largest eigenvalues of a symmetric matrix [n, n]."""
     if not matrix.isfinite().all():
         raise not_finite()
-    return torch.linalg.eigh(matrix).eigenvectors[:, matrix.shape[0] - rank :].flip(1)
+    vectors: torch.Tensor = torch.linalg.eigh(matrix).eigenvectors
+    return vectors[:, matrix.shape[0] - rank :].flip(1)
 
 
 def store(module: nn.Module, values: Parameters) -> None:

@@ -75,7 +75,8 @@ class LayerwiseDecoder:
 
     def layer(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Decoder layer `index` (0-based): hidden states [batch, T, hidden] -> the same shape."""
-        return self._layers[index](hidden, **self._kwargs[index])
+        output: torch.Tensor = self._layers[index](hidden, **self._kwargs[index])
+        return output
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """What the model answers, from the last layer's hidden states: [batch, T, hidden] -> [batch, T, vocabulary]."""

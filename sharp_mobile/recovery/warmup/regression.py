@@ -114,7 +114,8 @@ class StreamRegression(Regression):
         super().__init__(len(self.recovered), parts, weighted)
 
     def inputs(self, rows: Rows) -> torch.Tensor:
-        return self._pre_norm(self.recovered[rows])
+        inputs: torch.Tensor = self._pre_norm(self.recovered[rows])
+        return inputs
 
     def outputs(self, rows: Rows) -> torch.Tensor:
         needed = self.original[rows] - self.recovered[rows]

@@ -23,6 +23,7 @@ import torch
 from executorch.backends.xnnpack.operators.node_visitor import get_node_visitors, get_tensor_value
 from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import ConstantDataOffset, XNNGraph
 from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import serialize_xnnpack_binary
+from executorch.backends.xnnpack.utils.quant_utils import is_dynamic_qdq, tag_as_implicit_q_dq
 from executorch.backends.xnnpack.xnnpack_preprocess import (
     DEFAULT_DEBUG_HANDLE,
     XnnpackBackend,
@@ -143,6 +144,7 @@ def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length
     )
     with unpacked(segment):
         program = to_edge(_export(segment, example, length), compile_config=config).exported_program()
+    _tag_quantized_inputs(program)
     program, given = _with_given(program)
     outputs = [node.meta["val"] for node in program.graph.output_node().all_input_nodes]
     shapes = _export(_Shapes(outputs), (*given.values(), *example), length, dynamic=example)
@@ -162,6 +164,16 @@ def _export(
         for tensor in inputs if dynamic is None else dynamic:
             shapes[tensor] = {1: length}
     return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
+
+
+def _tag_quantized_inputs(program: ExportedProgram) -> None:
+    """Mark the inputs of linears that are quantized at run time, as XNNPACK's own passes do.
+
+    XNNPACK's serializer refuses a linear with a bias whose input it does not take for quantized.
+    """
+    for node in program.graph.nodes:
+        if is_dynamic_qdq(node):
+            tag_as_implicit_q_dq(node)
 
 
 def _packed(node: torch.fx.Node) -> bool:

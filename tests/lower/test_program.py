@@ -88,6 +88,21 @@ def test_a_quantized_program_predicts_what_its_eager_decoder_predicts(quantized:
 
 
 @pytest.mark.slow
+def test_quantized_linears_with_a_bias_predict_what_their_eager_decoder_predicts(tmp_path: Path) -> None:
+    """Qwen2 has biases on q, k and v."""
+    decoder = build_decoder(tiny_model("qwen2", num_hidden_layers=2), LowerSettings(max_length=MAX_LENGTH))
+    quantize(decoder, QuantizeSettings())
+    assert decoder.entry.start.q.bias.abs().max() > 0.1
+    path = tmp_path / "model.pte"
+    write(lower_segments(decoder)[0], path)
+    decoder.options = replace(decoder.options, all_logits=True)
+    prompt = tiny_tokens(8)[0].tolist()
+    agreement = compare(lambda: load_pte(path), eager_step(decoder), prompt, 16, [], TOLERANCE_INTEGER)
+    assert agreement.problems() == []
+    assert agreement.divergence < 5e-3
+
+
+@pytest.mark.slow
 def test_another_models_program_is_not_taken_for_this_one(quantized: tuple[Decoder, Path]) -> None:
     other = build_decoder(tiny_model(num_hidden_layers=3, seed=1), LowerSettings(max_length=MAX_LENGTH, logits="all"))
     agreement = compare(lambda: load_pte(quantized[1]), eager_step(other), [5, 6, 7], 8, [], TOLERANCE_INTEGER)

@@ -117,7 +117,8 @@ def test_a_text_longer_than_a_piece_goes_through_in_pieces() -> None:
 def test_a_decoder_that_misreads_the_model_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, name, lambda *_: 8 if name == "sliding_window" else 0.5)
     model = tiny_model()
-    with pytest.raises(SharpError, match=r"misreads the model: over 64 tokens its logits differ from Hugging Face's"):
+    message = r"the exported decoder differs from the model: over 64 tokens its logits differ from Hugging Face's"
+    with pytest.raises(SharpError, match=message):
         check_translation(decoder_of(model), model)
 
 
@@ -126,11 +127,11 @@ def test_a_wrong_scale_or_rotation_is_refused() -> None:
     decoder = decoder_of(model)
     for attention in decoder.attentions:
         attention.settings = attention.settings._replace(scale=0.2)
-    with pytest.raises(SharpError, match="misreads the model"):
+    with pytest.raises(SharpError, match="the exported decoder differs from the model"):
         check_translation(decoder, model)
     decoder = decoder_of(model)
     decoder.rotations[0].frequencies.mul_(1.01)
-    with pytest.raises(SharpError, match="misreads the model"):
+    with pytest.raises(SharpError, match="the exported decoder differs from the model"):
         check_translation(decoder, model)
 
 

@@ -25,21 +25,27 @@ pytest.register_assert_rewrite("phone_harnesses")  # so that its assertions show
 
 @pytest.hookimpl(trylast=True)  # once those that are not asked for have gone
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Every test process begins with slow tests and ends with short ones, so that all of them end at about one time.
+    """Let every test process begin with slow tests and end with short ones, so that all end at about the same time.
 
-    `--dist worksteal` gives each process an equal part of the list, and half of another's rest where its own is done.
+    `--dist worksteal` gives each process an equal run of the list, and half of another's rest where its own is done.
     """
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
     if processes == 1:
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
+    files: dict[Path, list[pytest.Item]] = {}  # of the slow tests, which share what the file makes
+    for item in items:
+        if item.get_closest_marker("slow"):
+            files.setdefault(item.path, []).append(item)
+    # The tests of the whole pipeline, which lie at the top, take the longest.
+    dealt = sorted(files, key=lambda path: (-len(path.parts), path), reverse=True)
     short = [item for item in items if not item.get_closest_marker("slow")]
-    items[:] = [
-        item
-        for part in range(processes)
-        for tests in (slow, short)
-        for item in tests[len(tests) * part // processes : len(tests) * (part + 1) // processes]
-    ]
+    runs = []
+    for process in range(processes):
+        run = [item for path in dealt[process::processes] for item in files[path]]
+        room = len(items) * (process + 1) // processes - len(items) * process // processes - len(run)
+        runs.append([*run, *short[: max(0, room)]])
+        del short[: max(0, room)]
+    items[:] = [item for run in runs for item in run] + short
 
 
 @pytest.fixture(autouse=True)

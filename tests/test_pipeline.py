@@ -376,7 +376,7 @@ def test_the_recipes_warm_up_settings_are_used(tiny_recipe: Recipe, tmp_path: Pa
 
 
 def test_a_plan_that_shares_nothing_recovers_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(SharpError, match="plan none shares nothing"):
+    with pytest.raises(SharpError, match="plan none shares no layers"):
         recover(Recipe(model=str(tiny_checkpoint)), tmp_path / "sharp", work=tmp_path)
     assert not (tmp_path / "sharp").exists()
 

@@ -1,5 +1,6 @@
 """`sharp-mobile bench`: what is written where."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ def bench(*arguments: Any) -> Result:
 def test_results_lie_beside_the_pte_or_where_they_are_wanted(
     runner: Path, shared: Export, unshared: Export, tmp_path: Path
 ) -> None:
+    own = Path(shutil.copytree(shared.directory, tmp_path / shared.directory.name))
     once = ("--repetitions", 1, "--prefill", 20, "--decode", 8)
-    result = bench(shared.directory, *once, "--etdump")
+    result = bench(own, *once, "--etdump")
     assert result.exit_code == 0, result.output
-    found = read_results(shared.directory / "results-host.json")
+    found = read_results(own / "results-host.json")
     assert found.export == shared.identity
     assert "Fully Connected" in result.output
-    assert (shared.directory / "forward.etdump").is_file()
-    assert bench(shared.directory, *once, "--out", tmp_path / "one.json").exit_code == 0
+    assert (own / "forward.etdump").is_file()
+    assert bench(own, *once, "--out", tmp_path / "one.json").exit_code == 0
     assert read_results(tmp_path / "one.json").decode is not None
-    assert bench(shared.directory, unshared.directory, *once, "--out", tmp_path / "both").exit_code == 0
+    assert bench(own, unshared.directory, *once, "--out", tmp_path / "both").exit_code == 0
     for export in (shared, unshared):
         assert read_results(tmp_path / "both" / f"{export.directory.name}.json").export == export.identity
 

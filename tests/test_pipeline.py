@@ -166,7 +166,7 @@ def test_sizes_foretell_the_unshared_export_which_needs_no_tokenizer(
 
 
 @pytest.mark.slow
-def test_the_other_forms_export_and_agree(tiny_recipe: Recipe, tmp_path: Path) -> None:
+def test_the_other_forms_export_and_agree(tmp_path: Path) -> None:
     """With float linears, where the program must be the trained model but for the embedding's 8 bits."""
     checkpoint = open_checkpoint(save_tiny_model(tmp_path / "model", num_hidden_layers=5))
     plan = SharePlan.parse("1:2, 3:4", 5)
@@ -174,9 +174,9 @@ def test_the_other_forms_export_and_agree(tiny_recipe: Recipe, tmp_path: Path) -
     for _, parameter in recovery_parameters(checkpoint.model):
         torch.nn.init.normal_(parameter, std=0.1)
     save_sharp_checkpoint(checkpoint.model, plan, tmp_path / "sharp", tokenizer_source=checkpoint)
-    content = tiny_recipe.model_dump(exclude={"plan", "recovery"}) | {"model": str(tmp_path / "sharp")}
-    content["quantize"] = {"linear": "float", "lm_head": "float", "recovery": "float", "embedding": 8}
-    result = export(Recipe(**content), "forms", tmp_path / "out", work=tmp_path)
+    floats = {f"quantize.{kind}": "float" for kind in ("linear", "lm_head", "recovery")}
+    recipe = load_recipe(str(tmp_path / "sharp"), max_length=96, **{"quantize.embedding": 8}, **floats)
+    result = export(recipe, "forms", tmp_path / "out", work=tmp_path)
     assert result.agreement.divergence < 1e-6
     assert result.agreement.agreeing == len(result.agreement.tokens)
     prompt = torch.tensor([result.manifest.expected.prompt_tokens])

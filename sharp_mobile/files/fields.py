@@ -23,6 +23,8 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Seconds = Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)]  # clocks count nanoseconds
+Elapsed = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]  # seconds since a start
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 PlainName = Annotated[str, AfterValidator(_plain_name)]
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -59,7 +59,7 @@ def test_statistics() -> None:
         ('{"schema_version": 1, "created": "2026', "is not valid JSON"),
         ("[]", "has no schema version"),
         ('{"forward": 3}', "has no schema version"),
-        ('{"schema_version": 0}', "has schema version 0, this sharp-mobile reads version 1"),
+        ('{"schema_version": 0}', "has schema version 0, this sharp-mobile reads versions 1 to 2"),
         ('{"schema_version": 1}', "created: Field required"),
     ],
 )

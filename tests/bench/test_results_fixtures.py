@@ -8,9 +8,10 @@ import jsonschema
 import pytest
 from results_example import FIXTURES, fixture
 
-from sharp_mobile.bench.results import read_results, write_results
+from sharp_mobile.bench.results import FirstToken, Memory, read_results, write_results
 
 WRITTEN = sorted(FIXTURES.glob("*.json"))
+WRITTEN_BY_VERSION_1 = sorted(FIXTURES.with_name("results-1").glob("*.json"))
 SCHEMA = json.loads((files("sharp_mobile.bench") / "results.schema.json").read_text(encoding="utf-8"))
 
 
@@ -37,3 +38,17 @@ def test_what_a_language_writes_is_of_the_schema(path: Path) -> None:
 def test_each_language_has_a_name_of_its_own() -> None:
     harnesses = [read_results(path).settings.harness for path in WRITTEN]
     assert len(set(harnesses)) == len(harnesses)
+
+
+@pytest.mark.parametrize("path", WRITTEN_BY_VERSION_1, ids=lambda path: path.stem)
+def test_results_of_version_1_are_read(path: Path) -> None:
+    """They lack what version 2 added."""
+    found = read_results(path)
+    assert found.schema_version == 1
+    expected = fixture(found.settings.harness)
+    added = {"schema_version": 1, "first_token": FirstToken(), "token_latency": None, "idle_memory": None}
+    added |= dict.fromkeys(("decode_at_depth", "threads_sweep", "sustained", "conditions", "expected_tokens"), ())
+    device = expected.device.model_copy(update={"performance_cores": None})
+    memory = Memory(anonymous=10, file=20, peak=40)
+    assert found == expected.model_copy(update=added | {"device": device, "memory": memory})
+    jsonschema.validate(json.loads(path.read_text(encoding="utf-8")), SCHEMA)

@@ -23,7 +23,7 @@ struct BenchView: View {
           Button("Run", action: bench.runChosen).disabled(bench.chosen.isEmpty)
         }
       }
-      .refreshable { bench.refresh() }
+      .refreshable { await bench.refresh() }
     }
   }
 

@@ -21,6 +21,7 @@ final class ExportFolderTests: XCTestCase {
     XCTAssertEqual(export.name, "shared")
     try export.checkHash()
     try export.checkRuntime("executorch 1.5.1")
+    try export.checkRuntime("executorch 1.5.0")
     refused(
       "was exported for executorch 1.5.1, this app has executorch 1.6.0", try export.checkRuntime("executorch 1.6.0"))
   }

@@ -11,6 +11,7 @@ from phone_harnesses import (
     SPOILED,
     check_a_broken_export_is_told_in_its_results,
     check_a_real_pte_is_benched_and_answers_as_in_cpp,
+    check_all_that_a_plan_can_ask_for,
     check_its_results_stand_beside_those_of_other_harnesses,
 )
 from project import PROJECT
@@ -56,6 +57,10 @@ def test_a_real_pte_is_benched_and_answers_as_in_cpp(
     check_a_real_pte_is_benched_and_answers_as_in_cpp(harness, NAME, runner, (shared, unshared), tmp_path)
 
 
+def test_all_that_a_plan_can_ask_for(sharp_bench: Path, shared: Export, tmp_path: Path) -> None:
+    check_all_that_a_plan_can_ask_for(partial(run, sharp_bench), NAME, shared, tmp_path)
+
+
 def test_its_results_stand_beside_those_of_other_harnesses(
     sharp_bench: Path, shared: Export, unshared: Export, tmp_path: Path
 ) -> None:
@@ -74,9 +79,10 @@ def test_a_broken_export_is_told_in_its_results(
     ("arguments", "told"),
     [
         ((), "no export is named; usage: sharp-bench EXPORT…"),
-        (("x", "--threads", "0"), "--threads 0: must be a number above zero"),
+        (("x", "--threads", "0"), "threads=0: write a whole number from 1 on"),
+        (("x", "--threads-sweep", "all"), "threads_sweep=all: write whole numbers from 1 on, or performance, with"),
         (("x", "--threads"), "--threads: needs a value"),
-        (("x", "--speed", "9"), "--speed: is no option"),
+        (("x", "--speed", "9"), "speed=9: is no option; the options are threads,"),
     ],
 )
 def test_a_wrong_command_is_told(sharp_bench: Path, arguments: tuple[str, ...], told: str) -> None:

@@ -56,13 +56,6 @@ final class ExportFolderTests: XCTestCase {
     XCTAssertTrue(ExportFolder.find(none).exports.isEmpty)
   }
 
-  func testAPlanFitsTheCache() throws {
-    let export = try ExportFolder.open(makeExport(in: temporaryDirectory()))
-    let plan = Plan(prefill: 128, decode: 64).fitted(export)
-    XCTAssertEqual([plan.prefill, plan.decode], [15, 13])
-    XCTAssertEqual(Plan(prefill: 4, decode: 2).fitted(export), Plan(prefill: 4, decode: 2))
-  }
-
   func testTooLittleRoomIsTold() throws {
     let export = try ExportFolder.open(makeExport(in: temporaryDirectory()))
     try Requirements.check(Room(freeBytes: 9, availableMemory: 0), packedOnDisk: true, export)

@@ -19,9 +19,7 @@ struct ExecuTorchEngine: Engine {
   let limits: [String] = []
 
   func load(_ pte: URL, threads: Int, packedCache: URL?) throws -> any LoadedModel {
-    if sharp_set_threads(Int32(threads)) != Int32(threads) {
-      throw Failure("\(threads) threads: the runtime does not take so many; choose fewer")
-    }
+    try Self.use(threads: threads)
     var options = [BackendOption("weight_cache_enabled", true)]
     if let packedCache { options.append(BackendOption("packed_cache_path", packedCache.path)) }
     do {
@@ -36,6 +34,13 @@ struct ExecuTorchEngine: Engine {
   }
 
   func memory() -> Memory { ProcessMemory.now() }
+
+  /// Set the threads of every model in the process.
+  static func use(threads: Int) throws {
+    if sharp_set_threads(Int32(threads)) != Int32(threads) {
+      throw Failure("\(threads) threads: the runtime does not take so many; choose fewer")
+    }
+  }
 }
 
 private final class ExecuTorchModel: LoadedModel {

@@ -96,15 +96,36 @@ def test_models_are_resources(project: Any) -> None:
     assert (reference.path, reference.lastKnownFileType) == ("Models", "folder")
 
 
-def test_executorch_is_pinned_to_one_revision(project: Any) -> None:
+def _unpinned(project: Any) -> str | None:
+    """What keeps ExecuTorch's package from being one revision, the same in the project and in Package.resolved."""
     (remote,) = project.objects.get_objects_in_section("XCRemoteSwiftPackageReference")
-    resolved = json.loads((WORKSPACE / "xcshareddata" / "swiftpm" / "Package.resolved").read_text())
-    (pin,) = resolved["pins"]
-    assert pin["location"] == remote.repositoryURL == "https://github.com/pytorch/executorch"
+    (pin,) = json.loads((WORKSPACE / "xcshareddata" / "swiftpm" / "Package.resolved").read_text())["pins"]
+    if not pin["location"] == remote.repositoryURL == "https://github.com/pytorch/executorch":
+        return "another repository"
     # ExecuTorch makes a branch of its Swift package for some releases only; a branch moves, and may not exist.
-    assert remote.requirement.kind == "revision"
-    assert pin["state"] == {"revision": remote.requirement.revision}
-    assert re.fullmatch(r"[0-9a-f]{40}", remote.requirement.revision)
+    if remote.requirement.kind != "revision" or not re.fullmatch(r"[0-9a-f]{40}", remote.requirement.revision):
+        return "no revision"
+    return None if pin["state"] == {"revision": remote.requirement.revision} else "another revision"
+
+
+def test_executorch_is_pinned_to_one_revision(project: Any) -> None:
+    assert _unpinned(project) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (r"kind = revision;\s+revision = \w+;", 'branch = "swiftpm-1.5.1"; kind = branch;', "no revision"),
+        (r"revision = \w{40}", "revision = 0123456789abcdef0123456789abcdef01234567", "another revision"),
+        (r"github.com/pytorch/", "github.com/somebody/", "another repository"),
+    ],
+)
+def test_another_pin_is_found(tmp_path: Path, right: str, wrong: str, said: str) -> None:
+    text = (IOS_BENCH / "SharpBench.xcodeproj" / "project.pbxproj").read_text()
+    changed, count = re.subn(right, wrong, text)
+    assert count == 1
+    (tmp_path / "project.pbxproj").write_text(changed)
+    assert _unpinned(XcodeProject.load(str(tmp_path / "project.pbxproj"))) == said
 
 
 def test_executorch_is_of_the_release_that_pyproject_asks_for() -> None:

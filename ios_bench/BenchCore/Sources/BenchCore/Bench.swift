@@ -196,13 +196,14 @@ final class Bench {
   /// The median of each part.
   private func memory() -> Memory? {
     if found.laters.isEmpty { return nil }
-    func middle(_ part: (Memory) -> Int64?) -> Int64? {
-      let parts = found.laters.compactMap { part($0.memory) }
-      return parts.isEmpty ? nil : Int64(Statistics.median(parts.map(Double.init)))
-    }
     return Memory(
       anonymous: middle(\.anonymous)!, file: middle(\.file)!, peak: middle(\.peak)!, footprint: middle(\.footprint),
       footprintPeak: middle(\.footprintPeak))
+  }
+
+  private func middle(_ part: (Memory) -> Int64?) -> Int64? {
+    let parts = found.laters.compactMap { part($0.memory) }
+    return parts.isEmpty ? nil : Int64(Statistics.median(parts.map(Double.init)))
   }
 
   private func warn(_ warning: String) {

@@ -5,7 +5,6 @@ No farm is here. The commands run with stand-ins for adb, gcloud and xcodebuild,
 
 import json
 import os
-import plistlib
 import re
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ GRADLE = (ANDROID / "app" / "build.gradle.kts").read_text()
 XCTEST = (IOS / "AppTests" / "ExportPerformanceTests.swift").read_text()
 XCODE = (IOS / "SharpBench.xcodeproj" / "project.pbxproj").read_text()
 SPECS = [ANDROID / "farm" / "aws.yml", IOS / "farm" / "aws.yml"]
+ZIP = pytest.mark.skipif(not (shutil.which("zip") and shutil.which("unzip")), reason="NO ZIP: install zip and unzip")
 TEST_CLASS, TEST_METHOD = "dev.sharpmobile.bench.app.BenchTest", "everyExportIsMeasured"
 
 STAND_IN = """#!{python} -IS
@@ -142,22 +142,25 @@ def test_test_lab_is_not_asked_without_an_export(tmp_path: Path, arguments: tupl
     assert not farm.log.exists()
 
 
-def test_aws_runs_the_xctest_that_lies_on_the_iphone(tmp_path: Path) -> None:
-    farm = Farm(tmp_path)
-    package = tmp_path / "package"
+@ZIP
+def test_aws_runs_the_xctest_in_the_app_that_it_has_signed(tmp_path: Path) -> None:
+    farm, package = Farm(tmp_path), tmp_path / "package"
     package.mkdir()
-    shutil.copy(IOS / "farm" / "aws.xctestrun", package)
-    assert set(farm.run_spec(SPECS[1], DEVICEFARM_TEST_PACKAGE_PATH=str(package))) == {0}
+    (package / "SharpBench_iphoneos18.5-arm64.xctestrun").touch()
+    with zipfile.ZipFile(tmp_path / "signed.ipa", "w") as ipa:
+        ipa.writestr("Payload/SharpBench.app/SharpBench", "program")
+    places = {"DEVICEFARM_TEST_PACKAGE_PATH": str(package), "DEVICEFARM_APP_PATH": str(tmp_path / "signed.ipa")}
+    assert set(farm.run_spec(SPECS[1], **places)) == {0}
     _, test, attachments = farm.asked
-    assert _text_after(test, "-xctestrun") == str(package / "aws.xctestrun")
+    described = Path(_text_after(test, "-xctestrun"))
+    assert described.is_file()
+    # Where Xcode's .xctestrun looks for the app: __TESTROOT__/Release-iphoneos/SharpBench.app.
+    assert (described.parent / "Release-iphoneos" / "SharpBench.app" / "SharpBench").is_file()
     target, test_class, method = _text_after(test, "-only-testing").split("/")
+    assert f"/* {target}.xctest */" in XCODE
     assert f"final class {test_class}: XCTestCase" in XCTEST
     assert f"func {method}()" in XCTEST
     assert _text_after(test, "-resultBundlePath") == _text_after(attachments, "--path")
-
-    chunk = plistlib.loads((package / "aws.xctestrun").read_bytes())[target]
-    assert f"PRODUCT_BUNDLE_IDENTIFIER = {chunk['TestHostBundleIdentifier']};" in XCODE
-    assert f"/* {Path(chunk['TestBundleDestinationRelativePath']).name} */" in XCODE
 
 
 def _built(root: Path, *, tests: bool) -> Path:
@@ -172,21 +175,21 @@ def _built(root: Path, *, tests: bool) -> Path:
     return products
 
 
-@pytest.mark.skipif(shutil.which("zip") is None, reason="no zip here")
+@ZIP
 def test_what_xcode_builds_is_packed_as_farms_take_it(tmp_path: Path) -> None:
     out = tmp_path / "out"
     subprocess.run([IOS / "farm" / "package", _built(tmp_path, tests=True), out], check=True)
     names = {path.name: set(zipfile.ZipFile(path).namelist()) for path in out.iterdir()}
-    assert set(names) == {"SharpBench.app.zip", "SharpBench.ipa", "SharpBench-tests.zip", "SharpBenchTests.xctest.zip"}
+    assert set(names) == {"SharpBench.app.zip", "SharpBench.ipa", "SharpBench-aws.zip", "SharpBench-tests.zip"}
     assert "SharpBench.app/SharpBench" in names["SharpBench.app.zip"]
     assert "Payload/SharpBench.app/SharpBench" in names["SharpBench.ipa"]
     assert "Payload/SharpBench.app/PlugIns/SharpBenchTests.xctest/SharpBenchTests" in names["SharpBench.ipa"]
-    assert "SharpBenchTests.xctest/SharpBenchTests" in names["SharpBenchTests.xctest.zip"]
+    assert names["SharpBench-aws.zip"] == {"SharpBench_iphoneos18.5-arm64.xctestrun"}
     assert "SharpBench_iphoneos18.5-arm64.xctestrun" in names["SharpBench-tests.zip"]
     assert "Release-iphoneos/SharpBench.app/SharpBench" in names["SharpBench-tests.zip"]
 
 
-@pytest.mark.skipif(shutil.which("zip") is None, reason="no zip here")
+@ZIP
 def test_an_app_without_tests_is_packed_alone_and_none_is_an_error(tmp_path: Path) -> None:
     out = tmp_path / "out"
     subprocess.run([IOS / "farm" / "package", _built(tmp_path, tests=False), out], check=True)

@@ -8,9 +8,11 @@ from sharp_mobile.bench.arm64 import bench as arm64
 from sharp_mobile.bench.arm64.emulation import find_emulator
 from sharp_mobile.bench.arm64.profiles import read_profile
 from sharp_mobile.bench.exports import Export, read_export
-from sharp_mobile.bench.host import BenchOptions, benches, run, summary
+from sharp_mobile.bench.host import benches, run
 from sharp_mobile.bench.memory_limit import parse_bytes, parse_sweep
+from sharp_mobile.bench.options import BenchOptions
 from sharp_mobile.bench.results import write_results
+from sharp_mobile.bench.summary import summary
 from sharp_mobile.bench.sweep import sweep, write_sweep
 from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
@@ -26,6 +28,12 @@ _PLACES = {
     "--threads": _MEASURING,
     "--repetitions": _MEASURING,
     "--decode": _MEASURING,
+    "--depth": _MEASURING,
+    "--threads-sweep": _MEASURING,
+    "--sustain": _MEASURING,
+    "--cool-down": _MEASURING,
+    "--bundle-id": ("ios",),
+    "--fixed-performance": ("android",),
     "--memory-limit": ("host",),
     "--sweep": ("host",),
     "--no-weight-cache": ("host",),
@@ -36,6 +44,8 @@ _PLACES = {
     "--app": _PHONES,
     "--allow-throttled": _PHONES,
 }
+# A sweep of memory limits measures a forward pass only.
+_NOT_SWEPT = ("--prefill", "--decode", "--depth", "--threads-sweep", "--sustain", "--cool-down")
 
 
 def bench_host(
@@ -87,6 +97,8 @@ def check_options(place: str, options: Sequence[str]) -> None:
     """
     if wrong := [option for option in options if place not in _PLACES.get(option, (place,))]:
         raise SharpError(f"{', '.join(wrong)}: has no effect with --on {place}; leave it out")
+    if "--sweep" in options and (wrong := [option for option in options if option in _NOT_SWEPT]):
+        raise SharpError(f"{', '.join(wrong)}: has no effect with --sweep, which runs single forwards; leave it out")
 
 
 def bench_arm64(directories: Sequence[Path], phone: str, prefill: int | None = None, out: Path | None = None) -> None:

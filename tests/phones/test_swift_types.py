@@ -42,7 +42,12 @@ def _copies(directory: Path) -> tuple[Path, Path]:
 
 
 FAULTS = [
-    ("App/BenchView.swift", "await bench.refresh()", "bench.refresh()", "error: "),
+    (
+        "App/BenchView.swift",
+        "await bench.refresh()",
+        "bench.refresh()",
+        "expression is 'async' but is not marked with 'await'",
+    ),
     ("App/ExecuTorchEngine.swift", "loadMode: .mmap", "loadMode: .map", "has no member 'map'"),
     ("App/ProcessMemory.swift", "@preconcurrency import", "import", "mach_task_self_"),
     ("App/Battery.swift", "  @MainActor\n  private func read", "  private func read", "main actor"),

@@ -20,6 +20,7 @@ class ExportFolderTest {
         assertEquals(listOf(99L), export.stop)
         export.checkHash()
         export.checkRuntime("executorch 1.5.1")
+        export.checkRuntime("executorch 1.5.0")
     }
 
     @Test

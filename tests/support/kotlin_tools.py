@@ -1,6 +1,6 @@
 """Kotlin on this computer, from what `make phone-tools-kotlin` puts into build/phones.
 
-core, its tests, jvm, stubs + app ── kotlinc ──► build/phones/<name>.jar ── java ──► what it prints
+core, its tests, executorch, jvm, stubs, app ── kotlinc ──► build/phones/<name>.jar ── java ──► what it prints
 """
 
 import fcntl
@@ -18,14 +18,16 @@ from sharp_mobile.bench.compiling import compiled
 from sharp_mobile.bench.runner import build_engine
 
 ANDROID_BENCH = PROJECT / "android_bench"
+APP_ENGINE = ANDROID_BENCH / "app/src/main/kotlin/dev/sharpmobile/bench/app/ExecuTorchEngine.kt"
 TOOLS = PROJECT / "build" / "phones"
 FIXTURES = PROJECT / "tests" / "fixtures" / "results"
 
 _LIBRARY = TOOLS / "kotlin" / "lib"
-_COMPILER = [_LIBRARY / f"{name}.jar" for name in ("kotlin-compiler", "kotlin-stdlib", "kotlin-script-runtime")]
-_COMPILER += [
+COMPILER = [_LIBRARY / f"{name}.jar" for name in ("kotlin-compiler", "kotlin-stdlib", "kotlin-script-runtime")]
+COMPILER += [
     _LIBRARY / f"{name}.jar" for name in ("kotlin-reflect", "kotlinx-coroutines-core-jvm", "annotations-13.0")
 ]
+OPTIONS = ["-no-reflect", "-jvm-target", "17", "-Werror"]
 STDLIB = _LIBRARY / "kotlin-stdlib.jar"
 JUNIT = [TOOLS / "junit4.jar", TOOLS / "hamcrest.jar"]
 KOTLIN_TEST = [_LIBRARY / "kotlin-test.jar", _LIBRARY / "kotlin-test-junit.jar", *JUNIT]
@@ -34,7 +36,7 @@ ANDROID_JAR = TOOLS / "android.jar"
 
 def require_kotlin() -> None:
     """Skip without the tools, or fail where SHARP_MOBILE_REQUIRE_KOTLIN is 1."""
-    if shutil.which("javac") and all(path.exists() for path in (*_COMPILER, *KOTLIN_TEST, ANDROID_JAR)):
+    if shutil.which("javac") and all(path.exists() for path in (*COMPILER, *KOTLIN_TEST, ANDROID_JAR)):
         return
     problem = "NO KOTLIN: nothing of android_bench was compiled; run make phone-tools-kotlin"
     if os.environ.get("SHARP_MOBILE_REQUIRE_KOTLIN") == "1":
@@ -42,32 +44,41 @@ def require_kotlin() -> None:
     pytest.skip(problem)
 
 
-def kotlinc(name: str, sources: Path, classpath: Sequence[Path], *options: str) -> Path:
-    """Compile the Kotlin files below a directory into build/phones/`name`.jar, unless they were; fails on a warning."""
+def core_jar() -> Path:
+    require_kotlin()
+    return kotlinc("core", [ANDROID_BENCH / "core" / "src" / "main"], [])
+
+
+def executorch_jar() -> Path:
+    """What the app calls of ExecuTorch's Kotlin API, around the engine's C interface."""
+    return kotlinc("executorch", [ANDROID_BENCH / "jvm" / "src" / "executorch"], [core_jar()])
+
+
+def kotlinc(name: str, sources: Sequence[Path], classpath: Sequence[Path], *options: str) -> Path:
+    """Compile files, and all below directories, into build/phones/`name`.jar unless they were; fails on a warning."""
     jar = TOOLS / f"{name}.jar"
     with (TOOLS / f"{name}.lock").open("w") as lock:  # test processes share the jar
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made_of, key = _digest([*sorted(sources.rglob("*.kt")), *classpath]), jar.with_suffix(".key")
+        made_of, key = _digest([*kotlin_files(sources), *classpath]), jar.with_suffix(".key")
         if jar.exists() and key.exists() and key.read_text() == made_of:
             return jar
         key.unlink(missing_ok=True)
         arguments = [
-            "-d",
-            jar,
-            "-cp",
-            path_of(classpath),
-            "-no-reflect",
-            "-jvm-target",
-            "17",
-            "-Werror",
+            *("-kotlin-home", TOOLS / "kotlin"),
+            *("-d", jar),
+            *("-cp", path_of(classpath)),
+            *OPTIONS,
             *options,
-            sources,
+            *sources,
         ]
-        home = ["-kotlin-home", TOOLS / "kotlin"]
-        done = java(_COMPILER, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", *home, *arguments)
+        done = java(COMPILER, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler", *arguments)
         assert done.returncode == 0, done.stderr[-4000:]
         key.write_text(made_of)
     return jar
+
+
+def kotlin_files(sources: Sequence[Path]) -> list[Path]:
+    return sorted(file for source in sources for file in ([source] if source.is_file() else source.rglob("*.kt")))
 
 
 def java(classpath: Sequence[Path], *arguments: str | Path) -> subprocess.CompletedProcess[str]:

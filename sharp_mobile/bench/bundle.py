@@ -1,6 +1,6 @@
 """Bundle an export with the iPhone app.
 
-    build/exports/shared/ ── model.pte, manifest.json, packed/ ──► ios_bench/Models/shared/
+    build/exports/shared/ ── model.pte, manifest.json, tokenizer, packed/ ──► ios_bench/Models/shared/
 
 The app reads an export by its manifest and has this project's runtime, so an export that it would refuse on the phone
 is refused here.
@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sharp_mobile.bench.exports import packed_files, read_export
+from sharp_mobile.bench.exports import packed_files, read_export, tokenizer_files
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import replace_directory
 from sharp_mobile.files.printable import one_printable_line, printable
-from sharp_mobile.pte.package import executorch_package
+from sharp_mobile.pte.package import executorch_package, same_runtime
 from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE, read_manifest
 
 MODELS = Path("ios_bench/Models")
@@ -34,14 +34,19 @@ def bundle(directory: Path, models: Path = MODELS) -> Path:
     """
     export = read_export(directory)
     exported_for, runtime = read_manifest(directory).versions.get("executorch"), executorch_package()[1]
-    if exported_for != runtime:
+    if not same_runtime(exported_for, runtime):
         raise SharpError(
             f"{directory}: was exported for executorch {exported_for}, the app has {runtime}; export the model again"
         )
     name = export.directory.resolve().name
     if not name:
         raise SharpError(f"{directory}: has no directory name to use in the app; copy the export into a directory")
-    files = {MODEL_PTE: export.pte, MANIFEST_JSON: export.directory / MANIFEST_JSON, **packed_files(export)}
+    files = {
+        MODEL_PTE: export.pte,
+        MANIFEST_JSON: export.directory / MANIFEST_JSON,
+        **tokenizer_files(export),
+        **packed_files(export),
+    }
     with replace_directory(models / name, sources=[export.directory]) as partial:
         for file, source in files.items():
             (partial / file).parent.mkdir(exist_ok=True)

@@ -15,6 +15,8 @@ from sharp_mobile.verify.manifest import (
     read_manifest,
 )
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
 
 @dataclass(frozen=True)
 class Export:
@@ -54,6 +56,16 @@ def read_export(directory: str | Path) -> Export:
         tokens=manifest.expected.tokens,
         packed=manifest.packed,
     )
+
+
+def tokenizer_files(export: Export) -> dict[str, Path]:
+    """The tokenizer's files in an export by their names, for the stock runner; empty if it has none.
+
+    Raises:
+        SharpError: one of them is a link out of the export.
+    """
+    directory = export.directory
+    return {name: inside(directory, name, directory) for name in _TOKENIZERS if (directory / name).is_file()}
 
 
 def packed_files(export: Export) -> dict[str, Path]:

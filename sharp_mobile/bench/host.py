@@ -1,12 +1,15 @@
 """Benchmark exports on this machine, alternating between them.
 
-    repetition 1:   export A: first, later, cold   export B: first, later, cold
-    repetition 2:   export A: first, later, cold   export B: first, later, cold
+    repetition 1:   export A: first, later, answer, cold   export B: first, later, answer, cold
+    repetition 2:   export A: first, later, answer, cold   export B: first, later, answer, cold
     …
+    threads sweep:  export A: one launch for each number of threads   export B: …
+    sustained run:  export A: one launch   export B: one launch
 
-    first   load and init without packed weights on disk, which this launch writes
-    later   load and init with them; then forwards, prefill, decode and memory
-    cold    load and init after the pages of both files were dropped
+    first    load and init without packed weights on disk, which this launch writes; then a prompt, to the first token
+    later    load and init with them; then forwards, prefill, decode, decode at depths, and memory
+    answer   load and init with them; then a prompt, to the first token
+    cold     load and init after the pages of both files were dropped
 
 Every launch is a separate process. Alternating spreads the machine's other work over all exports; read the medians.
 Before the first repetition each export generates its manifest's tokens, to check that it works.
@@ -15,66 +18,25 @@ With a memory limit the page cache is dropped before every later launch, so that
 these launches are cold. The first launch, which packs, runs without the limit.
 """
 
-import os
-import platform
-import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sharp_mobile.bench import page_cache
 from sharp_mobile.bench.exports import Export
+from sharp_mobile.bench.measured import Measured
 from sharp_mobile.bench.memory_limit import memory_limit
-from sharp_mobile.bench.packed_cache import PACKED_CACHES, PackedCache, cache_key, cpu_class, cpu_name
-from sharp_mobile.bench.results import Device, Load, Memory, Results, Samples, Settings, TokenSamples, now
+from sharp_mobile.bench.options import BenchOptions, thread_counts
+from sharp_mobile.bench.packed_cache import PACKED_CACHES, PackedCache, cache_key, cpu_class
+from sharp_mobile.bench.results import Results
 from sharp_mobile.bench.runner import Killed, Launch, Task, build_runner, launch
+from sharp_mobile.bench.this_machine import Sampler, this_device
 from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.pte.package import executorch_package
-
-_DEFAULT_PREFILL, _DEFAULT_DECODE = 128, 64
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """The options of a benchmark.
-
-    Attributes:
-        repetitions: launches of each kind.
-        prefill, decode: tokens; None for 128 and 64, or fewer if the export's cache is shorter.
-        memory_limit: bytes for each process.
-    """
-
-    threads: int = 1
-    repetitions: int = 5
-    forwards: int = 5
-    prefill: int | None = None
-    decode: int | None = None
-    weight_cache: bool = True
-    memory_limit: int | None = None
-
-    def task(self, export: Export) -> Task:
-        """A launch of an export with all measurements."""
-        room = export.length - len(export.prompt)
-        return Task(
-            prompt=export.prompt,
-            forwards=self.forwards,
-            prefill=self.prefill or min(_DEFAULT_PREFILL, export.length - 1),
-            prefill_runs=1,
-            decode=self.decode or min(_DEFAULT_DECODE, room),
-            decode_runs=1,
-        )
-
-
-@dataclass
-class Measured:
-    """The launches of one export, by kind."""
-
-    first: list[Launch] = field(default_factory=list)
-    later: list[Launch] = field(default_factory=list)
-    cold: list[Launch] = field(default_factory=list)
 
 
 class Bench:
@@ -89,16 +51,30 @@ class Bench:
         return self._launch(Task(prompt=prompt, forwards=0, warmups=0, tokens=count), None).tokens
 
     def first(self) -> Launch:
-        """Load without packed weights on disk, and write them."""
+        """Load without packed weights on disk, write them, and run a prompt."""
+        task = self.plan.prompt_task(self.export)
         if self.cache is None:
-            return self._load(None)
+            return self._launch(task, None)
         launches: list[Launch] = []
-        self.cache.make(lambda path: launches.append(self._load(path)))
+        self.cache.make(lambda path: launches.append(self._launch(task, path)))
         return launches[0]
 
     def later(self) -> Launch:
         """A launch with all measurements, with the packed weights of an earlier one, within the plan's memory limit."""
-        return self.limited(self.plan.task(self.export), self.plan.memory_limit)
+        return self.limited(self.plan.whole_task(self.export), self.plan.memory_limit)
+
+    def answer(self) -> Launch:
+        """Load with the packed weights of an earlier launch, and run a prompt."""
+        return self._with_cache(lambda path: self._launch(self.plan.prompt_task(self.export), path))
+
+    def sweep(self, threads: int) -> Launch:
+        """Prefills and decodes with a number of threads."""
+        task = replace(self.plan.sweep_task(self.export), threads=threads)
+        return self._with_cache(lambda path: self._launch(task, path))
+
+    def sustain(self) -> Launch:
+        """Decode for the plan's seconds."""
+        return self._with_cache(lambda path: self._launch(self.plan.sustained_task(self.export), path))
 
     def cold(self) -> Launch:
         """Load with packed weights, after dropping their pages."""
@@ -133,8 +109,9 @@ class Bench:
             for file in (self.export.pte, path):
                 if file is not None:
                     page_cache.drop(file)
-        plan = self.plan
-        task = replace(task, threads=plan.threads, weight_cache=plan.weight_cache, packed_cache=path)
+        task = replace(
+            task, threads=task.threads or self.plan.threads, weight_cache=self.plan.weight_cache, packed_cache=path
+        )
         return launch(self.runner, self.export.pte, task, prefix)
 
 
@@ -164,132 +141,36 @@ def run(exports: Sequence[Export], plan: BenchOptions, caches: Path = PACKED_CAC
     """Measure exports, alternating between them; the results are in their order.
 
     Raises:
-        SharpError: as `benches`; a launch fails; or one does not fit within the memory limit.
+        SharpError: as `benches`; a launch fails, or does not fit within the memory limit; a depth does not fit in an
+            export's KV cache.
     """
-    with benches(exports, plan, caches) as opened:
-        generated = [bench.generate() for bench in opened]
-        measured = [Measured() for _ in opened]
+    for export in exports:
+        plan.depths_of(export)
+    with benches(exports, plan, caches) as opened, Sampler() as conditions:
+        measured = [Measured(tokens=bench.generate()) for bench in opened]
         for repetition in range(plan.repetitions):
             for bench, launches in zip(opened, measured, strict=True):
+                _cool_down(plan)
                 say(f"repetition {repetition + 1} of {plan.repetitions}: {bench.export.identity.name}")
                 launches.first.append(bench.first())
                 launches.later.append(bench.later())
                 if bench.cache is not None and plan.memory_limit is None:
+                    launches.answer.append(bench.answer())
                     launches.cold.append(bench.cold())
+        for threads in thread_counts(plan.threads_sweep, this_device()):
+            for bench, launches in zip(opened, measured, strict=True):
+                _cool_down(plan)
+                say(f"{threads} threads: {bench.export.identity.name}")
+                launches.sweep.append(bench.sweep(threads))
+        for bench, launches in zip(opened, measured, strict=True):
+            if plan.sustain:
+                _cool_down(plan)
+                say(f"sustained: {bench.export.identity.name}, {plan.sustain} s")
+                launches.sustained = (conditions.elapsed, bench.sustain())
     return [
-        _results(export, plan, launches, tokens)
-        for export, launches, tokens in zip(exports, measured, generated, strict=True)
+        launches.results(export, plan, conditions.taken) for export, launches in zip(exports, measured, strict=True)
     ]
 
 
-def divergence_warnings(
-    export: Export, tokens: Sequence[int], likeliest: Sequence[tuple[int, float]] = ()
-) -> tuple[str, ...]:
-    """The warnings for an export that does not generate the tokens of its manifest.
-
-    Args:
-        likeliest: tokens and logits after the prompt, to show how close a different first token is.
-    """
-    if tuple(tokens) == export.tokens:
-        return ()
-    pairs = zip(tokens, export.tokens, strict=False)
-    position = next(
-        (i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(tokens), len(export.tokens))
-    )
-    logits = dict(likeliest)
-    if position == 0 and tokens and export.tokens and export.tokens[0] in logits:
-        behind = logits[tokens[0]] - logits[export.tokens[0]]
-        why = (
-            f"kernels of another CPU round differently, and here the manifest's token is {behind:.2f} behind in logits"
-        )
-    elif position == 0:
-        why = "a first token that is not even among the likeliest means another model"
-    else:
-        why = "kernels of another CPU round differently"
-    return (f"greedy tokens part from the manifest's at position {position} of {len(export.tokens)}; {why}",)
-
-
-def _results(export: Export, plan: BenchOptions, launches: Measured, tokens: tuple[int, ...]) -> Results:
-    later = launches.later
-    sample = later[0]
-    warm, cold = (later, launches.cold) if plan.memory_limit is None else ([], later)
-    if not plan.weight_cache:  # nothing is stored on disk, so every launch is a first one
-        warm, cold = [], []
-    return Results(
-        created=now(),
-        device=this_device(),
-        export=export.identity,
-        settings=Settings(
-            runtime=sample.runtime,
-            threads=plan.threads,
-            weight_cache=plan.weight_cache,
-            packed_cache=plan.weight_cache,
-            memory_limit=plan.memory_limit,
-        ),
-        load=Load(first=_load_samples(launches.first), later=_load_samples(warm), cold=_load_samples(cold)),
-        forward=_samples([time for launch in later for time in launch.forward_ns]),
-        prefill=_token_samples(sample.prefill_tokens, [time for launch in later for time in launch.prefill_ns]),
-        decode=_token_samples(sample.decode_tokens, [time for launch in later for time in launch.decode_ns]),
-        memory=Memory(
-            anonymous=_median([launch.memory_after_forward.anonymous for launch in later]),
-            file=_median([launch.memory_after_forward.file for launch in later]),
-            peak=_median([launch.peak_bytes for launch in later]),
-        ),
-        likeliest=sample.likeliest,
-        tokens=tokens,
-        warnings=divergence_warnings(export, tokens, sample.likeliest),
-    )
-
-
-def _load_samples(launches: Sequence[Launch]) -> Samples | None:
-    return _samples([launch.load_ns for launch in launches]) if launches else None
-
-
-def _samples(nanoseconds: Sequence[int]) -> Samples:
-    return Samples(seconds=tuple(time / 1e9 for time in nanoseconds))
-
-
-def _token_samples(tokens: int, nanoseconds: Sequence[int]) -> TokenSamples:
-    return TokenSamples(seconds=tuple(time / 1e9 for time in nanoseconds), tokens=tokens)
-
-
-def _median(values: Sequence[int]) -> int:
-    return int(statistics.median(values))
-
-
-def this_device() -> Device:
-    """This machine."""
-    product = Path("/sys/class/dmi/id/product_name")
-    return Device(
-        kind="host",
-        model=product.read_text(encoding="utf-8").strip() if product.is_file() else platform.machine(),
-        os=f"{platform.system()} {platform.release()}",
-        cpu=cpu_name(),
-        cores=os.cpu_count() or 1,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
-
-
-def summary(results: Results) -> list[str]:
-    """The measurements of one export, as lines for the user."""
-    load, memory = results.load, results.memory
-    lines = [f"{results.export.name}: {results.export.file_bytes:,} bytes, plan {results.export.plan}"]
-    for name, samples in (("first", load.first), ("later", load.later), ("cold", load.cold)):
-        if samples is not None:
-            lines.append(f"  load, {name:<8} {_milliseconds(samples)}")
-    if results.forward is not None:
-        lines.append(f"  forward        {_milliseconds(results.forward)}")
-    for name, tokens in (("prefill", results.prefill), ("decode", results.decode)):
-        if tokens is not None:
-            lines.append(f"  {name:<14} {tokens.per_second:.1f} tokens/s ({tokens.tokens} tokens)")
-    if memory is not None:
-        mega = 1e6
-        lines.append(
-            f"  memory         {memory.anonymous / mega:.1f} MB anonymous + {memory.file / mega:.1f} MB of files, "
-            f"peak {memory.peak / mega:.1f} MB"
-        )
-    return lines + [f"  warning: {warning}" for warning in results.warnings]
-
-
-def _milliseconds(samples: Samples) -> str:
-    return f"{1e3 * samples.median:.2f} ms (mean {1e3 * samples.mean:.2f} ± {1e3 * samples.std:.2f})"
+def _cool_down(plan: BenchOptions) -> None:
+    time.sleep(plan.cool_down)

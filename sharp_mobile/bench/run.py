@@ -8,9 +8,11 @@ from sharp_mobile.bench.arm64 import bench as arm64
 from sharp_mobile.bench.arm64.emulation import find_emulator
 from sharp_mobile.bench.arm64.profiles import read_profile
 from sharp_mobile.bench.exports import Export, read_export
-from sharp_mobile.bench.host import BenchOptions, benches, run, summary
+from sharp_mobile.bench.host import benches, run
 from sharp_mobile.bench.memory_limit import parse_bytes, parse_sweep
+from sharp_mobile.bench.options import BenchOptions
 from sharp_mobile.bench.results import write_results
+from sharp_mobile.bench.summary import summary
 from sharp_mobile.bench.sweep import sweep, write_sweep
 from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
@@ -26,6 +28,12 @@ _PLACES = {
     "--threads": _MEASURING,
     "--repetitions": _MEASURING,
     "--decode": _MEASURING,
+    "--depth": _MEASURING,
+    "--threads-sweep": _MEASURING,
+    "--sustain": _MEASURING,
+    "--cool-down": _MEASURING,
+    "--bundle-id": ("ios",),
+    "--fixed-performance": ("android",),
     "--memory-limit": ("host",),
     "--sweep": ("host",),
     "--no-weight-cache": ("host",),

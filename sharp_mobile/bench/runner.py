@@ -41,15 +41,18 @@ class Task:
     """The runner's options for one launch.
 
     Attributes:
+        threads: None for the runner's default, one.
         packed_cache: the file that stores XNNPACK's packed weights.
         prompt: token ids.
         warmups, forwards: untimed, then timed forward passes of one token after the prompt.
         prefill, decode: tokens of a run.
+        depths: tokens in the KV cache before further runs of decode.
+        sustain: seconds of decoding, in cycles of `decode` tokens.
         tokens: the number of tokens to generate after the prompt.
         markers: the part of the launch to put between marker instructions.
     """
 
-    threads: int = 1
+    threads: int | None = None
     weight_cache: bool = True
     packed_cache: Path | None = None
     prompt: tuple[int, ...] = (1,)
@@ -59,6 +62,8 @@ class Task:
     prefill_runs: int = 0
     decode: int = 0
     decode_runs: int = 0
+    depths: tuple[int, ...] = ()
+    sustain: int = 0
     tokens: int = 0
     logits: Path | None = None
     etdump: Path | None = None
@@ -68,7 +73,7 @@ class Task:
         """The options as command-line arguments."""
         options: dict[str, object] = {
             "threads": self.threads,
-            "prompt": ",".join(str(token) for token in self.prompt),
+            "prompt": _comma_list(self.prompt),
             "warmups": self.warmups,
             "forwards": self.forwards,
             "tokens": self.tokens,
@@ -77,12 +82,11 @@ class Task:
             "etdump": self.etdump,
             "markers": self.markers,
         }
-        for name, tokens, runs in (
-            ("prefill", self.prefill, self.prefill_runs),
-            ("decode", self.decode, self.decode_runs),
-        ):
-            if tokens and runs:
-                options |= {name: tokens, f"{name}-runs": runs}
+        if self.prefill and self.prefill_runs:
+            options |= {"prefill": self.prefill, "prefill-runs": self.prefill_runs}
+        if self.decode and (self.decode_runs or self.sustain):
+            options |= {"decode": self.decode, "decode-runs": self.decode_runs, "sustain": self.sustain or None}
+            options["depths"] = _comma_list(self.depths) or None
         arguments = [] if self.weight_cache else ["--no-weight-cache"]
         for name, value in options.items():
             if value is not None:
@@ -90,17 +94,23 @@ class Task:
         return arguments
 
 
-class Resident(BaseModel):
-    """Resident bytes of the process: anonymous memory, and pages of files."""
+class ProcessMemory(BaseModel):
+    """Bytes of the process: resident anonymous memory and pages of files, the peak of their sum, PSS (0 if unknown)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     anonymous: int
     file: int
+    peak: int
+    footprint: int
 
 
 class Launch(BaseModel):
-    """The runner's output for one launch; times in nanoseconds."""
+    """The runner's output for one launch; times in nanoseconds.
+
+    first_token_ns: load, init and the prompt. decode_token_ns: of each token of all decode runs. decode_at_depth_ns:
+    runs by depth. sustained: windows of a sustained run: the end since the start of the launch, tokens and time.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -110,14 +120,20 @@ class Launch(BaseModel):
     packed_cache: str | None
     metadata: dict[str, object]
     load_ns: int
+    first_token_ns: int
     forward_ns: tuple[int, ...]
     prefill_tokens: int
     prefill_ns: tuple[int, ...]
     decode_tokens: int
     decode_ns: tuple[int, ...]
-    memory_after_load: Resident
-    memory_after_forward: Resident
+    decode_token_ns: tuple[int, ...]
+    decode_at_depth_ns: dict[int, tuple[int, ...]]
+    sustained: tuple[tuple[int, int, int], ...]
+    memory_before_load: ProcessMemory
+    memory_after_load: ProcessMemory
+    memory_after_forward: ProcessMemory
     peak_bytes: int
+    footprint_peak_bytes: int
     likeliest: tuple[tuple[int, float], ...]
     tokens: tuple[int, ...]
 
@@ -172,6 +188,10 @@ def build_engine(*, out: Path = BUILD) -> Path:
     return _compiled(library, command, libraries)
 
 
+def _comma_list(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
 def _libraries(package: Path, runtime: str) -> list[Path]:
     libraries = [package / "lib" / f"libexecutorch{name}.so" for name in _LIBRARIES]
     for library in libraries:
@@ -215,11 +235,11 @@ def launch(runner: Path, pte: Path, task: Task, prefix: Sequence[str] = ()) -> L
         SharpError: it failed for another reason.
     """
     # Capture the log of cpuinfo and the runtime; it matters only after a failure.
-    command = [*prefix, str(runner), str(pte), *task.arguments()]
+    command, longest = [*prefix, str(runner), str(pte), *task.arguments()], _LONGEST_LAUNCH + task.sustain
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_LONGEST_LAUNCH)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=longest)
     except subprocess.TimeoutExpired as error:
-        raise SharpError(f"{pte}: a launch took more than {_LONGEST_LAUNCH} s and was stopped") from error
+        raise SharpError(f"{pte}: a launch took more than {longest} s and was stopped") from error
     except OSError as error:
         raise SharpError(f"{command[0]}: cannot be started: {error.strerror}; run the command again") from error
     if done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL):

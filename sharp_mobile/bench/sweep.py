@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import BenchOptions, benches, this_device
+from sharp_mobile.bench.host import benches
+from sharp_mobile.bench.options import BenchOptions
 from sharp_mobile.bench.packed_cache import PACKED_CACHES
 from sharp_mobile.bench.results import Samples, Settings, Sweep, SweepCurve, SweepPoint
 from sharp_mobile.bench.runner import Killed, Task
+from sharp_mobile.bench.this_machine import this_device
 from sharp_mobile.console import say
 from sharp_mobile.files.outputs import replace_file, replace_text
 from sharp_mobile.pte.package import executorch_package

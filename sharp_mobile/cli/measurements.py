@@ -28,14 +28,20 @@ def _command_line_options(context: click.Context) -> list[str]:
 @click.option("--profile", default="pixel-6", show_default=True, help="With --on arm64: the phone; 'list' lists them.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Launches of each kind.")
-@click.option("--prefill", type=click.IntRange(min=1), help="Prompt tokens; default 128 or the export's limit.")
-@click.option("--decode", type=click.IntRange(min=1), help="Generated tokens; default 64 or the export's limit.")
+@click.option("--prefill", type=click.IntRange(min=1), help="Prompt tokens; default 512 or the export's limit.")
+@click.option("--decode", type=click.IntRange(min=1), help="Generated tokens; default 128 or the export's limit.")
+@click.option("--depth", metavar="TOKENS,…", help="Decode also with this many tokens before; default 512, or none.")
+@click.option("--threads-sweep", metavar="N,…", help="Measure by number of threads also: 1,2,4,performance.")
+@click.option("--sustain", type=click.IntRange(min=1), metavar="SECONDS", help="Decode without a pause at the end.")
+@click.option("--cool-down", type=click.IntRange(min=0), metavar="SECONDS", help="Wait before each export's launches.")
 @click.option("--memory-limit", metavar="SIZE", help="Memory limit of each process, such as 330M; see the README.")
 @click.option("--sweep", "limits", metavar="FROM:TO:STEP", help="Forward latency by memory limit: 100M:400M:50M.")
 @click.option("--no-weight-cache", is_flag=True, help="Pack a shared weight separately for every layer that uses it.")
 @click.option("--etdump", is_flag=True, help="Show the time of each operator in a forward pass.")
 @click.option("--serial", help="With --on android: the serial number of the phone, if there are several.")
 @click.option("--udid", help="With --on ios: the UDID of the phone, if there are several.")
+@click.option("--bundle-id", help="With --on ios: the app's bundle identifier, if you changed it.")
+@click.option("--fixed-performance", is_flag=True, help="With --on android: hold the clocks at a level that lasts.")
 @click.option("--app", type=Path, help="On a phone: install the benchmark app from this .apk or .ipa first.")
 @click.option("--allow-throttled", is_flag=True, help="On a phone: measure even if it is too warm for full speed.")
 @click.option("--out", type=Path, help="File of the results; with several EXPORTS, a directory with one file each.")
@@ -50,23 +56,29 @@ def bench(
     repetitions: int,
     prefill: int | None,
     decode: int | None,
+    depth: str | None,
+    threads_sweep: str | None,
+    sustain: int | None,
+    cool_down: int | None,
     memory_limit: str | None,
     limits: str | None,
     no_weight_cache: bool,
     etdump: bool,
     serial: str | None,
     udid: str | None,
+    bundle_id: str | None,
+    fixed_performance: bool,
     app: Path | None,
     allow_throttled: bool,
     out: Path | None,
 ) -> None:
-    """Measure load, forward, prefill, decode and memory of EXPORTS, alternating between them.
+    """Measure load, time to first token, prefill, decode and memory of EXPORTS, alternating between them.
 
     \b
     sharp-mobile bench build/exports/smollm2-135m build/exports/smollm2-135m-unshared
     sharp-mobile bench build/exports/a build/exports/b --sweep 60M:200M:10M
     sharp-mobile bench build/exports/a --on arm64 --profile pixel-6
-    sharp-mobile bench build/exports/a build/exports/b --on android
+    sharp-mobile bench build/exports/a build/exports/b --on android --sustain 120 --threads-sweep 1,2,4,performance
 
     The host's runner is a plain C++ program without custom_sdpa: export with --set attention=portable. The results go
     to results-host.json next to each .pte, or to --out.
@@ -78,7 +90,7 @@ def bench(
     --on android and --on ios push the exports to an attached phone, where the benchmark app measures them. The results
     go to results-android-<model>.json. For iPhones: pip install 'sharp-mobile[ios]'.
     """
-    from sharp_mobile.bench.host import BenchOptions
+    from sharp_mobile.bench.options import BenchOptions, parse_depths, parse_threads_sweep
     from sharp_mobile.bench.run import bench_arm64, bench_host, check_options
 
     written = _command_line_options(context)
@@ -89,16 +101,37 @@ def bench(
     if place in ("android", "ios"):
         from sharp_mobile.bench.devices.run import bench_phone
 
-        given = {"threads": threads, "repetitions": repetitions, "prefill": prefill, "decode": decode}
-        settings = {name: value for name, value in given.items() if value is not None and f"--{name}" in written}
-        phone = serial or udid
-        bench_phone(place, exports, settings, identifier=phone, app=app, allow_throttled=allow_throttled, out=out)
+        given = {
+            "threads": threads if "--threads" in written else None,
+            "repetitions": repetitions if "--repetitions" in written else None,
+            "prefill": prefill,
+            "decode": decode,
+            "depths": depth,
+            "threads_sweep": threads_sweep,
+            "sustain": sustain,
+            "cool_down": cool_down,
+        }
+        bench_phone(
+            place,
+            exports,
+            {name: str(value) for name, value in given.items() if value is not None},
+            identifier=serial or udid,
+            bundle_id=bundle_id,
+            app=app,
+            allow_throttled=allow_throttled,
+            fixed_performance=fixed_performance,
+            out=out,
+        )
         return
     plan = BenchOptions(
         threads=threads,
         repetitions=repetitions,
         prefill=prefill,
         decode=decode,
+        depths=None if depth is None else parse_depths(depth),
+        threads_sweep=() if threads_sweep is None else parse_threads_sweep(threads_sweep),
+        sustain=sustain or 0,
+        cool_down=cool_down or 0,
         weight_cache=not no_weight_cache,
     )
     bench_host(exports, plan, memory_limit=memory_limit, limits=limits, etdump=etdump, out=out)

@@ -10,9 +10,12 @@ from reported import recorded
 
 from sharp_mobile.bench import host
 from sharp_mobile.bench.exports import Export, read_export
-from sharp_mobile.bench.host import BenchOptions, divergence_warnings, run, summary
+from sharp_mobile.bench.host import run
+from sharp_mobile.bench.options import BenchOptions, thread_counts
 from sharp_mobile.bench.results import ExportIdentity
 from sharp_mobile.bench.runner import Launch, Task, launch
+from sharp_mobile.bench.summary import summary
+from sharp_mobile.bench.this_machine import this_device
 from sharp_mobile.errors import SharpError
 
 Seen = list[tuple[str, str]]
@@ -40,7 +43,9 @@ def test_exports_are_launched_in_alternation(shared: Export, unshared: Export, s
         found = run([shared, unshared], plan, tmp_path)
     names = [shared.directory.name, unshared.directory.name]
     repetition = [
-        (name, kind) for name in names for kind in ("load", "whole with packed weights", "load with packed weights")
+        (name, kind)
+        for name in names
+        for kind in ("load", "whole with packed weights", "load with packed weights", "load with packed weights")
     ]
     assert seen == [(name, "generate") for name in names] + 2 * repetition
     assert len(report.lines) == 4
@@ -57,10 +62,56 @@ def test_exports_are_launched_in_alternation(shared: Export, unshared: Export, s
         assert results.prefill is not None
         assert results.decode is not None
         assert len(results.forward.seconds) == 6
-        assert (results.prefill.tokens, results.decode.tokens) == (20, 64)
+        assert (results.prefill.tokens, results.decode.tokens) == (20, export.length - len(export.prompt))
+        assert results.first_token.first is not None
+        assert results.first_token.later is not None
+        assert len(results.first_token.first.seconds) == len(results.first_token.later.seconds) == 2
+        assert results.first_token.later.tokens == 20
+        assert min(results.first_token.first.seconds) > min(load.first.seconds)
+        assert results.token_latency is not None
+        assert len(results.token_latency.seconds) == 2 * results.decode.tokens
+        assert sum(results.token_latency.seconds) == pytest.approx(sum(results.decode.seconds))
+        assert results.decode_at_depth == ()  # the cache of this export has no room for 512 tokens
         assert results.memory is not None
+        assert results.memory.footprint is not None
+        assert results.memory.footprint_peak is not None
+        assert results.memory.footprint <= results.memory.footprint_peak
+        assert results.idle_memory is not None
+        assert results.idle_memory.resident < results.memory.resident
+        assert results.conditions[0].at < results.conditions[-1].at
         assert results.settings.packed_cache
         assert any("tokens/s (20 tokens)" in line for line in summary(results))
+
+
+@pytest.mark.slow
+def test_depths_threads_and_a_sustained_run(shared: Export, unshared: Export, seen: Seen, tmp_path: Path) -> None:
+    plan = BenchOptions(
+        repetitions=2, forwards=1, prefill=16, decode=8, depths=(24, 40), threads_sweep=(1, 2, 4096), sustain=2
+    )
+    with recorded() as report:
+        found = run([shared, unshared], plan, tmp_path)
+    names = [export.identity.name for export in (shared, unshared)]
+    swept = [f"{count} threads: {name}" for count in thread_counts((1, 2), this_device()) for name in names]
+    assert report.lines[4:] == [*swept, *(f"sustained: {name}, 2 s" for name in names)]
+    for results in found:
+        deep = [(samples.depth, samples.tokens, len(samples.seconds)) for samples in results.decode_at_depth]
+        assert deep == [(24, 8, 2), (40, 8, 2)]
+        assert [point.threads for point in results.threads_sweep] == thread_counts((1, 2), this_device())
+        for point in results.threads_sweep:
+            assert (point.prefill.tokens, len(point.prefill.seconds)) == (16, 2)
+            assert (point.decode.tokens, len(point.decode.seconds)) == (8, 2)
+        assert all(window.seconds >= 1 and window.tokens % 8 == 0 for window in results.sustained[:-1])
+        last = results.sustained[-1]
+        assert results.conditions[0].at < last.at - last.seconds < last.at <= results.conditions[-1].at
+    lines = "\n".join(summary(found[0]))
+    for part in ("decode at 24", "1 thread ", "sustained", "one token", "first token, later", "memory before load"):
+        assert part in lines
+
+
+def test_a_depth_without_room_is_refused_before_anything_runs(seen: Seen, tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match="--depth 90: an-export has a KV cache of 96 tokens"):
+        run([stand_in((5,))], BenchOptions(decode=16, depths=(90,)), tmp_path)
+    assert seen == []
 
 
 @pytest.mark.slow
@@ -91,22 +142,6 @@ def stand_in(tokens: tuple[int, ...], directory: Path = Path("an-export")) -> Ex
     """An export as far as its tokens go."""
     identity = ExportIdentity(name="a", plan="none", sha256="ab" * 32, file_bytes=1, tensor_bytes=1, unshared_bytes=1)
     return Export(directory, directory / "model.pte", identity, 96, (1, 2), tokens)
-
-
-def test_tokens_that_part_from_the_manifests_are_told_with_their_place() -> None:
-    export = stand_in((5, 6, 7))
-    assert divergence_warnings(export, (5, 6, 7)) == ()
-    for tokens, position in (((5, 9, 7), 1), ((4, 6, 7), 0), ((5, 6), 2), ((5, 6, 7, 8), 3)):
-        (warning,) = divergence_warnings(export, tokens)
-        assert f"part from the manifest's at position {position} of 3" in warning
-
-
-def test_a_first_token_that_differs_is_told_with_how_near_it_is() -> None:
-    export = stand_in((5, 6, 7))
-    (near,) = divergence_warnings(export, (4, 6, 7), [(4, 22.75), (5, 22.5)])
-    assert near.endswith("the manifest's token is 0.25 behind in logits")
-    (far,) = divergence_warnings(export, (4, 6, 7), [(4, 22.75), (6, 22.5)])
-    assert far.endswith("not even among the likeliest means another model")
 
 
 def test_an_export_named_twice_is_told(tmp_path: Path) -> None:

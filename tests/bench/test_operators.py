@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import BenchOptions, benches
+from sharp_mobile.bench.host import benches
 from sharp_mobile.bench.operators import operators, profile, read_trace, table
+from sharp_mobile.bench.options import BenchOptions
 from sharp_mobile.errors import SharpError
 from sharp_mobile.verify.inspect import inspect_pte
 

@@ -21,7 +21,8 @@ from sharp_mobile.verify.inspect import inspect_pte
 
 @pytest.mark.slow
 def test_a_launch_tells_all_that_it_was_asked_for(runner: Path, shared: Export) -> None:
-    task = Task(prompt=shared.prompt, forwards=3, prefill=20, prefill_runs=2, decode=8, decode_runs=4, tokens=5)
+    asked = {"forwards": 3, "prefill": 20, "prefill_runs": 2, "decode": 8, "decode_runs": 4, "tokens": 5, "sustain": 1}
+    task = Task(prompt=shared.prompt, depths=(10, 30), **asked)
     found = launch(runner, shared.pte, task)
     assert found.metadata == inspect_pte(shared.pte).metadata
     assert (found.threads, found.weight_cache, found.packed_cache) == (1, True, None)
@@ -29,6 +30,15 @@ def test_a_launch_tells_all_that_it_was_asked_for(runner: Path, shared: Export) 
     assert (len(found.forward_ns), len(found.prefill_ns), len(found.decode_ns)) == (3, 2, 4)
     assert (found.prefill_tokens, found.decode_tokens, len(found.tokens)) == (20, 8, 5)
     assert min(found.load_ns, *found.forward_ns, *found.prefill_ns, *found.decode_ns) > 0
+    assert found.load_ns < found.first_token_ns
+    assert {depth: len(times) for depth, times in found.decode_at_depth_ns.items()} == {10: 4, 30: 4}
+    per_run = [sum(found.decode_token_ns[start : start + 8]) for start in range(0, 32, 8)]
+    assert per_run == list(found.decode_ns)
+    ends = [end for end, _, _ in found.sustained]
+    assert ends == sorted(ends)
+    assert all(tokens % 8 == 0 and time < end for end, tokens, time in found.sustained)
+    before, after = found.memory_before_load, found.memory_after_forward
+    assert 0 < before.footprint < after.footprint <= found.footprint_peak_bytes
     resident = found.memory_after_forward.anonymous + found.memory_after_forward.file
     assert found.peak_bytes >= resident > shared.pte.stat().st_size / 2
 

@@ -6,7 +6,7 @@ import pytest
 from reported import recorded
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import BenchOptions
+from sharp_mobile.bench.options import BenchOptions
 from sharp_mobile.bench.results import read_sweep
 from sharp_mobile.bench.sweep import sweep, write_sweep
 

@@ -15,7 +15,7 @@ from sharp_mobile.cli import main
 from sharp_mobile.verify.manifest import read_perplexity
 
 README = (PROJECT / "README.md").read_text()
-TEXTS = sorted(PROJECT.glob("*.md"))
+TEXTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 # A table names a room once and then files in it.
 ROOMS = [path for path in (PROJECT / "sharp_mobile", *(PROJECT / "sharp_mobile").rglob("*")) if path.is_dir()]
 PROGRAMS = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "sharp_mobile import" in code]
@@ -54,12 +54,13 @@ def test_the_sizes_that_it_shows_are_those_that_the_command_prints(monkeypatch: 
     assert result.stdout == printed + "\n"
 
 
-TOP = "sharp_mobile|export|examples|host_bench|ios_bench|android_bench|tests"
+TOP = "sharp_mobile|export|examples|host_bench|ios_bench|android_bench|tests|docs"
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_the_files_and_directories_that_a_text_names_exist(path: Path) -> None:
     prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     named = re.findall(rf"`((?:{TOP})/[\w./-]*|[\w./-]+\.py)`", prose)
     named += [link for link in re.findall(r"\]\(([^)]+)\)", prose) if not link.startswith(("http", "#"))]
-    assert [name for name in named if not any(place.joinpath(name).exists() for place in (PROJECT, *ROOMS))] == []
+    places = (path.parent, PROJECT, *ROOMS)
+    assert [name for name in named if not any(place.joinpath(name).exists() for place in places)] == []

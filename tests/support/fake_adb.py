@@ -65,6 +65,11 @@ class FakePhone:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(["sh", "-c", command], env=environment, cwd=self.root, **pipes)  # type: ignore[call-overload]
 
+    @property
+    def commands(self) -> list[str]:
+        """The starts of the app and the changes of the performance mode, in order."""
+        return (self.root / "commands").read_text().splitlines()
+
     def kill_app(self) -> None:
         with suppress(OSError, ValueError):
             os.kill(int((self.root / "pid").read_text()), signal.SIGKILL)

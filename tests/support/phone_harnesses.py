@@ -11,9 +11,9 @@ import pytest
 from sharp_mobile.bench.compare.measurements import read_columns
 from sharp_mobile.bench.compare.tables import as_text, compare
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import this_device
 from sharp_mobile.bench.results import read_results
 from sharp_mobile.bench.runner import Task, launch
+from sharp_mobile.bench.this_machine import this_device
 
 # Runs the harness with arguments of its command line.
 Harness = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -17,9 +17,9 @@ from sharp_mobile.bench.arm64.phone import Phone, emulated_phone
 from sharp_mobile.bench.arm64.prepack import packed_for
 from sharp_mobile.bench.arm64.profiles import Profile
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.bench.host import divergence_warnings
 from sharp_mobile.bench.results import Counts, Device, InstructionCount, Results, Settings, now
 from sharp_mobile.bench.runner import Task
+from sharp_mobile.bench.verdict import warnings_of
 from sharp_mobile.errors import SharpError
 
 _DEFAULT_PREFILL = 32
@@ -62,7 +62,8 @@ def measure(export: Export, profile: Profile, emulator: Emulator, prefill: int |
         counts=Counts(load_first=first, load_later=later, forward=forward, prefill=passage, prefill_tokens=prefill),
         likeliest=launched.likeliest,
         tokens=launched.tokens,
-        warnings=(*repacked, *divergence_warnings(shortened, launched.tokens, launched.likeliest)),
+        expected_tokens=shortened.tokens,
+        warnings=tuple(repacked),
     )
 
 
@@ -122,4 +123,4 @@ def summary(results: Results) -> list[str]:
         if count is not None:
             columns = f"{count.loads:>13,} {count.stores:>13,} {count.dot:>13,} {count.matmul:>13,}"
             lines.append(f"  {name:<16} {count.instructions:>15,} {columns}")
-    return lines + [f"  warning: {warning}" for warning in results.warnings]
+    return lines + [f"  warning: {warning}" for warning in warnings_of(results)]

@@ -25,7 +25,7 @@ from sharp_mobile.files.digests import sha256_of
 from sharp_mobile.files.json_file import read_json
 from sharp_mobile.files.outputs import replace_file, replace_text
 from sharp_mobile.files.paths import inside
-from sharp_mobile.pte.package import executorch_package
+from sharp_mobile.pte.package import executorch_package, same_runtime
 from sharp_mobile.verify.manifest import MANIFEST_JSON, PACKED, PackedWeights
 
 
@@ -79,9 +79,9 @@ def packed_for(export: Export, profile: Profile) -> Path | None:
     Raises:
         SharpError: they are damaged or missing.
     """
-    key = (profile.cpu_class, _runtime(), export.identity.sha256)
+    key = (profile.cpu_class, export.identity.sha256)
     for packed in export.packed:
-        if (packed.cpu_class, packed.runtime, packed.pte_sha256) == key:
+        if (packed.cpu_class, packed.pte_sha256) == key and same_runtime(packed.runtime, _runtime()):
             path = inside(export.directory, packed.file, export.directory / MANIFEST_JSON)
             if path.is_file() and path.stat().st_size == packed.bytes and sha256_of(path) == packed.sha256:
                 return path

@@ -3,10 +3,14 @@
 The tables, the page and its explanations use this one list.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from sharp_mobile.bench.compare.measurements import Column
+from sharp_mobile.bench.results import Results, TokenSamples
+from sharp_mobile.bench.verdict import charge_per_token
 
 Kind = Literal["bytes", "megabytes", "seconds", "rate", "count", "nats", "ratio"]
 
@@ -16,7 +20,7 @@ class Metric:
     """A row of a comparison.
 
     Attributes:
-        path: the dotted path of the value in a `Column`.
+        path: the dotted path of the value in a `Column`, or a function of its results.
         how: the explanation for readers.
         spread: the dotted path of the standard deviation; None if it is not shown.
         measured: False for a value that is the same on every device.
@@ -25,14 +29,16 @@ class Metric:
     group: str
     name: str
     kind: Kind
-    path: str
+    path: str | Callable[[Results], float | None]
     how: str
     spread: str | None = None
     measured: bool = True
 
     def of(self, column: Column) -> float | None:
         """The value for a column; None if it was not measured."""
-        return follow(column, self.path)
+        if isinstance(self.path, str):
+            return follow(column, self.path)
+        return None if column.results is None else self.path(column.results)
 
     def spread_of(self, column: Column) -> float | None:
         """The standard deviation for a column; None if it is not shown."""
@@ -66,7 +72,12 @@ def _counted(part: str, name: str) -> tuple[Metric, ...]:
     )
 
 
-METRICS = (
+def _sustained(results: Results) -> float | None:
+    seconds = sum(window.seconds for window in results.sustained)
+    return sum(window.tokens for window in results.sustained) / seconds if seconds else None
+
+
+_METRICS = (
     Metric("size", ".pte", "bytes", "export.file_bytes", "the size of the file", measured=False),
     Metric(
         "size",
@@ -122,6 +133,20 @@ METRICS = (
         "a later launch after the system's page cache dropped the files; the median of all runs",
     ),
     Metric(
+        "first token",
+        "first launch",
+        "seconds",
+        "results.first_token.first.median",
+        "time to first token: load, init and a prompt, without packed weights on disk; the median of all runs",
+    ),
+    Metric(
+        "first token",
+        "later launch",
+        "seconds",
+        "results.first_token.later.median",
+        "time to first token: load, init and a prompt, with the packed weights of an earlier launch; the median",
+    ),
+    Metric(
         "one token",
         "forward, median",
         "seconds",
@@ -137,18 +162,46 @@ METRICS = (
         spread="results.forward.std",
     ),
     Metric(
+        "one token",
+        "decode, p50",
+        "seconds",
+        "results.token_latency.p50",
+        "half of the decoded tokens took no longer",
+    ),
+    Metric(
+        "one token",
+        "decode, p90",
+        "seconds",
+        "results.token_latency.p90",
+        "nine of ten decoded tokens took no longer",
+    ),
+    Metric(
         "tokens per second",
         "prefill",
         "rate",
         "results.prefill.per_second",
-        "a prompt in one step; its tokens divided by the seconds of the median run",
+        "a prompt, by default of 512 tokens (llama-bench's pp512), divided by the seconds of the median run",
     ),
     Metric(
         "tokens per second",
         "decode",
         "rate",
         "results.decode.per_second",
-        "tokens generated one by one, divided by the seconds of the median run",
+        "tokens one by one, by default 128 (llama-bench's tg128), divided by the seconds of the median run",
+    ),
+    Metric(
+        "tokens per second",
+        "sustained",
+        "rate",
+        _sustained,
+        "tokens decoded in minutes without a pause, divided by the seconds",
+    ),
+    Metric(
+        "battery",
+        "mAh per 1,000 tokens",
+        "ratio",
+        charge_per_token,
+        "the charge that the battery lost in the sustained run, by its own counter; the phone was not charging",
     ),
     Metric(
         "memory",
@@ -172,8 +225,54 @@ METRICS = (
         "the part of resident memory from mapped files (.pte, packed weights), which the system can drop",
     ),
     Metric("memory", "peak", "megabytes", "results.memory.peak", "the largest resident memory of the process"),
+    Metric(
+        "memory",
+        "footprint",
+        "megabytes",
+        "results.memory.footprint",
+        "what the system charges the process with: phys_footprint on iOS, PSS on Android and Linux",
+    ),
+    Metric("memory", "footprint, peak", "megabytes", "results.memory.footprint_peak", "the largest footprint"),
+    Metric(
+        "memory",
+        "footprint before load",
+        "megabytes",
+        "results.idle_memory.footprint",
+        "the footprint of the process before it loads a model",
+    ),
     *_counted("load_first", "load, first launch"),
     *_counted("load_later", "load, later launch"),
     *_counted("forward", "one token"),
     *_counted("prefill", "prefill"),
 )
+
+
+def metrics_of(columns: Sequence[Column]) -> list[Metric]:
+    """All metrics, with a row for each depth and each number of threads that the columns have."""
+    results = [column.results for column in columns if column.results is not None]
+    depths = sorted({deep.depth for one in results for deep in one.decode_at_depth})
+    threads = sorted({point.threads for one in results for point in one.threads_sweep})
+    dynamic = [_at_depth(depth) for depth in depths] + [metric for count in threads for metric in _with_threads(count)]
+    after = next(index for index, metric in enumerate(_METRICS) if metric.name == "sustained")
+    return [*_METRICS[:after], *dynamic, *_METRICS[after:]]
+
+
+def _at_depth(depth: int) -> Metric:
+    def rate(results: Results) -> float | None:
+        return next((deep.per_second for deep in results.decode_at_depth if deep.depth == depth), None)
+
+    how = "the same with this many tokens in the KV cache before (llama-bench's -d)"
+    return Metric("tokens per second", f"decode at depth {depth:,}", "rate", rate, how)
+
+
+def _with_threads(count: int) -> tuple[Metric, Metric]:
+    def rate(part: Literal["prefill", "decode"], results: Results) -> float | None:
+        point = next((point for point in results.threads_sweep if point.threads == count), None)
+        samples: TokenSamples | None = getattr(point, part, None)
+        return None if samples is None else samples.per_second
+
+    group, how = "tokens per second by threads", "the median run with this number of threads"
+    return (
+        Metric(group, f"prefill, {count}", "rate", partial(rate, "prefill"), how),
+        Metric(group, f"decode, {count}", "rate", partial(rate, "decode"), how),
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 
-from sharp_mobile.bench.results import Sweep
+from sharp_mobile.bench.results import Sweep, Window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,6 +91,21 @@ def sweep_picture(sweep: Sweep) -> str:
         axes.set(xlabel="memory limit, MB", ylabel="one token, ms", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2, color=_TEXT)
+    return drawn[0]
+
+
+def sustained_picture(lines: Sequence[Sequence[Window]]) -> str:
+    """Tokens per second of sustained runs by time as SVG, a line for each."""
+    with _figure(2.4) as (axes, drawn):
+        for windows, color in zip(lines, COLORS * len(lines), strict=False):
+            start = windows[0].at - windows[0].seconds
+            times = [window.at - start for window in windows]
+            axes.step(
+                [0.0, *times], [windows[0].per_second, *(w.per_second for w in windows)], where="pre", color=color
+            )
+        axes.set(xlabel="seconds", ylabel="tokens/s", ylim=(0, None), xlim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.2, color=_TEXT)
     return drawn[0]

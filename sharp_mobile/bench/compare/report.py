@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 
 from sharp_mobile.bench.compare.measurements import Column
-from sharp_mobile.bench.compare.pictures import COLORS, Bars, bar_picture, sweep_picture
+from sharp_mobile.bench.compare.pictures import COLORS, Bars, bar_picture, sustained_picture, sweep_picture
 from sharp_mobile.bench.compare.tables import DESCRIPTION, Table, compare, known
-from sharp_mobile.bench.results import Results, Samples, Sweep
+from sharp_mobile.bench.results import Condition, Results, Samples, Sweep
 from sharp_mobile.files.printable import html_text
 
 STYLE = files("sharp_mobile.bench.compare").joinpath("report.css")
@@ -99,6 +99,13 @@ def _device_pictures(columns: Sequence[Column]) -> Iterator[str]:
     ]
     if forwards:
         yield _figure(f"Forward pass of one token {on}, ms (line: ± std)", bar_picture(forwards, decimals=1))
+    speeds = [Bars(name, _rates(r)) for name, r in results if any(_rates(r))]
+    if speeds:
+        yield _figure(f"Tokens per second {on}", bar_picture(speeds, decimals=1), ("prefill", "decode"))
+    sustained = [(name, r.sustained) for name, r in results if r.sustained]
+    if sustained:
+        names = [name for name, _ in sustained]
+        yield _figure(f"Sustained decoding {on}", sustained_picture([windows for _, windows in sustained]), names)
     memory = [
         Bars(name, (r.memory.anonymous / 1e6, r.memory.file / 1e6)) for name, r in results if r.memory is not None
     ]
@@ -110,6 +117,11 @@ def _device_pictures(columns: Sequence[Column]) -> Iterator[str]:
     ]
     if counts:
         yield _figure(f"Instructions of one token {on}, millions; not a time", bar_picture(counts, decimals=1))
+
+
+def _rates(results: Results) -> tuple[float | None, ...]:
+    """Tokens per second of prefill and decode."""
+    return tuple(None if samples is None else samples.per_second for samples in (results.prefill, results.decode))
 
 
 def _sweep(sweep: Sweep, labels: Mapping[str, str]) -> str:
@@ -144,6 +156,16 @@ def _explanation(columns: Sequence[Column]) -> Iterator[str]:
         yield "</dl>"
 
 
+def _during(conditions: Sequence[Condition]) -> Iterator[str]:
+    """The states of the device during the run."""
+    thermal = list(dict.fromkeys(condition.thermal for condition in conditions if condition.thermal))
+    if thermal:
+        yield f"Thermal states during the run: {', '.join(thermal)}."
+    fastest = [max(condition.clocks_hz) / 1e9 for condition in conditions if condition.clocks_hz]
+    if fastest:
+        yield f"Fastest clock during the run: {min(fastest):.2f} to {max(fastest):.2f} GHz."
+
+
 def _sentences(results: Results) -> Iterator[str]:
     device, settings = results.device, results.settings
     memory = "" if device.memory_bytes is None else f", {device.memory_bytes / 1e9:.1f} GB of memory"
@@ -154,12 +176,14 @@ def _sentences(results: Results) -> Iterator[str]:
     ]
     if states:
         yield f"{'; '.join(states).capitalize()}."
+    yield from _during(results.conditions)
     cache = "packs a shared weight once" if settings.weight_cache else "packs every use of a weight separately"
     disk = "stored on disk between launches" if settings.packed_cache else "not stored on disk"
     limit = "" if settings.memory_limit is None else f", in at most {settings.memory_limit / 1e6:,.0f} MB of memory"
     yield f"{settings.runtime}, threads: {settings.threads}{limit}. XNNPACK {cache}; packed weights are {disk}."
     runs = {
         "first launch": results.load.first,
+        "first token": results.first_token.later,
         "later launch": results.load.later,
         "cold": results.load.cold,
         "forward": results.forward,

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sharp_mobile.bench.compare.measurements import Column
-from sharp_mobile.bench.compare.metrics import METRICS, Metric
+from sharp_mobile.bench.compare.metrics import Metric, metrics_of
 from sharp_mobile.bench.results import Results, Settings
+from sharp_mobile.bench.verdict import warnings_of
 from sharp_mobile.files.printable import markdown
 
 MISSING = "–"
@@ -61,7 +62,7 @@ def compare(columns: Sequence[Column]) -> Table:
 
 def known(columns: Sequence[Column]) -> list[Metric]:
     """The metrics that at least one of the columns has."""
-    return [figure for figure in METRICS if any(figure.of(column) is not None for column in columns)]
+    return [figure for figure in metrics_of(columns) if any(figure.of(column) is not None for column in columns)]
 
 
 def baseline(column: Column, columns: Sequence[Column]) -> Column:
@@ -138,9 +139,15 @@ def _described(results: Results | None) -> dict[str, str]:
         "system": device.os,
         "harness": results.settings.harness,
         **_settings(results.settings),
+        "prefill, decode": _tokens(results),
         "measured": results.created,
         "predicts": f"token {token}, logit {logit:.5f}" if results.likeliest else MISSING,
     }
+
+
+def _tokens(results: Results) -> str:
+    counts = [samples.tokens for samples in (results.prefill, results.decode) if samples]
+    return f"of {', '.join(map(str, counts))} tokens" if counts else MISSING
 
 
 def _settings(settings: Settings) -> dict[str, str]:
@@ -154,6 +161,7 @@ def _settings(settings: Settings) -> dict[str, str]:
         "weight cache": switch(settings.weight_cache),
         "packed weights on disk": switch(settings.packed_cache),
         "memory limit": "none" if limit is None else f"{limit / 1e6:,.0f} MB",
+        "fixed performance": switch(settings.fixed_performance or False),
     }
 
 
@@ -162,6 +170,7 @@ def _conditions(results: Results) -> dict[str, str]:
     tokens = {
         "prefill": results.prefill and results.prefill.tokens,
         "decode": results.decode and results.decode.tokens,
+        "prompt before the first token": results.first_token.later and results.first_token.later.tokens,
         "counted prefill": results.counts and results.counts.prefill_tokens,
     }
     return _settings(results.settings) | {name: f"of {count} tokens" for name, count in tokens.items() if count}
@@ -187,7 +196,7 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
         ]
         if differences:
             yield f"{column.name} was measured differently from {base.name}: {'; '.join(differences)}."
-        yield from (f"{column.name}: {warning}" for warning in column.results.warnings)
+        yield from (f"{column.name}: {warning}" for warning in warnings_of(column.results))
 
 
 def as_text(table: Table) -> str:

@@ -104,15 +104,23 @@ class AndroidPhone(AttachedPhone):
                     raise SharpError(f"{self.name}: the app does not create {self.exports}; unlock the phone")
                 time.sleep(self._patience.poll)
 
-    def start(self, exports: Sequence[str], settings: Mapping[str, int]) -> None:
+    def start(self, exports: Sequence[str], settings: Mapping[str, str]) -> None:
         directories = ",".join(f"{self.exports}/{name}" for name in exports)
         extras = [f"--es export_dir {shlex.quote(directories)}", f"--es out {self.results}"]
-        extras += [f"--ei {name} {value}" for name, value in settings.items()]
+        extras += [f"--es {name} {shlex.quote(value)}" for name, value in settings.items()]
         self._output("input keyevent KEYCODE_WAKEUP")  # while the screen is off, an activity does not start
         output = self._output(f"am start -S -W -n {_ACTIVITY} {' '.join(extras)}")
         # `am` reports some errors with status 0.
         if error := next((line for line in output.splitlines() if line.startswith("Error")), None):
             raise SharpError(f"{self.name}: the app does not start: {error}")
+
+    def fix_performance(self, on: bool) -> None:
+        done = self._shell(f"cmd power set-fixed-performance-mode-enabled {'true' if on else 'false'}")
+        if done.status or "rror" in done.output + done.errors:
+            raise SharpError(
+                f"{self.name}: this phone has no fixed-performance mode; it needs Android 11 or later, and its maker's "
+                "support; leave out --fixed-performance"
+            )
 
     def running(self) -> bool:
         return bool(self._shell(f"pidof {APP}").output.strip())

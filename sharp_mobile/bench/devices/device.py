@@ -20,8 +20,6 @@ from sharp_mobile.errors import SharpError
 
 APP = "dev.sharpmobile.bench"
 
-# The systems' names of states in which they throttle the processor.
-_THROTTLED = ("moderate", "severe", "critical", "emergency", "shutdown", "serious")
 Answer = TypeVar("Answer")
 
 
@@ -78,12 +76,21 @@ class AttachedPhone(ABC):
         """
 
     @abstractmethod
-    def start(self, exports: Sequence[str], settings: Mapping[str, int]) -> None:
+    def start(self, exports: Sequence[str], settings: Mapping[str, str]) -> None:
         """Stop the app and start it on exports, named by their directories, without user interaction.
 
         Args:
-            settings: `repetitions`, `threads`, `prefill`, `decode`; the app has defaults for missing ones.
+            settings: `repetitions`, `threads`, `prefill`, `decode`, `depths`, `threads_sweep`, `sustain`, `cool_down`;
+                the app has defaults for missing ones.
         """
+
+    def fix_performance(self, on: bool) -> None:
+        """Switch the mode on or off that holds the clocks at a level that the phone can keep.
+
+        Raises:
+            SharpError: the phone has no such mode.
+        """
+        raise SharpError(f"{self.name}: has no fixed-performance mode; leave out --fixed-performance")
 
     @abstractmethod
     def running(self) -> bool:
@@ -132,11 +139,6 @@ class AttachedPhone(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close all connections."""
-
-
-def throttled(thermal: str | None) -> bool:
-    """Whether the processor is throttled in this thermal state; False for an unknown state."""
-    return thermal in _THROTTLED
 
 
 def patiently(phone: AttachedPhone, work: Callable[[], Answer], patience: Patience) -> Answer:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from sharp_mobile.bench.devices.device import AttachedPhone, Disconnected, Patience, choose
+from sharp_mobile.bench.devices.device import APP, AttachedPhone, Disconnected, Patience, choose
 from sharp_mobile.bench.results import Device
 from sharp_mobile.errors import SharpError
 
@@ -69,15 +69,15 @@ class IosPhone(AttachedPhone):
             self._run(lambda: self._services.install(package), _INSTALL_TIMEOUT)
         if not self._run(self._services.installed):
             raise SharpError(
-                f"{self.name}: the benchmark app is not installed; build it as ios_bench/README.md says, and give its "
-                "package: --app SharpBench.ipa"
+                f"{self.name}: the app {self._services.bundle_id} is not installed; build it as ios_bench/README.md "
+                "says and give its package (--app SharpBench.ipa), or name the one that you installed (--bundle-id)"
             )
         for directory in (self.exports, self.results):
             self.make_directory(directory)
 
-    def start(self, exports: Sequence[str], settings: Mapping[str, int]) -> None:
+    def start(self, exports: Sequence[str], settings: Mapping[str, str]) -> None:
         environment = {"SHARP_EXPORT_DIRS": ",".join(exports), "SHARP_OUT": "results"}
-        environment |= {f"SHARP_{name.upper()}": str(value) for name, value in settings.items()}
+        environment |= {f"SHARP_{name.upper()}": value for name, value in settings.items()}
         self._run(lambda: self._services.launch(environment))
 
     def running(self) -> bool:
@@ -200,8 +200,8 @@ class IosPhone(AttachedPhone):
             ) from error
 
 
-def find_ios(udid: str | None, patience: Patience) -> IosPhone:
-    """The attached iPhone, or the one with this UDID.
+def find_ios(udid: str | None, patience: Patience, *, bundle_id: str = APP) -> IosPhone:
+    """The attached iPhone, or the one with this UDID; the app on it has this bundle identifier.
 
     Raises:
         SharpError: there is no iPhone, or there are several.
@@ -210,4 +210,4 @@ def find_ios(udid: str | None, patience: Patience) -> IosPhone:
         attached = asyncio.run(attached_iphones())
     except (PyMobileDevice3Exception, OSError) as error:
         raise SharpError(f"usbmuxd does not answer ({error}); on Linux install it: apt-get install usbmuxd") from error
-    return IosPhone(IosServices(choose(dict.fromkeys(attached, "USB"), udid, "--udid", _NONE)))
+    return IosPhone(IosServices(choose(dict.fromkeys(attached, "USB"), udid, "--udid", _NONE), bundle_id))

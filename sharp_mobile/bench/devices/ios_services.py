@@ -36,8 +36,8 @@ async def attached_iphones() -> list[str]:
 class IosServices:
     """The services of one iPhone, each opened on first use."""
 
-    def __init__(self, udid: str) -> None:
-        self.udid = udid
+    def __init__(self, udid: str, bundle_id: str = APP) -> None:
+        self.udid, self.bundle_id = udid, bundle_id
         self._open = AsyncExitStack()
         self._lockdown: UsbmuxLockdownClient | None = None
         self._afc: AfcService | None = None
@@ -58,14 +58,14 @@ class IosServices:
     async def afc(self) -> AfcService:
         """The app's Documents, below /Documents."""
         if self._afc is None:
-            self._afc = await HouseArrestService.create(await self._lock(), APP, documents_only=True)
+            self._afc = await HouseArrestService.create(await self._lock(), self.bundle_id, documents_only=True)
             await self._open.enter_async_context(self._afc)
         return self._afc
 
     async def installed(self) -> bool:
         """Whether the app is installed."""
         async with InstallationProxyService(await self._lock()) as installation:
-            return APP in await installation.get_apps(bundle_identifiers=[APP])
+            return self.bundle_id in await installation.get_apps(bundle_identifiers=[self.bundle_id])
 
     async def install(self, package: Path) -> None:
         """Install or replace the app; after a broken connection the installation starts again."""
@@ -91,11 +91,11 @@ class IosServices:
 
     async def launch(self, environment: Mapping[str, str]) -> None:
         """Start the app; a running one is ended first."""
-        await (await self._process_control()).launch(APP, environment=dict(environment), kill_existing=True)
+        await (await self._process_control()).launch(self.bundle_id, environment=dict(environment), kill_existing=True)
 
     async def process(self) -> int:
         """The app's process id; 0 if it does not run."""
-        return await (await self._process_control()).process_identifier_for_bundle_identifier(APP)
+        return await (await self._process_control()).process_identifier_for_bundle_identifier(self.bundle_id)
 
     async def kill(self, process: int) -> None:
         """End a process."""

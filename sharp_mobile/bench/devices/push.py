@@ -15,18 +15,16 @@ from functools import partial
 from pathlib import Path
 
 from sharp_mobile.bench.devices.device import AttachedPhone, Patience, patiently
-from sharp_mobile.bench.exports import Export, packed_files
+from sharp_mobile.bench.exports import Export, packed_files, tokenizer_files
 from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.digests import sha256_of
-from sharp_mobile.files.paths import inside, is_plain
+from sharp_mobile.files.paths import is_plain
 from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE, PACKED
 
 # Phones write at multiples of a block, and confirm every chunk.
 BLOCK = 1 << 16
 CHUNK = 1 << 22
-
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,7 @@ def push_file(phone: AttachedPhone, file: Sending, patience: Patience) -> None:
 def _files(phone: AttachedPhone, export: Export) -> list[Sending]:
     """The files of an export on the phone, with the manifest last."""
     folder = f"{phone.exports}/{export.directory.resolve().name}"
-    tokenizers = {
-        name: inside(export.directory, name, export.directory)
-        for name in _TOKENIZERS
-        if (export.directory / name).is_file()
-    }
-    files = {MODEL_PTE: export.pte, **tokenizers, **packed_files(export)}
+    files = {MODEL_PTE: export.pte, **tokenizer_files(export), **packed_files(export)}
     files[MANIFEST_JSON] = export.directory / MANIFEST_JSON
     return [sending(source, f"{folder}/{name}") for name, source in files.items()]
 

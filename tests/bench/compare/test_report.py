@@ -1,6 +1,7 @@
 """The page: whole, readable in light and dark, and nothing in it asks anything of the network."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sharp_mobile.bench.compare.measurements import Column
 from sharp_mobile.bench.compare.report import page
 from sharp_mobile.bench.compare.tables import compare
 from sharp_mobile.bench.exports import identity
-from sharp_mobile.bench.results import Samples, Settings, Sweep, SweepCurve, SweepPoint
+from sharp_mobile.bench.results import Condition, Results, Samples, Settings, Sweep, SweepCurve, SweepPoint, Window
 
 
 class Elements(HTMLParser):
@@ -105,9 +106,11 @@ def test_each_device_has_pictures_of_its_own(columns: list[Column]) -> None:
         "Size of the .pte, MB",
         "Load on a machine, ms",
         "Forward pass of one token on a machine, ms (line: ± std)",
+        "Tokens per second on a machine",
         "Resident memory on a machine, MB",
         "Load on another machine, ms",
         "Forward pass of one token on another machine, ms (line: ± std)",
+        "Tokens per second on another machine",
         "Resident memory on another machine, MB",
         "Instructions of one token on cortex-a76, millions; not a time",
     ]
@@ -116,17 +119,38 @@ def test_each_device_has_pictures_of_its_own(columns: list[Column]) -> None:
 
 def test_pictures_show_every_value_in_the_color_of_the_page(columns: list[Column]) -> None:
     html = page(columns[:2], [sweep((columns[0], 200), (columns[1], 100))])
-    size, load, forward, memory, swept = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    size, load, forward, speed, memory, swept = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
     texts = [re.findall(r"<text[^>]*>([^<]*)</text>", svg) for svg in (size, load, forward, memory)]
     assert texts[0] == ["original", "shared", "1.2", "1.0"]
     assert texts[1] == ["original, host", "shared, host", "1,500", "75", "750", "38"]
     assert texts[2] == ["original, host", "shared, host", "12.0", "6.0"]
     assert texts[3] == ["original, host", "shared, host", "120", "70"]
     assert "memory limit, MB" in swept
-    for svg in (size, load, forward, memory, swept):
+    for svg in (size, load, forward, speed, memory, swept):
         assert "currentColor" in svg
         assert not re.search(r"#0{6}|#010203|fill: black|stroke: black", svg)
     assert "prefers-color-scheme: dark" in html
+
+
+def test_a_sustained_run_is_a_line_of_its_tokens_per_second(columns: list[Column]) -> None:
+    windows = tuple(Window(at=2.0 * end, tokens=20, seconds=float(end)) for end in (1, 2, 4))
+    drawn = [replace(column, results=_sustained(column, windows)) for column in columns[:2]]
+    html = page(drawn)
+    figure = re.search(r"<figure><figcaption>Sustained decoding on a machine.*?</figure>", html, flags=re.DOTALL)
+    assert figure
+    assert all(f"</i>{column.name}</span>" in figure[0] for column in drawn)
+    assert "tokens/s" in figure[0]
+    assert "Fastest clock during the run: 1.50 to 2.00 GHz." in html
+    assert "Thermal states during the run: nominal, fair." in html
+
+
+def _sustained(column: Column, windows: tuple[Window, ...]) -> Results:
+    assert column.results
+    conditions = (
+        Condition(at=0.0, thermal="nominal", clocks_hz=(10**9, 2 * 10**9)),
+        Condition(at=2.0, thermal="fair", clocks_hz=(10**9, 15 * 10**8)),
+    )
+    return column.results.model_copy(update={"sustained": windows, "conditions": conditions})
 
 
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:

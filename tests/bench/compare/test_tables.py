@@ -4,17 +4,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from project import PROJECT
+from results_example import fixture
 from tiny_exports import EMULATED, HOST, count, results, write_export
 
 from sharp_mobile.bench.compare.measurements import Column, read_columns
-from sharp_mobile.bench.compare.metrics import METRICS
+from sharp_mobile.bench.compare.metrics import metrics_of
 from sharp_mobile.bench.compare.tables import MISSING, OTHER_DEVICE, Cell, Table, as_markdown, as_text, compare
 from sharp_mobile.bench.exports import identity
-from sharp_mobile.bench.results import Counts, Load, Samples, TokenSamples, write_results
+from sharp_mobile.bench.results import Counts, Load, Memory, Samples, TokenSamples, write_results
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.digests import sha256_of
@@ -152,9 +154,25 @@ def test_every_figure_has_its_place_in_the_results(tmp_path: Path) -> None:
         load=Load(first=samples, later=samples, cold=samples),
         prefill=TokenSamples(seconds=(1.0,), tokens=8),
         counts=Counts(**parts),
+        **everything_of_phones(),
     )
     column = Column("tiny", "tiny", export, complete, perplexity=20.0)
-    assert [figure.name for figure in METRICS if figure.of(column) is None] == []
+    metrics = metrics_of([column])
+    assert [metric.name for metric in metrics if metric.of(column) is None] == []
+    names = {metric.name: metric.of(column) for metric in metrics}
+    assert (names["decode at depth 4"], names["prefill, 2"], names["decode, 2"]) == (20.0, 32.0, 20.0)
+    assert (names["sustained"], names["mAh per 1,000 tokens"]) == (16.0, 5.0)
+
+
+def everything_of_phones() -> dict[str, Any]:
+    """The measurements of the example of all languages; and a battery that loses 100 µAh in 20 tokens."""
+    example = fixture("python")
+    names = ("first_token", "token_latency", "decode_at_depth", "threads_sweep", "sustained", "memory")
+    (condition,) = example.conditions
+    charges = ((0.25, 300), (1.5, 200))
+    conditions = tuple(condition.model_copy(update={"at": at, "charge_uah": left}) for at, left in charges)
+    idle = Memory(anonymous=1, file=2, peak=3, footprint=2)
+    return {**{name: getattr(example, name) for name in names}, "conditions": conditions, "idle_memory": idle}
 
 
 def test_results_of_another_pte_are_refused(exports: tuple[Path, Path]) -> None:

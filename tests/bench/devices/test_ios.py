@@ -36,7 +36,7 @@ def iphone(services: FakeServices) -> Iterator[IosPhone]:
 
 
 def bench(
-    services: FakeServices, *exports: Export, settings: dict[str, int] | None = None, **options: Any
+    services: FakeServices, *exports: Export, settings: dict[str, str] | None = None, **options: Any
 ) -> list[str]:
     """Benchmark on the fake iPhone; what the user is told."""
     options = {
@@ -66,7 +66,7 @@ def test_a_push_that_is_cut_goes_on_where_it_was_cut(
 
 def test_results_lie_beside_each_export(services: FakeServices, export: Export, another: Export) -> None:
     services.behaviour = {"results": {"device": {"kind": "ios", "model": "x", "os": "y", "cpu": "z", "cores": 6}}}
-    told = bench(services, export, another, settings={"repetitions": 2})
+    told = bench(services, export, another, settings={"repetitions": "2"})
     for each in (export, another):
         found = read_results(each.directory / "results-ios-iphone16-1.json")
         assert (found.status, found.export) == ("ok", each.identity)
@@ -102,7 +102,10 @@ def test_too_little_room_is_told(services: FakeServices, iphone: IosPhone, anoth
 
 def test_without_the_app_it_is_said_how_to_install_it(services: FakeServices, another: Export) -> None:
     services.has_app = False
-    with pytest.raises(SharpError, match=r"the benchmark app is not installed; build it as ios_bench/README\.md says"):
+    with pytest.raises(
+        SharpError,
+        match=r"the app dev\.sharpmobile\.bench is not installed; build it as ios_bench/README\.md.*--bundle-id",
+    ):
         bench(services, another)
 
 

@@ -20,7 +20,7 @@ from sharp_mobile.errors import SharpError
 RESULTS = "results-android-pixel-8-pro.json"
 
 
-def bench(adb: FakeAdb, *exports: Export, settings: dict[str, int] | None = None, **options: Any) -> list[str]:
+def bench(adb: FakeAdb, *exports: Export, settings: dict[str, str] | None = None, **options: Any) -> list[str]:
     """Benchmark on the fake phones; what the user is told."""
     told: list[str] = []
     client = AdbClient("127.0.0.1", adb.port)
@@ -44,7 +44,7 @@ def results(export: Export) -> Results:
 
 
 def test_results_of_each_export_lie_beside_it(adb: FakeAdb, export: Export, another: Export) -> None:
-    told = bench(adb, export, another, settings={"repetitions": 2})
+    told = bench(adb, export, another, settings={"repetitions": "2"})
     for each in (export, another):
         found = results(each)
         assert found.status == "ok"
@@ -56,18 +56,22 @@ def test_results_of_each_export_lie_beside_it(adb: FakeAdb, export: Export, anot
 
 
 def test_only_settings_that_were_given_reach_the_app(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
-    bench(adb, another, settings={"threads": 4, "prefill": 16})
+    settings = {"threads": "4", "prefill": "16", "decode": "4", "threads_sweep": "1,2,performance", "depths": "8,16"}
+    bench(adb, another, settings=settings)
     extras = (on_phone.root / "extras.json").read_text()
     assert '"threads": "4"' in extras
     assert '"prefill": "16"' in extras
-    assert "decode" not in extras
+    assert '"threads_sweep": "1,2,performance"' in extras
+    assert '"depths": "8,16"' in extras
+    assert "sustain" not in extras
     assert "repetitions" not in extras
 
 
 def test_other_tokens_than_the_manifests_are_a_warning(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
     on_phone.behave(results={"tokens": [5, 0, 7]})
-    bench(adb, another)
-    assert results(another).warnings[0].startswith("greedy tokens part from the manifest's at position 1 of 3")
+    told = bench(adb, another)
+    assert results(another).expected_tokens == another.tokens
+    assert "  warning: greedy tokens differ from the export's at position 1 of 3" in "\n".join(told)
 
 
 def test_results_of_another_pte_are_refused(adb: FakeAdb, on_phone: FakePhone, export: Export, another: Export) -> None:
@@ -87,7 +91,7 @@ def test_a_cable_that_is_pulled_in_the_middle_of_a_run_stops_nothing(adb: FakeAd
             pulled.append(line)
             adb.pull()
 
-    told = bench(adb, another, settings={"repetitions": 20}, also=pull)
+    told = bench(adb, another, settings={"repetitions": "20"}, also=pull)
     assert pulled
     assert sum("waiting for it" in line for line in told) >= 1
     assert results(another).status == "ok"
@@ -174,14 +178,46 @@ def test_a_phone_that_is_too_warm_is_measured_when_told(adb: FakeAdb, on_phone: 
 def test_numbers_of_a_phone_that_became_too_warm_are_refused(
     adb: FakeAdb, on_phone: FakePhone, another: Export
 ) -> None:
-    on_phone.behave(results={"warnings": ["throttled: thermal state severe after decode"]})
-    with pytest.raises(
-        SharpError, match=r"too warm during the measurement of unshared .*severe after decode.* no results were written"
-    ):
+    on_phone.behave(results={"conditions": [{"at": 0.0, "thermal": "none"}, {"at": 2.0, "thermal": "severe"}]})
+    with pytest.raises(SharpError, match=r"too warm while unshared was measured .*severe.* no results were written"):
         bench(adb, another)
     assert not (another.directory / RESULTS).exists()
     bench(adb, another, allow_throttled=True)
-    assert results(another).warnings == ("throttled: thermal state severe after decode",)
+    assert [condition.thermal for condition in results(another).conditions] == ["none", "severe"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"threads_sweep": "1,fast"}, "--threads-sweep 1,fast: give numbers of threads"),
+        ({"depths": "512"}, "--depth 512: .* has a KV cache of 64 tokens, which has no room for 64 more"),
+        ({"depths": "60", "decode": "8"}, "--depth 60: .* no room for 8 more; give at most 56"),
+    ],
+)
+def test_settings_that_no_phone_can_run_are_refused_before_the_push(
+    adb: FakeAdb, another: Export, settings: dict[str, str], problem: str
+) -> None:
+    with pytest.raises(SharpError, match=problem):
+        bench(adb, another, settings=settings)
+    assert adb.received == 0
+
+
+def test_fixed_performance_mode_lasts_as_long_as_the_run(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:
+    bench(adb, another, fixed_performance=True)
+    assert results(another).settings.fixed_performance is True
+    modes = [command for command in on_phone.commands if "fixed-performance" in command]
+    assert [command.rpartition(" ")[2] for command in modes] == ["true", "false"]
+    started = next(index for index, command in enumerate(on_phone.commands) if "export_dir" in command)
+    assert on_phone.commands.index(modes[0]) < started < on_phone.commands.index(modes[1])
+
+
+def test_a_phone_without_fixed_performance_mode_is_not_measured(
+    adb: FakeAdb, on_phone: FakePhone, another: Export
+) -> None:
+    (on_phone.root / "no-fixed-performance").touch()
+    with pytest.raises(SharpError, match="this phone has no fixed-performance mode; it needs Android 11 or later"):
+        bench(adb, another, fixed_performance=True)
+    assert not (another.directory / RESULTS).exists()
 
 
 def test_without_the_app_it_is_said_how_to_install_it(adb: FakeAdb, on_phone: FakePhone, another: Export) -> None:

@@ -1,4 +1,4 @@
-"""The Android benchmark on this computer: its core is tested, and it benches a real `.pte`, also with the app's engine."""
+"""The Android benchmark on this computer: its core is tested, and benches a real `.pte`, also with the app's engine."""
 
 import hashlib
 import json

@@ -6,9 +6,13 @@ core, its tests, executorch, jvm, stubs, app ── kotlinc ──► build/phon
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
@@ -19,14 +23,13 @@ from sharp_mobile.bench.runner import build_engine
 
 ANDROID_BENCH = PROJECT / "android_bench"
 APP_ENGINE = ANDROID_BENCH / "app/src/main/kotlin/dev/sharpmobile/bench/app/ExecuTorchEngine.kt"
+COMPARE = ANDROID_BENCH / "typecheck" / "compare-with-sources"
 TOOLS = PROJECT / "build" / "phones"
 FIXTURES = PROJECT / "tests" / "fixtures" / "results"
 
 _LIBRARY = TOOLS / "kotlin" / "lib"
 COMPILER = [_LIBRARY / f"{name}.jar" for name in ("kotlin-compiler", "kotlin-stdlib", "kotlin-script-runtime")]
-COMPILER += [
-    _LIBRARY / f"{name}.jar" for name in ("kotlin-reflect", "kotlinx-coroutines-core-jvm", "annotations-13.0")
-]
+COMPILER += [_LIBRARY / f"{name}.jar" for name in ("kotlin-reflect", "kotlinx-coroutines-core-jvm", "annotations-13.0")]
 OPTIONS = ["-no-reflect", "-jvm-target", "17", "-Werror"]
 STDLIB = _LIBRARY / "kotlin-stdlib.jar"
 JUNIT = [TOOLS / "junit4.jar", TOOLS / "hamcrest.jar"]
@@ -81,10 +84,26 @@ def kotlin_files(sources: Sequence[Path]) -> list[Path]:
     return sorted(file for source in sources for file in ([source] if source.is_file() else source.rglob("*.kt")))
 
 
-def java(classpath: Sequence[Path], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def kotlinc_many(compilations: Sequence[Sequence[str | Path]], work: Path) -> list[tuple[bool, str]]:
+    """Whether each compilation succeeds, and what the compiler says; all in one process."""
+    files = [work / f"arguments-{index}" for index in range(len(compilations))]
+    common = ["-kotlin-home", TOOLS / "kotlin", *OPTIONS]
+    for file, arguments in zip(files, compilations, strict=True):
+        file.write_text("\n".join(map(str, [*common, *arguments])))
+    program = PROJECT / "tests" / "support" / "CompileMany.java"
+    done = java(COMPILER, "-Dkotlin.environment.keepalive=true", program, given="\n".join(map(str, files)))
+    assert done.returncode == 0, done.stderr[-4000:]
+    said = re.split(r"^@@ (\w+)\n", done.stdout, flags=re.MULTILINE)
+    return [(code == "OK", text) for text, code in zip(said[0::2], said[1::2], strict=False)]
+
+
+def java(
+    classpath: Sequence[Path], *arguments: str | Path, given: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a class. One thread of the compiler's and of the collector's: the machine has other work."""
     options = ["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", path_of(classpath)]
-    return subprocess.run(["java", *options, *map(str, arguments)], capture_output=True, text=True, cwd=PROJECT)
+    command = ["java", *options, *map(str, arguments)]
+    return subprocess.run(command, input=given, capture_output=True, text=True, cwd=PROJECT)
 
 
 def jni_library() -> Path:
@@ -98,6 +117,16 @@ def jni_library() -> Path:
     command += [f"-L{engine.parent}", f"-l:{engine.name}", f"-Wl,-rpath,{engine.parent}"]
     made_of = _digest([source, PROJECT / "host_bench" / "engine.h"]) + " ".join(command)
     return compiled(TOOLS / "libsharp_jni.so", command, source, made_of)
+
+
+def declared(text: str) -> set[str]:
+    """Names of the declarations of a Kotlin file that others see."""
+    loader = SourceFileLoader("compare_with_sources", str(COMPARE))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec
+    module = sys.modules[loader.name] = module_from_spec(spec)  # dataclasses look their module up
+    loader.exec_module(module)
+    return {one.name for one in module.Parser(text).file() if not one.hidden}
 
 
 def path_of(jars: Sequence[Path]) -> str:

@@ -72,10 +72,11 @@ class BenchActivity : Activity() {
     /** A start without hands begins at once. */
     private fun accept(intent: Intent) {
         val given = intent.getStringExtra(EXPORT_DIR) ?: return
+        if (running) return // its status file is not this start's
         val out = intent.getStringExtra(OUT)?.let(::File) ?: resultsOf(this)
         try {
             val plan = Plan.parse(options(intent))
-            begin(given.split(',').filter { it.isNotBlank() }.map { File(it.trim()) }, out, plan)
+            BenchProcess.start(this, given.split(',').filter { it.isNotBlank() }.map { File(it.trim()) }, out, plan)
         } catch (failure: Failure) {
             Status(statusFile(out)).failed(told(failure))
             text.text = told(failure)
@@ -86,13 +87,8 @@ class BenchActivity : Activity() {
     private fun options(intent: Intent): Map<String, String> {
         val extras = intent.extras ?: return mapOf()
         return extras.keySet().filter { it != EXPORT_DIR && it != OUT }.associateWith { name ->
-            extras.getString(name) ?: throw Failure("$name: is no text; give it as --es $name VALUE")
+            extras.getString(name) ?: throw Failure("$name is no text; give it as --es $name VALUE")
         }
-    }
-
-    private fun begin(directories: List<File>, out: File, plan: Plan) {
-        val begun = BenchProcess.start(this, directories, out, plan)
-        if (!begun) throw Failure("a benchmark is running already; wait for its end, or stop it")
     }
 
     private fun show(state: RunState) {
@@ -158,7 +154,7 @@ class BenchActivity : Activity() {
     private fun startOrStop() {
         if (running) return BenchProcess.runs.holder.stop()
         try {
-            begin(chosen(), resultsOf(this), Plan())
+            BenchProcess.start(this, chosen(), resultsOf(this), Plan())
         } catch (failure: Failure) {
             text.text = told(failure)
         }

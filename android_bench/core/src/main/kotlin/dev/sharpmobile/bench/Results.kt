@@ -66,7 +66,7 @@ data class ExportIdentity(
     val divergence: Double? = null,
 )
 
-/** How it ran. harness: the program that measured. fixedPerformance: Android's mode, which only Python's driver sets. */
+/** How it ran. harness: the program that measured. fixedPerformance: Android's mode, set by Python's driver only. */
 data class Settings(
     val harness: String,
     val runtime: String,

@@ -39,7 +39,8 @@ class LinuxFilesTest {
     @Test
     fun memoryIsThatOfTheProcess() {
         File(root, "proc/self").mkdirs()
-        File(root, "proc/self/status").writeText("Name:\tx\nVmHWM:\t 90 kB\nRssAnon:\t 20 kB\nRssFile:\t3 kB\nRssShmem:\t1 kB\n")
+        val status = "Name:\tx\nVmHWM:\t 90 kB\nRssAnon:\t 20 kB\nRssFile:\t3 kB\nRssShmem:\t1 kB\n"
+        File(root, "proc/self/status").writeText(status)
         assertEquals(Memory(20 * 1024, 4 * 1024, 90 * 1024), files.memory())
         File(root, "proc/self/smaps_rollup").writeText("0-f [rollup]\nRss: 30 kB\nPss: 25 kB\nSwapPss: 1 kB\n")
         assertEquals(25 * 1024, files.memory().footprint)

@@ -13,7 +13,8 @@ class PlanTest {
         )
         assertEquals(options.keys, Plan.NAMES.toSet())
         val plan = Plan.parse(options)
-        assertEquals(listOf(2, 3, 64, 16, 60, 0), with(plan) { listOf(threads, repetitions, prefill, decode, sustain, coolDown) })
+        val numbers = with(plan) { listOf(threads, repetitions, prefill, decode, sustain, coolDown) }
+        assertEquals(listOf(2, 3, 64, 16, 60, 0), numbers)
         assertEquals(listOf(listOf(128, 256), listOf(1, 2, 0)), listOf(plan.depths, plan.threadsSweep))
         assertEquals(Plan(), Plan.parse(mapOf()))
         assertEquals(listOf(), Plan.parse(mapOf("depths" to "none")).depths)

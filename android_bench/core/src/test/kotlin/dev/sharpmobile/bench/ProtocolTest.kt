@@ -15,8 +15,8 @@ class ProtocolTest {
     private val b = ExportFolder.open(writeExport(below, "b"))
 
     private fun run(
-        engine: Engine, place: Place = place(caches), exports: List<ExportFolder> = listOf(a, b), plan: Plan = this.plan,
-        say: (String) -> Unit = {}, stop: () -> Stop? = { null },
+        engine: Engine, place: Place = place(caches), exports: List<ExportFolder> = listOf(a, b),
+        plan: Plan = this.plan, say: (String) -> Unit = {}, stop: () -> Stop? = { null },
     ) = BenchProtocol.run(exports, plan, engine, place, say, stop)
 
     private fun FakeEngine.loaded() = calls.filter { it.startsWith("load") }
@@ -29,7 +29,8 @@ class ProtocolTest {
         assertEquals((1..2).flatMap { listOf("repetition $it of 2: a", "repetition $it of 2: b") }, lines)
         val repetition = listOf("a", "b").flatMap { listOf("load $it packs", "load $it packed", "load $it packed") }
         assertEquals(listOf("load a", "load b") + repetition + repetition, engine.loaded())
-        val firstToken = listOf("step [1, 2, 3, 1] at 0", "step [2, 3] at 4") // a prompt of six in parts of at most four
+        // A prompt of six in parts of at most four.
+        val firstToken = listOf("step [1, 2, 3, 1] at 0", "step [2, 3] at 4")
         val later = listOf("load a packed", "step [1, 2, 3] at 0") +       // the prompt
             List(3) { "step [4] at 3" } +                                 // a warm-up and two forwards
             firstToken +                                                  // a prefill of six
@@ -50,7 +51,8 @@ class ProtocolTest {
         assertEquals(listOf(2, 2, 4, 4), samples.map { it?.seconds?.size })
         val tokens = with(results) { listOf(firstToken.first, firstToken.later, prefill, decode) }
         assertEquals(listOf(6 to 2, 6 to 2, 6 to 2, 2 to 2), tokens.map { it?.tokens to it?.seconds?.size })
-        assertEquals(listOf(Triple(4, 2, 2)), results.decodeAtDepth.map { Triple(it.depth, it.tokens, it.seconds.size) })
+        val depths = results.decodeAtDepth.map { Triple(it.depth, it.tokens, it.seconds.size) }
+        assertEquals(listOf(Triple(4, 2, 2)), depths)
         val latency = results.tokenLatency!!.seconds
         assertEquals(latency.take(2).sum(), results.decode!!.seconds[0], 1e-12)
         assertEquals(true, results.firstToken.first!!.seconds[0] > results.load.first!!.seconds[0])
@@ -96,7 +98,8 @@ class ProtocolTest {
         val engine = FakeEngine()
         val found = run(engine, exports = listOf(a, other, damaged, copy))
         assertNull(found[0].error)
-        val told = listOf("was exported for executorch 1.9.0", "is not the file of its manifest", "the same export as a")
+        val told =
+            listOf("was exported for executorch 1.9.0", "is not the file of its manifest", "the same export as a")
         for ((results, error) in found.drop(1).zip(told)) assertContains(assertNotNull(results.error), error)
         assertEquals(setOf("load a"), engine.loaded().map { it.take(6) }.toSet())
         val full = run(engine, place(caches, Room(5)))[0]
@@ -151,8 +154,9 @@ class ProtocolTest {
         for (results in found) {
             assertNull(results.error)
             assertEquals(listOf(1, 2), results.threadsSweep.map { it.threads })
-            assertEquals(listOf(6 to 1, 6 to 1), results.threadsSweep.map { it.prefill.tokens to it.prefill.seconds.size })
-            assertEquals(listOf(2 to 1, 2 to 1), results.threadsSweep.map { it.decode.tokens to it.decode.seconds.size })
+            val (prefills, decodes) = results.threadsSweep.map { it.prefill } to results.threadsSweep.map { it.decode }
+            assertEquals(listOf(6 to 1, 6 to 1), prefills.map { it.tokens to it.seconds.size })
+            assertEquals(listOf(2 to 1, 2 to 1), decodes.map { it.tokens to it.seconds.size })
         }
         val stopped = FakeEngine()
         val (cut) = run(stopped, plan = sweep, exports = listOf(a), stop = { Stop.USER.takeIf { stopped.loads >= 5 } })

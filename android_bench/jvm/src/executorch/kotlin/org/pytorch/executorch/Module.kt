@@ -1,6 +1,6 @@
 // What the app calls of ExecuTorch's Module, around engine_jni.cpp: the app's own engine runs a .pte on a computer.
 //
-// The files below org/pytorch/executorch have the signatures of ExecuTorch's Kotlin API that the app uses, and no others.
+// The files below org/pytorch/executorch have the signatures of ExecuTorch's Kotlin API that the app uses, and no more.
 // The app is compiled against them where there is no Android SDK; typecheck/compare-with-sources compares them with
 // ExecuTorch's sources. They are no part of the app: Gradle takes the library itself.
 
@@ -8,10 +8,9 @@ package org.pytorch.executorch
 
 import dev.sharpmobile.bench.Failure
 import dev.sharpmobile.bench.jvm.EngineJni
-import java.io.Closeable
 import java.io.File
 
-open class Module private constructor(private val path: String, private val threads: Int) : Closeable {
+open class Module private constructor(private val path: String, private val threads: Int) {
     private var handle = 0L
 
     open fun forward(vararg inputs: EValue): Array<EValue> {
@@ -30,17 +29,13 @@ open class Module private constructor(private val path: String, private val thre
         handle = 0
     }
 
-    override fun close() {
-        destroy()
-    }
-
     private fun loaded(): Long {
         if (handle == 0L) handle = native { EngineJni.open(path, threads, null) }
         return handle
     }
 
     companion object {
-        const val LOAD_MODE_FILE = 0
+        private const val LOAD_MODE_FILE = 0
         const val LOAD_MODE_MMAP = 1
 
         @JvmStatic

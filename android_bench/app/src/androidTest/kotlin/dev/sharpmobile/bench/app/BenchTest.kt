@@ -2,8 +2,8 @@
 //
 //     android_bench/on-emulator EXPORT OUT
 //
-// The instrumentation argument export_dir names other directories, such as what a farm has put into /data/local/tmp. The
-// plan's options have the names of Plan.parse: -e threads 2 -e threads_sweep 1,2,performance
+// The instrumentation argument export_dir names other directories, such as what a farm has put into /data/local/tmp.
+// The plan's options have the names of Plan.parse: -e threads 2 -e threads_sweep 1,2,performance
 
 package dev.sharpmobile.bench.app
 

@@ -45,7 +45,7 @@ class DeviceProbe(private val context: Context) {
             clocksHz = LinuxFiles().clocksHz(),
             chargeUah = battery.getLongProperty(BatteryManager.BATTERY_PROPERTY_CHARGE_COUNTER).takeIf { it > 0 },
             batteryLevel = state?.let(::level),
-            charging = status?.let { it in listOf(BatteryManager.BATTERY_STATUS_CHARGING, BatteryManager.BATTERY_STATUS_FULL) },
+            charging = status?.let { it in CHARGING },
             batteryCelsius = state?.let(::celsius),
         )
     }
@@ -97,6 +97,12 @@ class DeviceProbe(private val context: Context) {
         return if (level >= 0 && scale > 0) level.toDouble() / scale else null
     }
 
-    private fun celsius(state: Intent): Double? =
-        state.getIntExtra(BatteryManager.EXTRA_TEMPERATURE, Int.MIN_VALUE).takeIf { it != Int.MIN_VALUE }?.let { it / 10.0 }
+    private fun celsius(state: Intent): Double? {
+        val tenths = state.getIntExtra(BatteryManager.EXTRA_TEMPERATURE, Int.MIN_VALUE)
+        return if (tenths != Int.MIN_VALUE) tenths / 10.0 else null
+    }
+
+    private companion object {
+        val CHARGING = listOf(BatteryManager.BATTERY_STATUS_CHARGING, BatteryManager.BATTERY_STATUS_FULL)
+    }
 }

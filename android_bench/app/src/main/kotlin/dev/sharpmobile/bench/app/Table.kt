@@ -45,7 +45,8 @@ private fun rows(results: Results): List<Row> = buildList {
         add(Row("decode p90, ms", 1e3 * Statistics.percentile(it, 0.9)))
     }
     for (one in results.decodeAtDepth) {
-        add(Row("decode at depth ${one.depth}, $speed", Statistics.tokensPerSecond(TokenSamples(one.seconds, one.tokens))))
+        val samples = TokenSamples(one.seconds, one.tokens)
+        add(Row("decode at depth ${one.depth}, $speed", Statistics.tokensPerSecond(samples)))
     }
     for (one in results.threadsSweep) {
         add(Row("threads: ${one.threads}, decode $speed", Statistics.tokensPerSecond(one.decode)))

@@ -7,6 +7,7 @@ import dev.sharpmobile.bench.Plan
 import dev.sharpmobile.bench.Room
 import dev.sharpmobile.bench.RunState
 import dev.sharpmobile.bench.Session
+import java.util.Collections
 import java.util.concurrent.CountDownLatch
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
@@ -19,7 +20,7 @@ import org.junit.Test
 /** The chat and the benchmark, with a model that repeats the prompt's words. */
 class ConversationTest {
     private val model = OneModel()
-    private val calls: MutableList<String> = java.util.Collections.synchronizedList(mutableListOf())
+    private val calls: MutableList<String> = Collections.synchronizedList(mutableListOf())
     private val talks = LinkedBlockingQueue<Talk>()
     private var go = CountDownLatch(0)
 
@@ -128,7 +129,8 @@ class ConversationTest {
             runs.start(listOf()) { say, stop ->
                 begun.countDown()
                 end.await(20, TimeUnit.SECONDS)
-                Session(Plan(), engine, { throw Failure("") }, { Room(0) }, { throw Failure("") }, null, null, { it }, say, stop)
+                val never = { throw Failure("there is no export to ask this for") }
+                Session(Plan(), engine, never, { Room(0) }, { never() }, null, null, { it }, say, stop)
             }
         }
         val a = export("a")

@@ -6,7 +6,7 @@ import dev.sharpmobile.bench.Failure
 import dev.sharpmobile.bench.Plan
 import java.io.File
 
-/** engine: "host", or "app" for the Android app's. The plan's options are those of Plan.parse, such as --cool-down 3. */
+/** engine: "host", or "app" for the Android app's. The plan's options are Plan.parse's, such as --cool-down 3. */
 class Options(arguments: List<String>) {
     val exports: List<File> = arguments.takeWhile { !it.startsWith("--") }.map { File(it).absoluteFile.normalize() }
     private val values = arguments.drop(exports.size).chunked(2).associate(::pair)

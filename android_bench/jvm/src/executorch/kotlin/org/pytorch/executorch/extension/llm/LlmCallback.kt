@@ -3,7 +3,5 @@ package org.pytorch.executorch.extension.llm
 interface LlmCallback {
     fun onResult(result: String)
 
-    fun onStats(stats: String) {}
-
     fun onError(errorCode: Int, message: String) {}
 }

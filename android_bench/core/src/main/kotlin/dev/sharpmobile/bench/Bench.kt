@@ -18,32 +18,34 @@ private data class Measured(
     val tokens: List<Long> = listOf(),
 )
 
-/** plan: fitted to the export. stop: see BenchProtocol. */
-class Bench(
-    val export: ExportFolder,
-    private val plan: Plan,
-    private val engine: Engine,
-    private val place: Place,
-    private val sampler: Sampler,
-    private val stop: () -> Stop?,
-) {
+/** What the exports of a run share. idleMemory: of the process before the first load. stop: see BenchProtocol. */
+class Run(
+    val engine: Engine,
+    val place: Place,
+    val sampler: Sampler,
+    val idleMemory: Memory,
+    val stop: () -> Stop?,
+)
+
+/** plan: fitted to the export. */
+class Bench(val export: ExportFolder, private val plan: Plan, private val run: Run) {
     var error: String? = null
         private set
+    private val engine = run.engine
     private val version = engine.runtime.removePrefix("executorch ")
-    private val cache = place.caches?.takeIf { engine.packedCache }?.let {
+    private val cache = run.place.caches?.takeIf { engine.packedCache }?.let {
         PackedCache(it, PackedCache.key(export.identity.sha256, version, engine.cpuClass))
     }
     private val launch = Launch(export, plan, engine)
-    private val journal = place.journal(export)
-    private val device = place.device()
-    private val idle = engine.memory()
+    private val journal = run.place.journal(export)
+    private val device = run.place.device()
     private var measured = Measured()
     private val warnings = mutableListOf<String>()
 
     /** The counts of threads to try. */
     val threadCounts: List<Int> = plan.threadCounts(device)
 
-    /** Nothing is measured yet, and the results file says so. */
+    /** Nothing is under way, and the results file says so. */
     fun waits() {
         try {
             journal?.pause(results())
@@ -52,23 +54,23 @@ class Bench(
         }
     }
 
-    /** Do a part of the work, unless an earlier one failed; the results file says what is being done. */
+    /** Do a part of the work, unless an earlier one failed or the run is stopped; the results file says which. */
     fun attempt(stage: String, work: () -> Unit) {
-        if (error != null) return
+        if (error != null || run.stop() != null) return
         val before = measured
         try {
             journal?.begin(results(), stage)
             work()
-            if (stop() == Stop.BACKGROUND) {
-                measured = before
-                throw Failure(Interruption(stage, export.name).line)
-            }
-            journal?.pause(results())
         } catch (error: Exception) {
             this.error = told(error)
         } catch (error: OutOfMemoryError) {
             this.error = "${export.name}: there is too little memory for it (${told(error)}); share more layers"
         }
+        if (run.stop() == Stop.BACKGROUND) {
+            measured = before
+            error = Interruption(stage, export.name).line
+        }
+        if (error == null) waits()
         if (error != null) finish() // the others may go on for long
     }
 
@@ -76,7 +78,7 @@ class Bench(
     fun check(same: ExportFolder?) {
         if (same != null) throw Failure("${export.name}: is the same export as ${same.name}; name it once")
         export.checkRuntime(engine.runtime)
-        Requirements.check(place.room(), cache != null, export)
+        Requirements.check(run.place.room(), cache != null, export)
         export.checkHash()
     }
 
@@ -118,8 +120,8 @@ class Bench(
 
     /** A launch that decodes for as long as the plan says. */
     fun sustain(say: (Int) -> Unit) {
-        val run = withPackedWeights { packed -> launch.sustain(packed, sampler::elapsed, say) { stop() != null } }
-        measured = measured.copy(sustained = run)
+        val sustained = withPackedWeights { launch.sustain(it, run.sampler::elapsed, say) { run.stop() != null } }
+        measured = measured.copy(sustained = sustained)
     }
 
     /** The results, in the file too. */
@@ -178,8 +180,8 @@ class Bench(
         threadsSweep = measured.sweep,
         sustained = measured.sustained?.windows.orEmpty(),
         memory = memory(measured.laters.map { it.memory }),
-        idleMemory = idle,
-        conditions = sampler.taken(),
+        idleMemory = run.idleMemory,
+        conditions = run.sampler.taken(),
         likeliest = measured.laters.firstOrNull()?.likeliest.orEmpty(),
         tokens = measured.tokens,
         expectedTokens = export.expectedTokens,

@@ -46,6 +46,8 @@ class Chat(private val generator: TextGenerator, private val clock: () -> Double
         }
     }
 
-    /** End the answer early. */
-    fun stop() = generator.stop()
+    /** End the answer that is being written, if there is one. */
+    fun stop() {
+        if (answering.get()) generator.stop()
+    }
 }

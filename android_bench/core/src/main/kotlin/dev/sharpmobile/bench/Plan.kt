@@ -64,11 +64,11 @@ data class Plan(
 
         private fun depths(text: String): List<Int> {
             if (text == "none") return listOf()
-            return text.split(',').map { it.trim().toIntOrNull() ?: 0 }.takeIf { all -> all.all { it >= 1 } }
+            return text.split(',').map { it.toIntOrNull() ?: 0 }.takeIf { all -> all.all { it >= 1 } }
                 ?: throw Failure("depths=$text: write whole numbers from 1 on with commas between, or none")
         }
 
-        private fun sweep(text: String): List<Int> = text.split(',').map { it.trim() }.map { count ->
+        private fun sweep(text: String): List<Int> = text.split(',').map { count ->
             if (count == "performance") return@map PERFORMANCE_CORES
             count.toIntOrNull()?.takeIf { it >= 1 } ?: throw Failure(
                 "threads_sweep=$text: write whole numbers from 1 on, or performance, with commas between",

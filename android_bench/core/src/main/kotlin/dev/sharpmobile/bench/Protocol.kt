@@ -7,6 +7,10 @@
 //     threads sweep   if the plan has one: each export, one launch a count of threads
 //     sustained       if the plan has one: each export, one launch
 //
+//     first    load without packed weights ─► a long prompt ─► first token; leaves packed weights
+//     later    load with them ─► the prompt ─► warm-ups ─► forwards ─► prefill ─► decode ─► decode at depths
+//     answer   load with them ─► a long prompt ─► first token; left out if there is no packed cache
+//
 // Alternating spreads the device's other work over all exports; read the medians. Before each export's turn the device
 // gets the plan's time to cool down. An export that fails keeps what was measured of it, and the others go on.
 
@@ -38,68 +42,54 @@ object BenchProtocol {
         val sampler = Sampler(place.condition)
         sampler.start()
         val benches = try {
-            exports.map { Bench(it, plan.fitted(it), engine, place, sampler, stop) }.also { all ->
-                for (bench in all) bench.waits()
-                check(all, stop)
-                repeat(all, plan, say, stop)
-                sweep(all, plan, say, stop)
-                sustain(all, plan, say, stop)
-            }
+            val run = Run(engine, place, sampler, engine.memory(), stop)
+            exports.map { Bench(it, plan.fitted(it), run) }.also { measure(it, plan, say, stop) }
         } finally {
             sampler.stop()
         }
         return benches.map { it.finish() } // again those that have failed, now with all conditions
     }
 
-    private fun check(benches: List<Bench>, stop: () -> Stop?) {
+    private fun measure(benches: List<Bench>, plan: Plan, say: (String) -> Unit, stop: () -> Stop?) {
+        for (bench in benches) bench.waits()
         for ((index, bench) in benches.withIndex()) {
-            if (stop() != null) return
             val same = benches.take(index).firstOrNull { it.export.identity.sha256 == bench.export.identity.sha256 }
             bench.attempt("the check") { bench.check(same?.export) }
             bench.attempt("the first words") { bench.generate() }
         }
-    }
-
-    private fun repeat(benches: List<Bench>, plan: Plan, say: (String) -> Unit, stop: () -> Stop?) {
+        val turn = { bench: Bench -> bench.error == null && cooled(plan, stop) }
         for (repetition in 1..plan.repetitions) {
-            for (bench in benches.filter { it.error == null }) {
-                coolDown(plan, stop)
-                if (stop() != null) return
+            for (bench in benches) {
+                if (!turn(bench)) continue
                 say("repetition $repetition of ${plan.repetitions}: ${bench.export.name}")
                 bench.attempt("the first launch") { bench.first() }
-                if (stop() != null) return
                 bench.attempt("a later launch") { bench.later() }
-                if (stop() != null) return
                 bench.attempt("the launch for the first token") { bench.answer() }
             }
         }
-    }
-
-    private fun sweep(benches: List<Bench>, plan: Plan, say: (String) -> Unit, stop: () -> Stop?) {
-        for (bench in benches.filter { it.error == null && it.threadCounts.isNotEmpty() }) {
-            coolDown(plan, stop)
+        for (bench in benches) {
+            if (bench.threadCounts.isEmpty() || !turn(bench)) continue
             for (threads in bench.threadCounts) {
-                if (stop() != null) return
+                if (bench.error != null || stop() != null) continue
                 say("$threads threads: ${bench.export.name}")
                 bench.attempt("the threads sweep") { bench.sweep(threads) }
             }
         }
-    }
-
-    private fun sustain(benches: List<Bench>, plan: Plan, say: (String) -> Unit, stop: () -> Stop?) {
-        if (plan.sustain == 0) return
-        for (bench in benches.filter { it.error == null }) {
-            coolDown(plan, stop)
-            if (stop() != null) return
-            val line = { passed: Int -> say("sustained: ${bench.export.name}, $passed of ${plan.sustain} s") }
-            bench.attempt("the sustained run") { bench.sustain(line) }
+        for (bench in benches) {
+            if (plan.sustain == 0 || !turn(bench)) continue
+            val report = { passed: Int -> say("sustained: ${bench.export.name}, $passed of ${plan.sustain} s") }
+            bench.attempt("the sustained run") { bench.sustain(report) }
         }
     }
 
-    /** Wait before an export's turn; a stop ends the wait. */
-    private fun coolDown(plan: Plan, stop: () -> Stop?) {
+    /** Wait before an export's turn; false if the run is stopped. */
+    private fun cooled(plan: Plan, stop: () -> Stop?): Boolean {
         val end = System.nanoTime() + plan.coolDown * 1_000_000_000L
-        while (System.nanoTime() < end && stop() == null) Thread.sleep(PAUSE_MS)
+        while (stop() == null) {
+            if (System.nanoTime() >= end) return true
+            Thread.sleep(PAUSE_MS)
+        }
+        return false
     }
 
     private const val PAUSE_MS = 100L

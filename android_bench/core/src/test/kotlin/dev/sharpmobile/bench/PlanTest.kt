@@ -8,7 +8,7 @@ class PlanTest {
     @Test
     fun everyOptionIsRead() {
         val options = mapOf(
-            "threads" to "2", "repetitions" to "3", "prefill" to "64", "decode" to "16", "depths" to "128, 256",
+            "threads" to "2", "repetitions" to "3", "prefill" to "64", "decode" to "16", "depths" to "128,256",
             "threads_sweep" to "1,2,performance", "sustain" to "60", "cool_down" to "0",
         )
         assertEquals(options.keys, Plan.NAMES.toSet())
@@ -27,6 +27,7 @@ class PlanTest {
             "repetitions=0" to "write a whole number from 1 on",
             "sustain=-1" to "write a whole number from 0 on",
             "cool_down=" to "write a whole number from 0 on",
+            "depths=128, 256" to "write whole numbers from 1 on with commas between, or none",
             "depths=0" to "write whole numbers from 1 on with commas between, or none",
             "threads_sweep=1,fast" to "write whole numbers from 1 on, or performance, with commas between",
             "speed=9" to "is no option; the options are threads, repetitions, prefill, decode, depths, " +

@@ -9,18 +9,17 @@ Take the names from `sharp_mobile`. PyTorch is imported by the functions that co
 function is silent unless `progress=True`, and raises `SharpError` for what a user can correct.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharp_mobile.console import Console, reporting
-from sharp_mobile.files.printable import one_printable_line, printable
+from sharp_mobile.console import reporting
 from sharp_mobile.recipe.load import load_recipe, recipe_name
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.system.libraries import quiet_libraries
+from sharp_mobile.system.terminal import terminal_console
 from sharp_mobile.verify.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -188,13 +187,5 @@ def _called(progress: bool) -> Iterator[None]:
         if not progress:
             yield
             return
-        with reporting(Console(say=_say, warn=_warn, bars=True)):
+        with reporting(terminal_console(quiet_output=True)):
             yield
-
-
-def _say(text: str) -> None:
-    print(printable(text, lines=True), file=sys.stderr)
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {one_printable_line(line)}", file=sys.stderr)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class SharpError(Exception):
-    """A wrong input, told in one line: which file or field, what is wrong with it, and the way out.
+    """A wrong input, in one line: which file or field, what is wrong with it, and what to do.
 
         >>> from sharp_mobile import SharpError, load_recipe
         >>> try:

@@ -85,7 +85,7 @@ def export(recipe: Recipe, name: str, out: Path, *, work: Path = RECOVERED) -> E
                 f"lower.max_length: {recipe.lower.max_length} leaves no room for the "
                 f"{len(prompt)}-token prompt of the export check; use {len(prompt) + 1} or more"
             )
-        with tempfile.TemporaryDirectory() as scratch:  # what the runner refuses is told before the long work
+        with tempfile.TemporaryDirectory() as scratch:  # report what the runner refuses before the long work
             warnings += _write_tokenizer(opened.checkpoint, Path(scratch)).warnings
         for warning in warnings:
             warn(warning)
@@ -111,7 +111,7 @@ def export(recipe: Recipe, name: str, out: Path, *, work: Path = RECOVERED) -> E
 
 
 def summary(result: ExportResult, *, profile: bool = False) -> list[str]:
-    """What the user is told of a finished export."""
+    """The lines for the user about a finished export."""
     manifest, sizes = result.manifest, result.manifest.sizes
     agreement = result.agreement
     lines = [

@@ -9,7 +9,7 @@ from sharp_mobile.bench.verdict import warnings_of
 def summary(results: Results) -> list[str]:
     """The lines of one export: sizes, times, memory and warnings; what was not measured is left out."""
     lines = [f"{results.export.name}: {results.export.file_bytes:,} bytes, plan {results.export.plan}"]
-    lines += (f"  {name:<22} {value}" for name, value in _rows(results))
+    lines += (f"  {name:<25} {value}" for name, value in _rows(results))
     return lines + [f"  warning: {warning}" for warning in warnings_of(results)]
 
 
@@ -36,9 +36,9 @@ def _rows(results: Results) -> Iterator[tuple[str, str]]:
             f"prefill {point.prefill.per_second:.1f}, decode {point.decode.per_second:.1f} tokens/s",
         )
     if results.sustained:
-        rates = [window.per_second for window in results.sustained]
-        seconds = sum(window.seconds for window in results.sustained)
-        yield "sustained", f"{rates[0]:.1f} to {rates[-1]:.1f} tokens/s in {seconds:.0f} s"
+        first, last = results.sustained[0], results.sustained[-1]
+        seconds = last.at - first.at + first.seconds
+        yield "sustained", f"{first.per_second:.1f} to {last.per_second:.1f} tokens/s in {seconds:.0f} s"
     if results.memory is not None:
         yield "memory", _bytes(results.memory)
     if results.idle_memory is not None:

@@ -211,7 +211,7 @@ def _llama3_rope(header: GGUFHeader, options: dict[str, object]) -> dict[str, ob
     return {"rope_type": "llama3", **settings}
 
 
-# The period of layers of which the last sees everything, where a family has one of its own; 0: none does.
+# The period of layers of which the last sees everything, where a family has its own; 0: none does.
 _PERIODS = {"gemma2": 2, "gemma3": 6, "phi3": 0, "llama": 0}
 
 

@@ -1,6 +1,6 @@
 """The weights of a GGUF file, as Hugging Face names and lays them out.
 
-transformers reads GGUF too, but parses the header anew for the configuration, the weights and the tokenizer and looks
+transformers reads GGUF too, but parses the header again for the configuration, the weights and the tokenizer and looks
 names up once a module: 18 CPU seconds for SmolLM2-135M's 93 MB file where this takes 3. The tests hold the two equal.
 
 llama.cpp stores three things differently from Hugging Face, undone here: Llama's q and k rows are interleaved for its

@@ -1,6 +1,6 @@
 """Merge a SHARP model into a plain Hugging Face one, for runtimes that know nothing of sharing.
 
-Every target gets whole weights of its own (Eq. 3-6, Θ the reference's weight of the same projection, or the layer's
+Every target gets its own full weights (Eq. 3-6, Θ the reference's weight of the same projection, or the layer's
 own one under an adapter):
 
     lora  α Θ + B A      right  α Θ Cᵀ D + B A      left  α E Fᵀ Θ + B A      hadamard  α (U V) ⊙ Θ + B A

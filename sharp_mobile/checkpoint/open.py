@@ -7,9 +7,11 @@ org/name                  a repository of the hub     │
 out/llama-sharp/          a SHARP checkpoint         ─┘
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from sharp_mobile.checkpoint.build import assemble, on_meta, read_generation_config, ready, skeleton
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
@@ -35,6 +37,8 @@ from sharp_mobile.errors import prefixed
 from sharp_mobile.files.digests import fingerprint_of
 from sharp_mobile.files.paths import is_regular_file
 from sharp_mobile.model.share import share_layers
+from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Recoveries
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, check_undamaged, read_sharing
 from sharp_mobile.recipe.source import Source
 
@@ -83,16 +87,8 @@ def _open_directory(source: Source, path: Path, dtype: torch.dtype | None) -> Ch
     model = skeleton(config, path / CONFIG_JSON)
     assemble(model, {name: state[name] for name in model.state_dict() if name in state}, dtype)
     read_generation_config(model, path)
-    tokenizer = load_tokenizer(path)
-    return Checkpoint(
-        name=source.name,
-        source=str(source),
-        path=path,
-        model=ready(model, path),
-        fingerprint=fingerprint_of([path / CONFIG_JSON, *files, *tokenizer_files(path)]),
-        warnings=(*warnings, *tokenizer_warnings(path, tokenizer, config.vocab_size)),
-        _tokenizer=tokenizer,
-    )
+    files = [path / CONFIG_JSON, *files, *tokenizer_files(path)]
+    return _checkpoint(source, path, ready(model, path), files, warnings)
 
 
 def _open_gguf(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpoint:
@@ -102,16 +98,7 @@ def _open_gguf(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpo
     names = gguf_names(header, blueprint.state_dict(), blueprint.all_tied_weights_keys.keys(), config.num_hidden_layers)
     model = skeleton(config, path)
     assemble(model, gguf_weights(header, names, config), dtype or torch.float32)
-    tokenizer = load_tokenizer(path)
-    return Checkpoint(
-        name=source.name,
-        source=str(source),
-        path=path,
-        model=ready(model, path),
-        fingerprint=fingerprint_of([path]),
-        warnings=(*gguf_warnings(header), *tokenizer_warnings(path, tokenizer, config.vocab_size)),
-        _tokenizer=tokenizer,
-    )
+    return _checkpoint(source, path, ready(model, path), [path], gguf_warnings(header))
 
 
 def _open_sharp(source: Source, path: Path, dtype: torch.dtype | None) -> Checkpoint:
@@ -129,15 +116,29 @@ def _open_sharp(source: Source, path: Path, dtype: torch.dtype | None) -> Checkp
     share_layers(model, plan, recovery)
     assemble(model, mapped_tensors(weights), dtype)
     read_generation_config(model, path)
+    files = [path / CONFIG_JSON, path / SHARP_JSON, *weights, *tokenizer_files(path)]
+    return _checkpoint(source, path, ready(model, path), files, (), plan, recovery)
+
+
+def _checkpoint(
+    source: Source,
+    path: Path,
+    model: PreTrainedModel,
+    files: list[Path],
+    warnings: Iterable[str],
+    plan: SharePlan | None = None,
+    recovery: Recoveries | None = None,
+) -> Checkpoint:
+    """The checkpoint of a loaded model with its tokenizer; `files` are those whose content identifies it."""
     tokenizer = load_tokenizer(path)
     return Checkpoint(
         name=source.name,
         source=str(source),
         path=path,
-        model=ready(model, path),
-        fingerprint=fingerprint_of([path / CONFIG_JSON, path / SHARP_JSON, *weights, *tokenizer_files(path)]),
+        model=model,
+        fingerprint=fingerprint_of(files),
         plan=plan,
         recovery=recovery,
-        warnings=tuple(tokenizer_warnings(path, tokenizer, config.vocab_size)),
+        warnings=(*warnings, *tokenizer_warnings(path, tokenizer, model.config.vocab_size)),
         _tokenizer=tokenizer,
     )

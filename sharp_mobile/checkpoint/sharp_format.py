@@ -43,7 +43,7 @@ def save_sharp_checkpoint(
     Args:
         model: a model after `share_layers` with this plan.
         directory: replaced once the new one is whole, if it is a SHARP checkpoint or empty.
-        tokenizer_source: whose tokenizer to write beside the weights.
+        tokenizer_source: whose tokenizer to write with the weights.
         provenance: what made it (source, commands, settings); any JSON.
         report: measurements made on the way; any JSON.
 

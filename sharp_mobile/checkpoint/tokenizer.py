@@ -1,7 +1,7 @@
-"""Tokenizers as files: read what came with the weights, and put it beside what is written.
+"""Tokenizers as files: read the files that came with the weights, and copy them to outputs.
 
 ExecuTorch's runner reads a tokenizer.json of Hugging Face's tokenizers library, or a SentencePiece tokenizer.model. It
-is given the very files that came with the weights: transformers 5 writes a tokenizer.json anew as the class of the
+is given the very files that came with the weights: transformers 5 rewrites a tokenizer.json as the class of the
 tokenizer would have it, which for SentencePiece models the runner doesn't read. So the file is also read as it is here,
 not as that class, so that our ids are those of the runner.
 """
@@ -97,7 +97,7 @@ def keep_spaces(directory: Path) -> None:
 
 
 def tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None, rows: int) -> list[str]:
-    """What the user should know of a tokenizer beside an embedding of so many rows.
+    """Warnings about a tokenizer and an embedding of so many rows.
 
     Raises:
         SharpError: text can become a token that the embedding has no row for.
@@ -119,7 +119,7 @@ def tokenizer_warnings(path: Path, tokenizer: PreTrainedTokenizerBase | None, ro
 
 
 def _from_json(path: Path) -> PreTrainedTokenizerBase:
-    """A tokenizer.json as it is, not as the class in tokenizer_config.json would build it anew."""
+    """A tokenizer.json as it is, not as the class in tokenizer_config.json would rebuild it."""
     return _without_metaspace(PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True))
 
 

@@ -9,10 +9,11 @@ import click
 
 from sharp_mobile import __version__
 from sharp_mobile.cli import exports, measurements, models, paper
-from sharp_mobile.console import Console, reporting
+from sharp_mobile.console import reporting
 from sharp_mobile.errors import SharpError
-from sharp_mobile.files.printable import one_printable_line, printable
+from sharp_mobile.files.printable import one_printable_line
 from sharp_mobile.system.libraries import silence_libraries
+from sharp_mobile.system.terminal import terminal_console
 
 
 class _Group(click.Group):
@@ -29,7 +30,7 @@ class _Group(click.Group):
             signal.signal(signum, interrupt)
         silence_libraries()
         try:
-            with reporting(Console(say=_say, warn=_warn, bars=True)):
+            with reporting(terminal_console(quiet_output=False)):
                 return super().invoke(ctx)
         except BaseException as error:
             # Check the signal first: a library may have turned the interrupt into another exception.
@@ -43,15 +44,6 @@ class _Group(click.Group):
                 click.echo(f"error: {one_printable_line(str(error))}", err=True)
                 sys.exit(1)
             raise
-
-
-def _say(text: str) -> None:
-    # The text may hold names from files and phones.
-    click.echo(printable(text, lines=True))
-
-
-def _warn(line: str) -> None:
-    click.echo(f"warning: {one_printable_line(line)}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"max_content_width": 110})

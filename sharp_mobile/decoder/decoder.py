@@ -187,13 +187,13 @@ class Decoder(nn.Module):
         super().__init__()
         self.embedding, self.entry, self.exit = embedding, entry, exit_
         self.middles = nn.ModuleList(middles)
-        # Lists whose types are known, beside the ones that register the modules.
+        # Lists with known types, next to the ones that register the modules.
         self.attentions, self.rotations = attentions, rotations
         self.attention_modules, self.rotation_modules = nn.ModuleList(attentions), nn.ModuleList(rotations)
         self.rotation_of, self.options = rotation_of, options
 
     def deployed(self, entry: nn.Module, middles: list[nn.Module], exit_: nn.Module) -> "Decoder":
-        """This decoder around lowered segments, with the attention operator asked for and caches of its own."""
+        """This decoder around lowered segments, with the requested attention operator and its own caches."""
         kind: type[CustomAttention] | type[PortableAttention] = (
             CustomAttention if self.options.attention == "custom_sdpa" else PortableAttention
         )
@@ -221,7 +221,7 @@ class Decoder(nn.Module):
         return logits
 
     def surroundings(self, start: int, tokens: int) -> list["Surroundings"]:
-        """What each layer's attention is given beside q, k and v, for S = `tokens` positions from `start` on."""
+        """The inputs of each layer's attention other than q, k and v, for S = `tokens` positions from `start` on."""
         positions = torch.arange(tokens) + start
         tables = [rotation(positions.float()) for rotation in self.rotations]
         windows = [attention.settings.window for attention in self.attentions]
@@ -295,7 +295,7 @@ def _optional_norm(layer: DecoderLayer, attribute: str | None, family: Family) -
 
 
 def _embedding(embedding: nn.Embedding) -> nn.Embedding:
-    """The lookup table; Gemma's scaling of the embedded tokens goes into a float table of its own."""
+    """The lookup table; Gemma's scaling of the embedded tokens goes into a separate float table."""
     weight = embedding.weight.detach()
     scale: torch.Tensor | None = getattr(embedding, "embed_scale", None)
     if scale is not None:

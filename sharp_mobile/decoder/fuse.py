@@ -31,7 +31,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import RecoveredProjection, SharedMLP
 from sharp_mobile.recipe.recovery import DEPLOYABLE
 
-# Below this α_u is kept as a factor of its own: dividing B_u by it would leave the range in which floats are exact.
+# Below this α_u is kept as a separate factor: dividing B_u by it would leave the range in which floats are exact.
 SMALLEST_FOLDED_ALPHA = 1e-4
 
 

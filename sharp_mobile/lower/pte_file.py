@@ -42,7 +42,7 @@ class _Tied(NamedTuple):
 
 
 def write_pte_file(manager: ExecutorchProgramManager, path: Path) -> None:
-    """Write a program; the largest constant that is a named weight too takes no bytes of its own.
+    """Write a program; the largest constant that is a named weight too takes no further bytes.
 
     Args:
         manager: from `assemble`.

@@ -204,7 +204,7 @@ def _state(module: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in a storage of its own: XNNPACK's serializer writes the whole storage of what may be a view."""
+    """The tensor in a separate storage: XNNPACK's serializer writes the whole storage of what may be a view."""
     if tensor.untyped_storage().nbytes() == tensor.nbytes:
         return tensor
     own = tensor.detach().clone()
@@ -235,7 +235,7 @@ def _set_grids(program: ExportedProgram, segment: nn.Module) -> None:
 def _rebuilt(
     program: ExportedProgram, signature: ExportGraphSignature, state: dict[str, torch.Tensor] | None = None
 ) -> ExportedProgram:
-    """The program with another signature, and with these tensors in the place of its own, if any are given."""
+    """The program with another signature, and with these tensors instead of its own, if any are given."""
     return ExportedProgram(
         root=program.graph_module,
         graph=program.graph,

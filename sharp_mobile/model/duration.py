@@ -1,4 +1,4 @@
-"""About how long the long steps will take here, told before they start.
+"""Estimates of how long the long steps take on this machine, reported before they start.
 
     seconds = products of the step / this machine's rate of float32 products × a factor measured on SmolLM2-135M
 

@@ -10,7 +10,7 @@ transformations (Eq. 3-6), r being the rank and α a learned scalar:
 
 g0 to g2 are applied factor by factor and never build a weight; g3 has to build one, so it is not deployable.
 
-Beside the shared MLP, or in its place where the reference earns nothing, a target may keep a few of its own neurons
+In addition to the shared MLP, or instead of it where the reference gains nothing, a target may keep some own neurons
 and a linear bypass (a hybrid):
 
     f(x) = MLP_shared(x) + down_own (act(gate_own x) · up_own x) + B A x
@@ -121,7 +121,7 @@ class RecoveredProjection(nn.Module):
 class OwnNeurons(nn.Module):
     """The small MLP of the neurons that a target keeps: gate and up [n, hidden], down [hidden, n].
 
-    It starts with the neurons of largest weights; beside a shared MLP its answer starts at zero.
+    It starts with the neurons of largest weights; with a shared MLP its output starts at zero.
     """
 
     def __init__(self, count: int, mlp: nn.Module, *, beside_shared: bool) -> None:

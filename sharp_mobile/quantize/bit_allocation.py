@@ -67,7 +67,7 @@ def choose(candidates: list[Candidate], group: int, share: float) -> list[Candid
 def sensitivities(decoder: Decoder, windows: torch.Tensor) -> dict[FloatLinear, torch.Tensor]:
     """Of each linear that is to be rounded, Σ (g_o ‖x‖)² of its rows o, float32 [out], over all tokens and users.
 
-    Each window goes forwards through all segments, then backwards, each segment computed anew: what is held is one
+    Each window goes forwards through all segments, then backwards, each segment computed again: memory holds one
     segment in float and what every segment was given, 8 bytes a token, layer and hidden width.
 
     Args:

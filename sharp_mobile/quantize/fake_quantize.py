@@ -5,7 +5,7 @@ to 4 bits, activations to 8, and they themselves too. Within `simulated` a model
 so that what trains is what ships:
 
     linear     y = x̂ Ŵᵀ           x̂, Ŵ: dequantized from what `quantize.nearest` makes of x and W
-    target     the fused form of `decoder.fuse`, its factors rounded anew from the recovery parameters at every call
+    target     the fused form of `decoder.fuse`, its factors rounded again from the recovery parameters at every call
 
 Rounding has no gradient; as usual it is taken for the identity (straight-through).
 """
@@ -98,7 +98,7 @@ class _SimulatedLinear(nn.Module):
 
 
 class _SimulatedMLP(FusedMLP):
-    """The fused form of a target, made anew from its recovery parameters at every call."""
+    """The fused form of a target, made from its recovery parameters at every call."""
 
     def __init__(self, shared: SharedMLP, settings: QuantizeSettings, rounder: _Rounder) -> None:
         weights = mlp_weights(shared.reference) if shared.recovery.reference else ()
@@ -188,7 +188,7 @@ _ABSENT = object()
 
 
 def _get(module: nn.Module, name: str) -> object:
-    """A parameter, or what the instance has under a name beside its class."""
+    """A parameter, or an attribute of the instance that its class lacks."""
     return module._parameters[name] if name in module._parameters else module.__dict__.get(name, _ABSENT)
 
 
@@ -205,7 +205,7 @@ def _set(module: nn.Module, name: str, value: object) -> None:
 def simulated(model: nn.Module, settings: QuantizeSettings) -> Iterator[Simulation]:
     """Within the block a Hugging Face model computes as its export with these settings; afterwards it is float again.
 
-    Recovery parameters are the model's own and can be trained. Memory holds the rounded weights beside the float ones.
+    Recovery parameters are the model's own and can be trained. Memory holds both the rounded and the float weights.
 
     Args:
         model: plain or shared, float32.

@@ -36,7 +36,7 @@ from sharp_mobile.system.memory import page_out
 _DAMPING = 0.05
 # The largest weight of a group is clipped to at least this fraction of itself; so many scales are tried.
 _CLIPS = torch.linspace(0.55, 1.1, 20)
-# Columns that are rounded before the rest is told of their errors, and numbers whose scales are sought at a time.
+# Columns that are rounded before their errors go to the rest, and numbers whose scales are searched at a time.
 _BLOCK, _AT_ONCE = 32, 1 << 17
 # Windows that sensitivities are taken from.
 _SENSITIVITY_WINDOWS = 2

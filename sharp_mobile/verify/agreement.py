@@ -1,12 +1,12 @@
-"""Is a `.pte` the model that was to be exported? It is run beside the eager decoder that it was lowered from.
+"""Does a `.pte` compute the exported model? It runs next to the eager decoder that it was lowered from.
 
 Segment by segment the two agree to a few units in the last place of a float. Over a whole integer model they cannot:
 where an activation lies at the border of two int8 codes, an error of 1e-7 decides between them, the next layer
 quantizes a different input, and after 30 layers two correct programs differ by about what the quantization itself
 costs (eager SmolLM2-135M against itself with its input changed by 1e-6: 10% of the logits' norm, 0.01 nats). So whole
 models are compared by what their predictions say: the mean KL divergence per token, and the tokens they choose. The
-nearer a model is to noise, the more rounding decides; one that parts from its eager decoder by more than is usual is
-held against what that decoder parts from itself.
+nearer a model is to noise, the more rounding decides; if it diverges from its eager decoder by more than usual, it is
+compared with how much that decoder diverges from itself.
 """
 
 import math
@@ -23,7 +23,7 @@ from sharp_mobile.recipe.recovery import Recoveries
 # Mean KL(eager ‖ .pte) per token in nats. A float model has no borders between codes to fall over.
 TOLERANCE_INTEGER = 0.1
 TOLERANCE_FLOAT = 1e-4
-# A program may part from its eager decoder by this many times what that parts from itself.
+# A program may diverge from its eager decoder by this many times what that diverges from itself.
 _TIMES_ITS_OWN = 3.0
 
 

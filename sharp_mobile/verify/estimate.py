@@ -18,8 +18,8 @@ from sharp_mobile.decoder.options import DecoderOptions
 from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.quantize.stored import StoredTensors
 
-# What a program takes beside its tensors, in bytes: graphs, names and padding. Fitted to exports of SmolLM2-135M (where
-# it is 344,444 unshared), of the 1 B shape and of tiny models of five families, with both kinds of attention.
+# Bytes of a program in addition to its tensors: graphs, names and padding. Fitted to exports of SmolLM2-135M
+# (344,444 unshared), of the 1 B shape and of tiny models of five families, with both kinds of attention.
 _PROGRAM = 7_900
 _LAYER = {"custom_sdpa": 4_100, "portable": 8_600}
 _LINEAR, _NORM = 740, 930
@@ -34,7 +34,7 @@ _RUNTIME = 22_000_000
 class FileBytes(NamedTuple):
     """Bytes of a `.pte`, by what they are for.
 
-    lm_head: what it has beside the embedding where they are one weight. attention, mlps: projections, their scales and
+    lm_head: what it adds to the embedding if they are one weight. attention, mlps: projections, their scales and
     biases; a shared MLP counts once. eight_bit_budget: what some of these have more,
     because text gives them 8 bits. recovery: what the targets have of their own. rest: norms, RoPE. program: graphs,
     names and padding.

@@ -1,4 +1,4 @@
-"""Inspect an export: a `.pte` with the names and the SHA-256 of the manifest beside it."""
+"""Inspect an export: a `.pte` with the names and the SHA-256 of the manifest next to it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from sharp_mobile.verify.manifest import MANIFEST_JSON, MODEL_PTE
 
 
 class DescribedPte(NamedTuple):
-    """What a manifest says of the `.pte` beside it: its SHA-256, and the keys of its weights by their names."""
+    """What a manifest says of its `.pte`: its SHA-256, and the keys of its weights by their names."""
 
     sha256: str
     names: dict[str, str]
 
 
 def described_by_manifest(pte: Path) -> DescribedPte | None:
-    """What the manifest.json beside a `.pte` says of it; None if there is none.
+    """What the manifest.json next to a `.pte` says of it; None if there is none.
 
     Raises:
         SharpError: the manifest cannot be read, or is not one.

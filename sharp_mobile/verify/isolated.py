@@ -21,7 +21,7 @@ _READ_BYTES_A_SECOND = 5_000_000  # hashing and parsing; reads from a slow disk
 
 
 class Isolated:
-    """A `.pte` in a child process of its own.
+    """A `.pte` in a separate process.
 
     Args:
         server: what the child runs, as 'module:function'; see `Child`.

@@ -17,7 +17,7 @@ _LIMITS, _SHAPE = TypeAdapter(ProgramLimits), TypeAdapter(list[int])
 
 
 class IsolatedProgram(Isolated):
-    """A program in a child process of its own."""
+    """A program in a separate process."""
 
     def __init__(self, pte: Path) -> None:
         super().__init__(pte, f"{__name__}:serve_program")

@@ -67,7 +67,7 @@ class Sizes(BaseModel):
     def unshared(self) -> int:
         """What the same model would take with the same settings and nothing shared.
 
-        A target's MLP counts as its reference's is stored; `quantize.eight_bit_budget` would be spent anew, on more
+        A target's MLP counts as its reference's is stored; `quantize.eight_bit_budget` would be spent again, on more
         linears.
         """
         return self.file + self.shared - self.recovery

@@ -13,7 +13,7 @@ REPORT_MD, REPORT_PNG = "report.md", "sizes.png"
 
 
 def write_report(directory: Path, manifest: Manifest) -> None:
-    """Write `report.md` and its picture beside a manifest."""
+    """Write `report.md` and its picture next to a manifest."""
     _draw(directory / REPORT_PNG, manifest.sizes)
     sizes, expected = manifest.sizes, manifest.expected
     kinds: Counter[str] = Counter()

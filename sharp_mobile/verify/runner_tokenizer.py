@@ -1,6 +1,6 @@
 """Open the tokenizer of an export as ExecuTorch's runner does, and compare its token ids with ours.
 
-The runner has a tokenizer library of its own, in C++ (`pytorch_tokenizers`), which reads a part of what Hugging Face's
+The runner has its own tokenizer library in C++ (`pytorch_tokenizers`), which reads a part of what Hugging Face's
 reads. What it refuses, or reads in another way, the app's user would see as a model that fails or talks nonsense.
 """
 

@@ -180,7 +180,7 @@ def _parse(path: Path) -> tomlkit.TOMLDocument:
     except RecursionError as error:
         raise SharpError(f"{path}: is nested too deeply; correct it") from error
     except (TOMLKitError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        # tomlkit has no error of its own for some mistakes: numbers of 4,300 digits, keys under a number.
+        # tomlkit raises other errors than its own for some mistakes: numbers of 4,300 digits, keys under a number.
         raise SharpError(f"{path}: is not TOML: {error}; correct it") from error
     return document
 

@@ -252,9 +252,14 @@ def metrics_of(columns: Sequence[Column]) -> list[Metric]:
     results = [column.results for column in columns if column.results is not None]
     depths = sorted({deep.depth for one in results for deep in one.decode_at_depth})
     threads = sorted({point.threads for one in results for point in one.threads_sweep})
-    dynamic = [_at_depth(depth) for depth in depths] + [metric for count in threads for metric in _with_threads(count)]
     after = next(index for index, metric in enumerate(_METRICS) if metric.name == "sustained")
-    return [*_METRICS[:after], *dynamic, *_METRICS[after:]]
+    return [
+        *_METRICS[:after],
+        *(_at_depth(depth) for depth in depths),
+        _METRICS[after],
+        *(metric for count in threads for metric in _with_threads(count)),
+        *_METRICS[after + 1 :],
+    ]
 
 
 def _at_depth(depth: int) -> Metric:
@@ -272,7 +277,8 @@ def _with_threads(count: int) -> tuple[Metric, Metric]:
         return None if samples is None else samples.per_second
 
     group, how = "tokens per second by threads", "the median run with this number of threads"
+    threads = f"{count} thread{'s' if count > 1 else ''}"
     return (
-        Metric(group, f"prefill, {count}", "rate", partial(rate, "prefill"), how),
-        Metric(group, f"decode, {count}", "rate", partial(rate, "decode"), how),
+        Metric(group, f"prefill, {threads}", "rate", partial(rate, "prefill"), how),
+        Metric(group, f"decode, {threads}", "rate", partial(rate, "decode"), how),
     )

@@ -94,6 +94,13 @@ def _device_pictures(columns: Sequence[Column]) -> Iterator[str]:
     if loads:
         launches = ("first launch", "later launch", "cold")
         yield _figure(f"Load {on}, ms", bar_picture(loads), launches)
+    waits = [
+        Bars(name, (milliseconds(r.first_token.first), milliseconds(r.first_token.later)))
+        for name, r in results
+        if r.first_token.first or r.first_token.later
+    ]
+    if waits:
+        yield _figure(f"Time to first token {on}, ms", bar_picture(waits), ("first launch", "later launch"))
     forwards = [
         Bars(name, (r.forward.median * 1e3,), (r.forward.std * 1e3,)) for name, r in results if r.forward is not None
     ]

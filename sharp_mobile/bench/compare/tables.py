@@ -161,8 +161,7 @@ def _settings(settings: Settings) -> dict[str, str]:
         "weight cache": switch(settings.weight_cache),
         "packed weights on disk": switch(settings.packed_cache),
         "memory limit": "none" if limit is None else f"{limit / 1e6:,.0f} MB",
-        "fixed performance": switch(settings.fixed_performance or False),
-    }
+    } | ({"fixed performance": "on"} if settings.fixed_performance else {})
 
 
 def _conditions(results: Results) -> dict[str, str]:

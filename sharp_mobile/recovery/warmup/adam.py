@@ -29,7 +29,7 @@ def fit_by_adam(
 
     Args:
         seed: of that order.
-        step: told the number of tokens after each step.
+        step: called with the number of tokens after each step.
 
     Raises:
         FitError: the loss is not finite, or rises from epoch to epoch; it says what to try.

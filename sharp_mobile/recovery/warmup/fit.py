@@ -72,7 +72,7 @@ def fit_target(target: Target, task: Regression, settings: WarmupSettings, progr
 
 @torch.no_grad()
 def reset(mlp: SharedMLP, seed: int) -> None:
-    """Start the random recovery parameters anew, from a seed of their own: what ran before must not matter."""
+    """Draw the random recovery parameters again, from their own seed, so that earlier work does not matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in mlp.modules():

@@ -132,7 +132,7 @@ def set_outputs(mlp: SharedMLP, own: nn.Module, moments: Moments, widths: Widths
 
 
 def neuron_orders(moments: Moments, widths: Widths) -> list[torch.Tensor]:
-    """Orders in which own neurons stay, the first ones longest: without a bypass, and beside one of full rank.
+    """Orders in which own neurons stay, the first ones longest: without a bypass, and with one of full rank.
 
     A bypass of low rank is between the two. The shared MLP is left out: what it says depends on the choice.
     """

@@ -1,7 +1,7 @@
 """Which of its own neurons a target keeps: those whose loss the others cannot make up for.
 
 With F the features that its output is fitted to, G = FᵀF + ridge, P = G⁻¹ and W = P Fᵀ wY the best weights, the error
-grows by ‖W_j‖² / P_jj if feature j is dropped and all others are fitted anew (Optimal Brain Surgeon). So neurons are
+grows by ‖W_j‖² / P_jj if feature j is dropped and all others are fitted again (Optimal Brain Surgeon). So neurons are
 dropped from the least on. When a set R is gone, what is left is
 
     W ← W − P_·R P_RR⁻¹ W_R        P ← P − P_·R P_RR⁻¹ P_R·

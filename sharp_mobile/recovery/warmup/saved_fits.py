@@ -39,7 +39,7 @@ class SavedFits:
     """One file a target; see the module.
 
     Args:
-        settings: everything beside model and windows that the fits depend on, as JSON can hold it.
+        settings: everything else than model and windows that the fits depend on, as JSON can hold it.
     """
 
     def __init__(

@@ -160,7 +160,7 @@ def test_every_figure_has_its_place_in_the_results(tmp_path: Path) -> None:
     metrics = metrics_of([column])
     assert [metric.name for metric in metrics if metric.of(column) is None] == []
     names = {metric.name: metric.of(column) for metric in metrics}
-    assert (names["decode at depth 4"], names["prefill, 2"], names["decode, 2"]) == (20.0, 32.0, 20.0)
+    assert (names["decode at depth 4"], names["prefill, 2 threads"], names["decode, 2 threads"]) == (20.0, 32.0, 20.0)
     assert (names["sustained"], names["mAh per 1,000 tokens"]) == (16.0, 5.0)
 
 

@@ -33,6 +33,7 @@ class BenchActivity : Activity() {
     private val boxes = mutableMapOf<CheckBox, File>()
     private val watcher = { state: RunState -> runOnUiThread { show(state) } }
     private var running = false
+    private var chosenBefore = listOf<String>() // on the screen that this one replaces
     private lateinit var list: LinearLayout
     private lateinit var text: TextView
     private lateinit var start: Button
@@ -44,7 +45,7 @@ class BenchActivity : Activity() {
         // A phone that goes to sleep in the middle measures its sleep.
         window.addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON)
         setContentView(screen())
-        showExports(saved?.getStringArrayList(CHOSEN))
+        chosenBefore = saved?.getStringArrayList(CHOSEN).orEmpty()
         if (saved == null) accept(intent)
     }
 
@@ -58,6 +59,11 @@ class BenchActivity : Activity() {
         BenchProcess.runs.holder.watch(watcher)
     }
 
+    override fun onResume() {
+        super.onResume()
+        if (!running) showExports() // some may have been pushed since
+    }
+
     override fun onStop() {
         super.onStop()
         BenchProcess.runs.holder.unwatch(watcher)
@@ -66,7 +72,7 @@ class BenchActivity : Activity() {
 
     override fun onSaveInstanceState(out: Bundle) {
         super.onSaveInstanceState(out)
-        out.putStringArrayList(CHOSEN, ArrayList(chosen().map { it.name }))
+        out.putStringArrayList(CHOSEN, ArrayList(chosenNames()))
     }
 
     /** A start without hands begins at once. */
@@ -104,6 +110,7 @@ class BenchActivity : Activity() {
                 // Only what lies in the app's own directory can be shared.
                 val own = BenchProcess.files.all { it.parentFile == resultsOf(this) }
                 if (state.results.isNotEmpty() && own) share.visibility = View.VISIBLE
+                showExports()
             }
         }
     }
@@ -118,23 +125,31 @@ class BenchActivity : Activity() {
         startActivity(Intent.createChooser(intent, null))
     }
 
-    /** chosen: names; null for all. */
-    private fun showExports(chosen: List<String>?) {
+    /** Those that were chosen stay so; if there were none, all are. */
+    private fun showExports() {
+        val chosen = chosenNames()
         list.removeAllViews()
         boxes.clear()
-        val found = ExportFolder.find(exportsOf(this))
+        val directory = try {
+            exportsOf(this)
+        } catch (failure: Failure) {
+            return list.addView(line(told(failure)))
+        }
+        val found = ExportFolder.find(directory)
         for (export in found.exports) {
             val box = CheckBox(this)
             box.text = "${export.name}: ${export.identity.fileBytes / 1_000_000} MB, plan ${export.identity.plan}"
-            box.isChecked = chosen == null || export.directory.name in chosen
+            box.isChecked = chosen.isEmpty() || export.directory.name in chosen
             boxes[box] = export.directory
             list.addView(box)
         }
         for ((name, reason) in found.broken) list.addView(line("$name: $reason"))
-        if (boxes.isEmpty()) list.addView(line("No exports yet: adb push an export's directory to ${exportsOf(this)}"))
+        if (boxes.isEmpty()) list.addView(line("No exports yet: adb push an export's directory to $directory"))
     }
 
     private fun chosen(): List<File> = boxes.filterKeys { it.isChecked }.values.toList()
+
+    private fun chosenNames() = if (boxes.isEmpty()) chosenBefore else chosen().map { it.name }
 
     private fun screen(): View {
         list = column()
@@ -142,12 +157,11 @@ class BenchActivity : Activity() {
         text.typeface = Typeface.MONOSPACE
         text.setTextIsSelectable(true)
         start = button(RUN) { startOrStop() }
-        val reload = button("Find exports") { showExports(chosen().map { it.name }.ifEmpty { null }) }
         chat = button("Chat") { startActivity(Intent(this, ChatActivity::class.java)) }
         share = button("Share results") { send() }
         val all = column()
         all.fitsSystemWindows = true
-        for (view in listOf(list, reload, start, chat, share, text)) all.addView(view)
+        for (view in listOf(list, start, chat, share, text)) all.addView(view)
         return ScrollView(this).also { it.addView(all) }
     }
 

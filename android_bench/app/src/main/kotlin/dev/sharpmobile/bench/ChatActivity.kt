@@ -53,8 +53,8 @@ class ChatActivity : Activity() {
 
     private fun askOrStop() {
         if (busy) return BenchProcess.conversation.stop()
-        val export = exports[choice.checkedRadioButtonId]
         try {
+            val export = exports[choice.checkedRadioButtonId]
             if (export == null) throw Failure("no export is chosen; push one to ${exportsOf(this)} first")
             BenchProcess.conversation.ask(export, prompt.text.toString())
         } catch (failure: Failure) {
@@ -62,9 +62,15 @@ class ChatActivity : Activity() {
         }
     }
 
+    private fun found(): List<ExportFolder> = try {
+        ExportFolder.find(exportsOf(this)).exports
+    } catch (_: Failure) {
+        listOf() // a question says why
+    }
+
     private fun screen(): View {
         choice = RadioGroup(this)
-        for ((index, export) in ExportFolder.find(exportsOf(this)).exports.withIndex()) {
+        for ((index, export) in found().withIndex()) {
             val button = RadioButton(this)
             button.id = FIRST_EXPORT + index
             button.text = export.name

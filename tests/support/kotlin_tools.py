@@ -136,7 +136,7 @@ def path_of(jars: Sequence[Path]) -> str:
 def _digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        # Jars of ours change with their sources; the tools' are told apart by their size.
+        # Jars of ours change with their sources; the size of the tools' is enough.
         digest.update(f"{file}\0".encode())
         digest.update(
             file.read_bytes() if file.suffix != ".jar" or file.parent == TOOLS else b"%d" % file.stat().st_size

@@ -33,10 +33,10 @@ class PlanTest {
             "speed=9" to "is no option; the options are threads, repetitions, prefill, decode, depths, " +
                 "threads_sweep, sustain, cool_down",
         )
-        for ((given, told) in wrong) {
+        for ((given, problem) in wrong) {
             val (name, value) = given.split('=')
             val failure = assertFailsWith<Failure>(given) { Plan.parse(mapOf(name to value)) }
-            assertEquals("$given: $told", failure.message)
+            assertEquals("$given: $problem", failure.message)
         }
     }
 

@@ -98,9 +98,9 @@ class ProtocolTest {
         val engine = FakeEngine()
         val found = run(engine, exports = listOf(a, other, damaged, copy))
         assertNull(found[0].error)
-        val told =
+        val problem =
             listOf("was exported for executorch 1.9.0", "is not the file of its manifest", "the same export as a")
-        for ((results, error) in found.drop(1).zip(told)) assertContains(assertNotNull(results.error), error)
+        for ((results, error) in found.drop(1).zip(problem)) assertContains(assertNotNull(results.error), error)
         assertEquals(setOf("load a"), engine.loaded().map { it.take(6) }.toSet())
         val full = run(engine, place(caches, Room(5)))[0]
         assertContains(full.error!!, "bytes of disk for packed weights, 5 are free")

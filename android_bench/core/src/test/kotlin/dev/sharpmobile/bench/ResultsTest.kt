@@ -59,8 +59,8 @@ class ResultsTest {
             json.replace("\"status\": \"failed\"", "\"status\": \"ok\"") to "has an error",
             json.replace(" 2.0", " -2.0") to "seconds that nobody measured",
         )
-        for ((text, told) in wrong) {
-            assertContains(assertFailsWith<Failure>(told) { Results.parse(text) }.message!!, told)
+        for ((text, problem) in wrong) {
+            assertContains(assertFailsWith<Failure>(problem) { Results.parse(text) }.message!!, problem)
         }
     }
 

@@ -4,6 +4,8 @@ import java.io.File
 import java.util.concurrent.CountDownLatch
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
+import java.util.concurrent.atomic.AtomicInteger
+import kotlin.concurrent.thread
 import kotlin.test.Test
 import kotlin.test.assertEquals
 import kotlin.test.assertFalse
@@ -82,6 +84,25 @@ class RunHolderTest {
         assertEquals<List<RunState>>(listOf(ended), latest.shown.toList())
         assertTrue(start(FakeEngine()))
         assertNull(latest.also { it.shown.clear() }.end().error)
+    }
+
+    @Test
+    fun ofManyStartsAtTheSameTimeOneIsARun() {
+        val halting = Halting(at = 1)
+        val screen = Screen().also(holder::watch)
+        val together = CountDownLatch(1)
+        val begun = AtomicInteger()
+        val threads = List(8) {
+            thread {
+                together.await()
+                if (start(halting.engine)) begun.incrementAndGet()
+            }
+        }
+        together.countDown()
+        threads.forEach { it.join() }
+        halting.go.countDown()
+        assertNull(screen.end().results.single().error)
+        assertEquals(listOf(1, 4), listOf(begun.get(), halting.engine.loads))
     }
 
     @Test

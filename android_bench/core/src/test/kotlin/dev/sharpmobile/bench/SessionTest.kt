@@ -60,9 +60,9 @@ class SessionTest {
     @Test
     fun aWrongListIsToldInTheStatus() {
         val twice = listOf(File("x/a"), File("y/a"))
-        for ((directories, told) in mapOf(listOf<File>() to "no export is named", twice to "a: is named twice")) {
-            assertContains(assertFailsWith<Failure> { session(FakeEngine()).run(directories) }.message!!, told)
-            assertContains(state()["error"] as String, told)
+        for ((directories, problem) in mapOf(listOf<File>() to "no export is named", twice to "a: is named twice")) {
+            assertContains(assertFailsWith<Failure> { session(FakeEngine()).run(directories) }.message!!, problem)
+            assertContains(state()["error"] as String, problem)
         }
     }
 }

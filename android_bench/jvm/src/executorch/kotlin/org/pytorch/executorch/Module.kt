@@ -47,7 +47,7 @@ open class Module private constructor(private val path: String, private val thre
             return Module(modelPath, numThreads)
         }
 
-        /** ExecuTorch throws a RuntimeException of its own. */
+        /** What fails in ExecuTorch is a RuntimeException. */
         private fun <T> native(work: () -> T): T = try {
             work()
         } catch (failure: Failure) {

@@ -44,6 +44,8 @@ _PLACES = {
     "--app": _PHONES,
     "--allow-throttled": _PHONES,
 }
+# A sweep of memory limits measures a forward pass only.
+_NOT_SWEPT = ("--prefill", "--decode", "--depth", "--threads-sweep", "--sustain", "--cool-down")
 
 
 def bench_host(
@@ -95,6 +97,8 @@ def check_options(place: str, options: Sequence[str]) -> None:
     """
     if wrong := [option for option in options if place not in _PLACES.get(option, (place,))]:
         raise SharpError(f"{', '.join(wrong)}: has no effect with --on {place}; leave it out")
+    if "--sweep" in options and (wrong := [option for option in options if option in _NOT_SWEPT]):
+        raise SharpError(f"{', '.join(wrong)}: has no effect with --sweep, which runs single forwards; leave it out")
 
 
 def bench_arm64(directories: Sequence[Path], phone: str, prefill: int | None = None, out: Path | None = None) -> None:

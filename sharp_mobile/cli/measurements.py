@@ -30,9 +30,11 @@ def _command_line_options(context: click.Context) -> list[str]:
 @click.option("--repetitions", type=click.IntRange(min=1), default=5, show_default=True, help="Launches of each kind.")
 @click.option("--prefill", type=click.IntRange(min=1), help="Prompt tokens; default 512 or the export's limit.")
 @click.option("--decode", type=click.IntRange(min=1), help="Generated tokens; default 128 or the export's limit.")
-@click.option("--depth", metavar="TOKENS,…", help="Decode also with this many tokens before; default 512, or none.")
-@click.option("--threads-sweep", metavar="N,…", help="Measure by number of threads also: 1,2,4,performance.")
-@click.option("--sustain", type=click.IntRange(min=1), metavar="SECONDS", help="Decode without a pause at the end.")
+@click.option("--depth", metavar="TOKENS,…", help="Also decode after this many tokens; default 512, or none.")
+@click.option("--threads-sweep", metavar="N,…", help="Also prefill and decode with 1,2,4,performance threads.")
+@click.option(
+    "--sustain", type=click.IntRange(min=1), metavar="SECONDS", help="At the end, decode this long without a pause."
+)
 @click.option("--cool-down", type=click.IntRange(min=0), metavar="SECONDS", help="Wait before each export's launches.")
 @click.option("--memory-limit", metavar="SIZE", help="Memory limit of each process, such as 330M; see the README.")
 @click.option("--sweep", "limits", metavar="FROM:TO:STEP", help="Forward latency by memory limit: 100M:400M:50M.")

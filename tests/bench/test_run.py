@@ -54,6 +54,13 @@ def test_a_sweep_is_one_file_and_a_picture(limits_allowed: None, runner: Path, s
         (("--on", "android", "--sweep", "1G"), "--sweep: has no effect with --on android; leave it out"),
         (("--on", "ios", "--serial", "A1"), "--serial: has no effect with --on ios; leave it out"),
         (("--app", "x.apk"), "--app: has no effect with --on host; leave it out"),
+        (
+            ("--sweep", "1G:2G:1G", "--sustain", "3"),
+            "--sustain: has no effect with --sweep, which runs single forwards",
+        ),
+        (("--on", "ios", "--fixed-performance"), "--fixed-performance: has no effect with --on ios; leave it out"),
+        (("--depth", "0"), "--depth 0: give numbers of tokens such as 512,1024, or none"),
+        (("--threads-sweep", "all"), "--threads-sweep all: give numbers of threads such as 1,2,4,performance"),
         (("--on", "android"), "none: is not an export's directory"),
         ((), "none: is not an export's directory"),
     ],

@@ -139,6 +139,16 @@ def test_the_manifest_names_classes_that_are_there() -> None:
         ElementTree.parse(resource)
 
 
+def test_the_readme_and_the_activity_name_every_option() -> None:
+    plan = (ANDROID_BENCH / "core/src/main/kotlin/dev/sharpmobile/bench/Plan.kt").read_text()
+    (listed,) = re.findall(r"val NAMES = listOf\((.*?)\)", plan, re.DOTALL)
+    names = re.findall(r'"(\w+)"', listed)
+    assert len(names) == 8
+    readme = (ANDROID_BENCH / "README.md").read_text()
+    activity = (APP / "main/kotlin/dev/sharpmobile/bench/BenchActivity.kt").read_text()
+    assert [name for name in names if f"`{name}`" not in readme or f"--es {name} " not in activity] == []
+
+
 def _fake_gradle(directory: Path) -> tuple[Path, str]:
     """A project whose distribution is a zip that says what it was called with; and the zip's SHA-256."""
     project = directory / "project"

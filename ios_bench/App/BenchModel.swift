@@ -1,6 +1,7 @@
-// What the screen shows, and the run behind it. A run has a thread of its own; the screen is told of every line.
+// What the page of the benchmark shows. The run is the holder's: it goes on while screens come and go.
 
 import BenchCore
+import Foundation
 import SwiftUI
 import UIKit
 
@@ -8,21 +9,33 @@ import UIKit
 final class BenchModel: ObservableObject {
   @Published private(set) var found = FoundExports()
   @Published var chosen: Set<String> = []
-  @Published var repetitions = Plan().repetitions
-  @Published var threads = 1
-  @Published private(set) var running = false
-  @Published private(set) var line = ""
+  @Published var plan = Plan()
+  @Published private(set) var state = RunState.idle
   @Published private(set) var error: String?
-  @Published private(set) var results: [Results] = []
-  @Published private(set) var files: [URL] = []
 
-  private let stopping = Flag()
+  /// Where the results of the last run are.
+  private(set) var files: [URL] = []
+
+  private let holder: RunHolder
+  private var watching: Int?
   private var started = false
+
+  init(_ holder: RunHolder) { self.holder = holder }
+
+  var running: Bool { if case .running = state { true } else { false } }
+
+  var line: String { if case .running(let line) = state { line } else { "" } }
+
+  var results: [Results] { if case .ended(let results, _) = state { results } else { [] } }
+
+  /// What is wrong with the exports, the request, or the run.
+  var complaint: String? { if case .ended(_, let error?) = state { error } else { error } }
 
   /// At the start of the app: look for exports, and run at once if the environment says so.
   func start(_ environment: [String: String]) {
     if started { return }
     started = true
+    Battery.shared.follow()
     do { try Places.make() } catch { self.error = told(error) }
     refresh()
     guard let request = HandsFree(environment, documents: Places.documents, models: Places.models) else { return }
@@ -35,6 +48,17 @@ final class BenchModel: ObservableObject {
     }
   }
 
+  /// A screen has come: show the run as it is, and as it goes on.
+  func watch() {
+    if watching == nil { watching = holder.watch { state in onMain { self.show(state) } } }
+  }
+
+  /// The screen has gone.
+  func unwatch() {
+    watching.map(holder.unwatch)
+    watching = nil
+  }
+
   func refresh() {
     found = Places.find()
     chosen = chosen.isEmpty ? Set(found.exports.map(\.name)) : chosen.intersection(found.exports.map(\.name))
@@ -43,52 +67,32 @@ final class BenchModel: ObservableObject {
   /// Run what is chosen on the screen.
   func runChosen() {
     let exports = found.exports.filter { chosen.contains($0.name) }.map(\.directory)
-    let status = Status(Places.results.appendingPathComponent("status.json"))
-    run(exports, Plan(threads: threads, repetitions: repetitions), out: Places.results, status: status)
+    run(exports, plan, out: Places.results, status: Status(Places.results.appendingPathComponent("status.json")))
   }
 
-  /// After the launch that runs.
-  func stop() { stopping.raised = true }
+  /// After the launch that is under way.
+  func stop() { holder.stop() }
 
   private func run(_ exports: [URL], _ plan: Plan, out: URL, status: Status) {
-    if running { return }
-    (running, error, results, files, line) = (true, nil, [], [], "opening")
-    stopping.raised = false
-    UIApplication.shared.isIdleTimerDisabled = true
-    let battery = DeviceProbe.battery()
-    let stopping = stopping
-    // Of the highest class, which the system runs on its fast cores.
-    let thread = Thread {
-      let session = Session(
-        plan: plan, engine: ExecuTorchEngine(), device: { DeviceProbe.device(battery: battery) },
-        room: DeviceProbe.room, caches: Places.caches, status: status,
-        resultsFile: { Places.resultsFile($0, in: out) },
-        say: { line in DispatchQueue.main.async { self.line = line } }, cancelled: { stopping.raised })
-      let outcome = Result { try session.run(exports) }
-      DispatchQueue.main.async { self.ended(outcome, exports.map { Places.resultsFile($0, in: out) }) }
+    let started = holder.start(exports) { say, stop in
+      Session(
+        plan: plan, engine: ExecuTorchEngine(), device: { DeviceProbe.device() }, room: { DeviceProbe.room() },
+        condition: { DeviceProbe.condition($0) }, caches: Places.caches, status: status,
+        resultsFile: { Places.resultsFile($0, in: out) }, say: say, stop: stop)
     }
-    thread.qualityOfService = .userInteractive
-    thread.stackSize = 8 << 20
-    thread.start()
+    if started { (error, files) = (nil, exports.map { Places.resultsFile($0, in: out) }) }
   }
 
-  private func ended(_ outcome: Result<[Results], any Error>, _ written: [URL]) {
-    UIApplication.shared.isIdleTimerDisabled = false
-    running = false
-    switch outcome {
-    case .success(let found): (results, files, line) = (found, written, "")
-    case .failure(let failure): (error, line) = (told(failure), "")
-    }
+  private func show(_ state: RunState) {
+    self.state = state
+    UIApplication.shared.isIdleTimerDisabled = running
   }
 }
 
-/// A flag that two threads see.
-final class Flag: @unchecked Sendable {
-  private let lock = NSLock()
-  private var value = false
-
-  var raised: Bool {
-    get { lock.withLock { value } }
-    set { lock.withLock { value = newValue } }
+extension Set {
+  /// Whether it has an element, for a switch on the screen.
+  subscript(has element: Element) -> Bool {
+    get { contains(element) }
+    set { if newValue { insert(element) } else { remove(element) } }
   }
 }

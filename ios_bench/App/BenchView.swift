@@ -1,29 +1,32 @@
-// The screen: choose exports, run, watch, compare, share.
+// The page of the benchmark: choose exports, run, watch, compare, share.
 
 import BenchCore
+import Foundation
 import SwiftUI
 
+/// `busy`: a chat answers, so a run would measure both.
 struct BenchView: View {
   @ObservedObject var bench: BenchModel
+  let busy: Bool
 
   var body: some View {
     NavigationStack {
       List {
         exports
         settings
-        if bench.running || !bench.line.isEmpty { progress }
-        if let error = bench.error { Section { Text(error).foregroundStyle(.red) } }
-        if !bench.results.isEmpty { results }
+        if bench.running { progress }
+        if let complaint = bench.complaint { Section { Text(complaint).foregroundStyle(.red) } }
+        if !bench.results.isEmpty { ResultsSection(results: bench.results, files: bench.files) }
       }
       .navigationTitle("SHARP bench")
       .toolbar {
         if bench.running {
-          Button("Stop", action: bench.stop)
+          Button("Stop") { bench.stop() }
         } else {
-          Button("Run", action: bench.runChosen).disabled(bench.chosen.isEmpty)
+          Button("Run") { bench.runChosen() }.disabled(bench.chosen.isEmpty || busy)
         }
       }
-      .refreshable { bench.refresh() }
+      .refreshable { await bench.refresh() }
     }
   }
 
@@ -33,9 +36,9 @@ struct BenchView: View {
         Text("None. Copy an export's directory to SHARP bench/exports in Files, or run make ios MODEL=….")
       }
       ForEach(bench.found.exports, id: \.name) { export in
-        Toggle(isOn: choice(export.name)) {
+        Toggle(isOn: $bench.chosen[has: export.name]) {
           Text(export.name)
-          Text("plan \(export.identity.plan), \(export.identity.fileBytes.formatted()) bytes").font(.caption)
+          Text("plan \(export.identity.plan), \(export.identity.fileBytes) bytes").font(.caption)
         }
       }
       ForEach(bench.found.broken, id: \.name) { broken in
@@ -50,8 +53,11 @@ struct BenchView: View {
 
   private var settings: some View {
     Section("Plan") {
-      Stepper("\(bench.repetitions) repetitions", value: $bench.repetitions, in: 1...20)
-      Stepper("\(bench.threads) threads", value: $bench.threads, in: 1...8)
+      Stepper("\(bench.plan.repetitions) repetitions", value: $bench.plan.repetitions, in: 1...20)
+      Stepper("\(bench.plan.threads) threads", value: $bench.plan.threads, in: 1...8)
+      Toggle("Sweep 1, 2, 4 and all fast cores", isOn: $bench.plan.sweeps)
+      Stepper("\(bench.plan.sustain) s of decoding", value: $bench.plan.sustain, in: 0...1800, step: 60)
+      Stepper("\(bench.plan.coolDown) s to cool down", value: $bench.plan.coolDown, in: 0...600, step: 30)
     }
     .disabled(bench.running)
   }
@@ -59,40 +65,48 @@ struct BenchView: View {
   private var progress: some View {
     Section {
       HStack {
-        if bench.running { ProgressView() }
+        ProgressView()
         Text(bench.line)
       }
     }
   }
+}
 
-  private var results: some View {
+/// The table of what was measured, and the files.
+struct ResultsSection: View {
+  let results: [Results]
+  let files: [URL]
+
+  var body: some View {
     Section("Results") {
       ScrollView(.horizontal) {
         Grid(alignment: .trailing, horizontalSpacing: 16, verticalSpacing: 6) {
           GridRow {
             Text("")
-            ForEach(bench.results, id: \.export.name) { Text($0.export.name).bold() }
+            ForEach(results, id: \.export.name) { Text($0.export.name).bold() }
           }
-          ForEach(Figure.all, id: \.name) { figure in
+          ForEach(Metric.rows(results), id: \.name) { metric in
             GridRow {
-              Text(figure.name).gridColumnAlignment(.leading)
-              ForEach(bench.results, id: \.export.name) { Text(figure.cell($0, beside: bench.results[0])) }
+              Text(metric.name).gridColumnAlignment(.leading)
+              ForEach(results, id: \.export.name) { Text(metric.cell($0, first: results[0])) }
             }
           }
         }
         .font(.footnote.monospacedDigit())
       }
-      ForEach(bench.results, id: \.export.name) { found in
+      ForEach(results, id: \.export.name) { found in
         if let error = found.error { Text("\(found.export.name): \(error)").font(.caption).foregroundStyle(.red) }
         ForEach(found.warnings ?? [], id: \.self) { Text("\(found.export.name): \($0)").font(.caption) }
       }
-      ShareLink("Share the JSON", items: bench.files)
+      ShareLink("Share the JSON", items: files)
     }
   }
+}
 
-  private func choice(_ name: String) -> Binding<Bool> {
-    Binding(
-      get: { bench.chosen.contains(name) },
-      set: { on in if on { bench.chosen.insert(name) } else { bench.chosen.remove(name) } })
+extension Plan {
+  /// The sweep that the screen offers.
+  fileprivate var sweeps: Bool {
+    get { !threadsSweep.isEmpty }
+    set { threadsSweep = newValue ? [1, 2, 4, 0] : [] }
   }
 }

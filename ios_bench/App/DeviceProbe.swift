@@ -1,33 +1,32 @@
-// What this phone is, how warm it is, and what is free on it.
+// What this phone is, how warm it is, and what is free on it. From any thread.
 
 import BenchCore
+import Darwin
 import Foundation
-import UIKit
 import os
 
 enum DeviceProbe {
-  /// `battery`: as `battery()` told before the run, since only the main thread may ask.
-  static func device(battery: String?) -> Device {
+  static func device() -> Device {
     let process = ProcessInfo.processInfo
     let version = process.operatingSystemVersion
     return Device(
       kind: "ios", model: machine(), os: "iOS \(version.majorVersion).\(version.minorVersion).\(version.patchVersion)",
       cpu: text("machdep.cpu.brand_string") ?? "arm64", cores: process.processorCount,
-      memoryBytes: Int64(process.physicalMemory), thermal: thermal(process.thermalState), battery: battery)
+      performanceCores: performanceCores(), memoryBytes: Int64(process.physicalMemory),
+      thermal: thermal(process.thermalState), battery: battery())
   }
 
-  /// "87%, charging"; nil in a simulator.
-  @MainActor
-  static func battery() -> String? {
-    let device = UIDevice.current
-    device.isBatteryMonitoringEnabled = true
-    let percent = "\(Int((100 * device.batteryLevel).rounded()))%"
-    switch device.batteryState {
-    case .charging: return "\(percent), charging"
-    case .full: return "\(percent), full"
-    case .unplugged: return "\(percent), unplugged"
-    default: return nil
-    }
+  /// Its state at some seconds since the start of a run. iOS reports no clocks.
+  static func condition(_ at: Double) -> Condition {
+    let battery = Battery.shared.reading
+    return Condition(
+      at: at, thermal: thermal(ProcessInfo.processInfo.thermalState), batteryLevel: battery.level,
+      charging: battery.charging)
+  }
+
+  /// Cores of the fast kind; nil where the system does not say.
+  static func performanceCores() -> Int? {
+    number("hw.perflevel0.physicalcpu").map(Int.init)
   }
 
   static func room() -> Room {
@@ -45,6 +44,13 @@ enum DeviceProbe {
       ("FP16", "asimdhp"), ("DotProd", "asimddp"), ("I8MM", "i8mm"), ("SME", "sme"), ("SME2", "sme2"),
     ]
     return (["arm64"] + features.filter { number("hw.optional.arm.FEAT_\($0.0)") == 1 }.map(\.1)).joined(separator: " ")
+  }
+
+  /// "87%, charging"; nil in a simulator.
+  private static func battery() -> String? {
+    let battery = Battery.shared.reading
+    guard let level = battery.level, let state = battery.state else { return nil }
+    return "\(Int((100 * level).rounded()))%, \(state)"
   }
 
   /// Such as "iPhone16,1"; in a simulator the machine that it simulates.

@@ -8,8 +8,8 @@ import ExecuTorch
 import Foundation
 
 struct ExecuTorchEngine: Engine {
-  /// Of the package that the project names; the runtime does not tell its version.
-  static let version = "1.5.1"
+  /// The version of the package that the project pins; the runtime does not report it.
+  static let version = "1.5.0"
 
   let harness = "ios"
   let runtime = "executorch \(Self.version)"
@@ -19,14 +19,9 @@ struct ExecuTorchEngine: Engine {
   let limits: [String] = []
 
   func load(_ pte: URL, threads: Int, packedCache: URL?) throws -> any LoadedModel {
-    if sharp_set_threads(Int32(threads)) != Int32(threads) {
-      throw Failure("\(threads) threads: the runtime does not take so many; choose fewer")
-    }
+    try Self.use(threads: threads)
     var options = [BackendOption("weight_cache_enabled", true)]
-    if let packedCache {
-      options.append(BackendOption("packed_cache_path", packedCache.path))
-      options.append(BackendOption("save_weight_cache_on_disk", true))
-    }
+    if let packedCache { options.append(BackendOption("packed_cache_path", packedCache.path)) }
     do {
       let map = try BackendOptionsMap(options: ["XnnpackBackend": options])
       let module = Module(filePath: pte.path, loadMode: .mmap)
@@ -39,6 +34,13 @@ struct ExecuTorchEngine: Engine {
   }
 
   func memory() -> Memory { ProcessMemory.now() }
+
+  /// Set the threads of every model in the process.
+  static func use(threads: Int) throws {
+    if sharp_set_threads(Int32(threads)) != Int32(threads) {
+      throw Failure("\(threads) threads: the runtime does not take so many; choose fewer")
+    }
+  }
 }
 
 private final class ExecuTorchModel: LoadedModel {

@@ -1,8 +1,8 @@
 // A run that is asked for by the environment of the launch; nobody touches the screen.
 //
-//     SHARP_EXPORT_DIRS=shared,unshared    names in Documents/exports or among the app's own models
+//     SHARP_EXPORT_DIRS=shared,unshared    names in Documents/exports or among the exports in the app
 //     SHARP_OUT=results                    a directory in Documents, where results and status.json go
-//     SHARP_REPETITIONS  SHARP_THREADS  SHARP_PREFILL  SHARP_DECODE     numbers; the plan's own where left out
+//     SHARP_REPETITIONS=3  SHARP_THREADS_SWEEP=1,2,performance …    the plan's options, by their names in capitals
 
 import BenchCore
 import Foundation
@@ -19,22 +19,17 @@ struct HandsFree: Equatable {
     guard let names = environment["SHARP_EXPORT_DIRS"] else { return nil }
     exports = names.split(separator: ",").map { HandsFree.directory(String($0), documents, models) }
     out = documents.appendingPathComponent(environment["SHARP_OUT"] ?? "results")
-    for (name, part) in HandsFree.numbers {
-      guard let value = environment[name] else { continue }
-      if let number = Int(value), number > 0 {
-        plan[keyPath: part] = number
-      } else {
-        refusal = "\(name)=\(value): must be a number above zero"
-      }
-    }
+    do { plan = try Plan.parse(HandsFree.options(environment)) } catch { refusal = told(error) }
   }
 
-  private static let numbers: KeyValuePairs<String, WritableKeyPath<Plan, Int>> = [
-    "SHARP_REPETITIONS": \.repetitions, "SHARP_THREADS": \.threads, "SHARP_PREFILL": \.prefill,
-    "SHARP_DECODE": \.decode,
-  ]
+  /// The plan's options in an environment. SHARP_EXPORT is the tests' own.
+  static func options(_ environment: [String: String]) -> [String: String] {
+    let others = ["SHARP_EXPORT_DIRS", "SHARP_OUT", "SHARP_EXPORT"]
+    let given = environment.filter { $0.key.hasPrefix("SHARP_") && !others.contains($0.key) }
+    return Dictionary(uniqueKeysWithValues: given.map { ($0.key.dropFirst(6).lowercased(), $0.value) })
+  }
 
-  /// A path below Documents or Documents/exports, or the name of a model of the app's own.
+  /// A path below Documents or Documents/exports, or the name of an export in the app.
   private static func directory(_ name: String, _ documents: URL, _ models: URL) -> URL {
     let exports = documents.appendingPathComponent("exports")
     let candidates = [exports, documents, models].map { $0.appendingPathComponent(name, isDirectory: true) }

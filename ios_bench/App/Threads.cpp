@@ -2,7 +2,7 @@
 
 #include <cstddef>
 
-// The package has the thread pool in a library and not in its headers (ExecuTorch 1.5.1); here is what is used of it.
+// The package has the thread pool in a library, but not its header (ExecuTorch 1.5); here is what is used of it.
 namespace executorch::extension::threadpool {
 class ThreadPool {
  public:

@@ -1,4 +1,4 @@
-// How many threads the runtime uses; ExecuTorch's Swift interface has no word for it (1.5.1).
+// How many threads the runtime uses; ExecuTorch's Swift interface cannot set it (1.5).
 
 #pragma once
 
@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-// Set the number of threads of XNNPACK and of the kernels; how many there are then.
+// Set the number of threads of XNNPACK and of the kernels; returns how many there are then.
 int32_t sharp_set_threads(int32_t threads);
 
 #ifdef __cplusplus

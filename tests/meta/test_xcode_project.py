@@ -3,8 +3,10 @@
 Xcode is not here, so nothing of it is built: these are the checks that keep it from opening with a red file.
 """
 
+import json
 import plistlib
 import re
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ from project import PROJECT
 IOS_BENCH = PROJECT / "ios_bench"
 APP = IOS_BENCH / "App"
 SOURCES = (".swift", ".cpp", ".m", ".mm", ".c")
-BUILT = "BUILT_PRODUCTS_DIR"
+# Of ExecuTorch's image processor, which -all_load links too; the package names none of them.
+FRAMEWORKS = ("Accelerate", "CoreGraphics", "CoreImage", "CoreVideo")
+ELSEWHERE = ("BUILT_PRODUCTS_DIR", "SDKROOT")
+WORKSPACE = IOS_BENCH / "SharpBench.xcodeproj" / "project.xcworkspace"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def project() -> Any:
 
 
 def _files(project: Any) -> dict[Path, str]:
-    """Every file that the project names, by its path, with its identifier; what a build makes is left out."""
+    """Every file of this repository that the project names, by its path, with its identifier."""
     found = {}
 
     def walk(group: Any, directory: Path) -> None:
@@ -33,7 +38,7 @@ def _files(project: Any) -> dict[Path, str]:
         for child in map(project.get_object, group.children):
             if child.isa == "PBXGroup":
                 walk(child, directory)
-            elif child.sourceTree != BUILT:
+            elif child.sourceTree not in ELSEWHERE:
                 found[directory / child.path] = child.get_id()
 
     walk(project.get_object(project.get_object(project.rootObject).mainGroup), IOS_BENCH)
@@ -91,12 +96,50 @@ def test_models_are_resources(project: Any) -> None:
     assert (reference.path, reference.lastKnownFileType) == ("Models", "folder")
 
 
-def test_executorch_is_the_one_that_pyproject_asks_for(project: Any) -> None:
+def _unpinned(project: Any) -> str | None:
+    """What keeps ExecuTorch's package from being one revision, the same in the project and in Package.resolved."""
     (remote,) = project.objects.get_objects_in_section("XCRemoteSwiftPackageReference")
-    assert remote.repositoryURL == "https://github.com/pytorch/executorch"
-    assert (remote.requirement.kind, remote.requirement.branch) == ("branch", f"swiftpm-{_executorch()}")
-    engine = (APP / "ExecuTorchEngine.swift").read_text()
-    assert f'static let version = "{_executorch()}"' in engine
+    (pin,) = json.loads((WORKSPACE / "xcshareddata" / "swiftpm" / "Package.resolved").read_text())["pins"]
+    if not pin["location"] == remote.repositoryURL == "https://github.com/pytorch/executorch":
+        return "another repository"
+    # ExecuTorch makes a branch of its Swift package for some releases only; a branch moves, and may not exist.
+    if remote.requirement.kind != "revision" or not re.fullmatch(r"[0-9a-f]{40}", remote.requirement.revision):
+        return "no revision"
+    return None if pin["state"] == {"revision": remote.requirement.revision} else "another revision"
+
+
+def test_executorch_is_pinned_to_one_revision(project: Any) -> None:
+    assert _unpinned(project) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (r"kind = revision;\s+revision = \w+;", 'branch = "swiftpm-1.5.1"; kind = branch;', "no revision"),
+        (r"revision = \w{40}", "revision = 0123456789abcdef0123456789abcdef01234567", "another revision"),
+        (r"github.com/pytorch/", "github.com/somebody/", "another repository"),
+    ],
+)
+def test_another_pin_is_found(tmp_path: Path, right: str, wrong: str, said: str) -> None:
+    text = (IOS_BENCH / "SharpBench.xcodeproj" / "project.pbxproj").read_text()
+    changed, count = re.subn(right, wrong, text)
+    assert count == 1
+    (tmp_path / "project.pbxproj").write_text(changed)
+    assert _unpinned(XcodeProject.load(str(tmp_path / "project.pbxproj"))) == said
+
+
+def test_executorch_is_of_the_release_that_pyproject_asks_for() -> None:
+    match = re.search(r'static let version = "([\d.]+)"', (APP / "ExecuTorchEngine.swift").read_text())
+    assert match is not None
+    # Patches of a release read the same programs: the core compares major and minor only.
+    assert match[1].split(".")[:2] == _executorch().split(".")[:2]
+
+
+def test_git_takes_what_xcode_needs() -> None:
+    files = [*WORKSPACE.rglob("Package.resolved"), WORKSPACE / "contents.xcworkspacedata"]
+    assert len(files) == 2
+    for file in files:
+        assert subprocess.run(["git", "check-ignore", "--quiet", str(file)], cwd=PROJECT).returncode == 1
 
 
 def test_what_a_pte_needs_is_linked_whole(project: Any) -> None:
@@ -104,12 +147,15 @@ def test_what_a_pte_needs_is_linked_whole(project: Any) -> None:
         project.get_object(name).productName for name in _target(project, "SharpBench").packageProductDependencies
     }
     assert products == {
-        "BenchCore", "executorch", "backend_xnnpack", "kernels_optimized", "kernels_quantized", "kernels_llm"
+        "BenchCore", "executorch", "executorch_llm",
+        "backend_xnnpack", "kernels_optimized", "kernels_quantized", "kernels_llm",
     }  # fmt: skip
-    linked = {
-        project.get_object(f.productRef).productName for f in _built(project, "SharpBench", "PBXFrameworksBuildPhase")
-    }
-    assert linked == products
+    linked = _built(project, "SharpBench", "PBXFrameworksBuildPhase")
+    assert {project.get_object(file.productRef).productName for file in linked if "productRef" in file} == products
+    frameworks = {project.get_object(file.fileRef) for file in linked if "fileRef" in file}
+    assert {framework.name for framework in frameworks} == {f"{name}.framework" for name in FRAMEWORKS}
+    for framework in frameworks:
+        assert framework.path == f"System/Library/Frameworks/{framework.name}"
     for settings in _settings(project, _target(project, "SharpBench")):
         # Backends and kernels register themselves, though nothing names them.
         assert "-all_load" in settings.OTHER_LDFLAGS
@@ -132,7 +178,8 @@ def test_files_that_settings_name_exist(project: Any) -> None:
 
 def test_the_plists_say_what_the_app_needs() -> None:
     entitlements = plistlib.loads((APP / "SharpBench.entitlements").read_bytes())
-    assert entitlements == {"com.apple.developer.kernel.increased-memory-limit": True}
+    names = ("extended-virtual-addressing", "increased-memory-limit")
+    assert entitlements == {f"com.apple.developer.kernel.{name}": True for name in names}
     info = plistlib.loads((APP / "Info.plist").read_bytes())
     assert info["UIFileSharingEnabled"]
     assert info["LSSupportsOpeningDocumentsInPlace"]

@@ -11,6 +11,7 @@ from phone_harnesses import (
     SPOILED,
     check_a_broken_export_is_told_in_its_results,
     check_a_real_pte_is_benched_and_answers_as_in_cpp,
+    check_all_that_a_plan_can_ask_for,
     check_its_results_stand_beside_those_of_other_harnesses,
 )
 from project import PROJECT
@@ -56,6 +57,10 @@ def test_a_real_pte_is_benched_and_answers_as_in_cpp(
     check_a_real_pte_is_benched_and_answers_as_in_cpp(harness, NAME, runner, (shared, unshared), tmp_path)
 
 
+def test_all_that_a_plan_can_ask_for(sharp_bench: Path, shared: Export, tmp_path: Path) -> None:
+    check_all_that_a_plan_can_ask_for(partial(run, sharp_bench), NAME, shared, tmp_path)
+
+
 def test_its_results_stand_beside_those_of_other_harnesses(
     sharp_bench: Path, shared: Export, unshared: Export, tmp_path: Path
 ) -> None:
@@ -74,37 +79,16 @@ def test_a_broken_export_is_told_in_its_results(
     ("arguments", "told"),
     [
         ((), "no export is named; usage: sharp-bench EXPORT…"),
-        (("x", "--threads", "0"), "--threads 0: must be a number above zero"),
+        (("x", "--threads", "0"), "threads=0: write a whole number from 1 on"),
+        (("x", "--threads-sweep", "all"), "threads_sweep=all: write whole numbers from 1 on, or performance, with"),
         (("x", "--threads"), "--threads: needs a value"),
-        (("x", "--speed", "9"), "--speed: is no option"),
+        (("x", "--speed", "9"), "speed=9: is no option; the options are threads,"),
     ],
 )
 def test_a_wrong_command_is_told(sharp_bench: Path, arguments: tuple[str, ...], told: str) -> None:
     done = run(sharp_bench, *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {told}")
-
-
-@pytest.fixture(scope="session")
-def core_module() -> Path:
-    """Where BenchCore is to be imported from."""
-    package = IOS_BENCH / "BenchCore"
-    swift(package, "swift", "build", "-j", "1")
-    return package / ".build" / "debug" / "Modules"
-
-
-def test_the_app_calls_executorch_as_its_interface_is(core_module: Path, tmp_path: Path) -> None:
-    stubs, module = IOS_BENCH / "typecheck", str(tmp_path / "ExecuTorch.swiftmodule")
-    library = ["swiftc", "-emit-module", "-module-name", "ExecuTorch", "-parse-as-library", "-o", module]
-    swift(stubs, *library, "ExecuTorch.swift")
-    app = [str(IOS_BENCH / "App" / f"{name}.swift") for name in ("ExecuTorchEngine", "Figure", "HandsFree", "Places")]
-    imports = ["-I", str(core_module), "-I", str(tmp_path)]
-    swift(stubs, "swiftc", "-typecheck", "-swift-version", "5", "-parse-as-library", *imports, *app, "Apple.swift")
-
-
-def test_all_of_the_app_parses() -> None:
-    files = sorted(str(path) for directory in ("App", "AppTests") for path in (IOS_BENCH / directory).glob("*.swift"))
-    swift(IOS_BENCH, "swiftc", "-parse", *files)
 
 
 def test_threads_compile() -> None:
@@ -126,39 +110,3 @@ def test_threads_compile() -> None:
 def test_every_file_is_formatted() -> None:
     directories = ["App", "AppTests", "BenchCore", "HostBench", "typecheck"]
     swift(IOS_BENCH, "swift", "format", "lint", "--strict", "--recursive", *directories)
-
-
-@pytest.fixture(scope="session")
-def hands_free(core_module: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program that prints what the app makes of its environment."""
-    program = tmp_path_factory.mktemp("hands-free") / "hands-free"
-    objects = sorted(map(str, (core_module.parent / "BenchCore.build").glob("*.o")))
-    sources = [str(IOS_BENCH / "App" / "HandsFree.swift"), str(IOS_BENCH / "typecheck" / "hands-free" / "main.swift")]
-    swift(IOS_BENCH, "swiftc", "-swift-version", "5", "-I", str(core_module), *sources, *objects, "-o", str(program))
-    return program
-
-
-@pytest.mark.parametrize(
-    ("environment", "exports", "out", "plan", "told"),
-    [
-        ({"DIRS": "a,c"}, "exports/a,models/c", "results", "5 1 128 64", "accepted"),
-        ({"DIRS": "none", "OUT": "here"}, "exports/none", "here", "5 1 128 64", "accepted"),
-        (
-            {"DIRS": "a", "REPETITIONS": "2", "THREADS": "3", "PREFILL": "4", "DECODE": "6"},
-            *("exports/a", "results", "2 3 4 6", "accepted"),
-        ),
-        ({"DIRS": "a", "THREADS": "all"}, "exports/a", "results", "5 1 128 64", "SHARP_THREADS=all: must be a number"),
-    ],
-)
-def test_a_run_that_the_environment_asks_for(
-    hands_free: Path, tmp_path: Path, environment: dict[str, str], exports: str, out: str, plan: str, told: str
-) -> None:
-    for directory in ("exports/a", "models/c"):
-        (tmp_path / directory).mkdir(parents=True)
-    names = {"DIRS": "EXPORT_DIRS"}
-    given = [f"SHARP_{names.get(name, name)}={value}" for name, value in environment.items()]
-    printed = run("env", *given, hands_free, tmp_path, tmp_path / "models").stdout.splitlines()
-    assert printed[0].split(",") == [str(tmp_path / export) for export in exports.split(",")]
-    assert printed[1:3] == [str(tmp_path / out), plan]
-    assert printed[3].startswith(told)
-    assert run(hands_free, tmp_path, tmp_path).stdout == "no request\n"

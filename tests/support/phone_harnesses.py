@@ -63,6 +63,52 @@ def check_its_results_stand_beside_those_of_other_harnesses(
     assert "×1.000" in table
 
 
+def check_all_that_a_plan_can_ask_for(harness: Harness, name: str, export: Export, out: Path) -> None:
+    """Depth, the threads sweep, the sustained run, and the conditions meanwhile."""
+    sizes = ["--repetitions", "2", "--prefill", "16", "--decode", "4", "--depths", "8,9999"]
+    long = ["--threads-sweep", "1,performance", "--sustain", "3", "--cool-down", "1"]
+    done = harness(export.directory, *sizes, *long, "--out", out, "--caches", out / "caches")
+    assert done.returncode == 0, done.stderr
+    found = read_results(out / f"results-{name}-{export.directory.name}.json")
+    lines, counts = done.stderr.splitlines(), [sweep.threads for sweep in found.threads_sweep]
+    title = export.directory.name
+    repetitions = [f"repetition {n} of 2: {title}" for n in (1, 2)]
+    assert lines == [*repetitions, *(f"{n} threads: {title}" for n in counts), f"sustained: {title}, 0 of 3 s"]
+    assert found.status == "ok"
+    assert found.warnings == ()
+    assert found.first_token.first is not None
+    assert found.first_token.later is not None
+    assert found.load.first is not None
+    for samples in (found.first_token.first, found.first_token.later):
+        assert (samples.tokens, len(samples.seconds)) == (16, 2)
+    pairs = zip(found.load.first.seconds, found.first_token.first.seconds, strict=True)
+    assert all(load < token for load, token in pairs)
+    assert found.decode is not None
+    assert found.token_latency is not None
+    latencies = found.token_latency.seconds
+    assert found.decode.seconds == pytest.approx([sum(latencies[:4]), sum(latencies[4:])])
+    # What the cache has no room for is left out.
+    assert [(depth.depth, depth.tokens, len(depth.seconds)) for depth in found.decode_at_depth] == [(8, 4, 2)]
+    assert counts == sorted({1, found.device.performance_cores or found.device.cores})
+    for sweep in found.threads_sweep:
+        assert [(s.tokens, len(s.seconds)) for s in (sweep.prefill, sweep.decode)] == [(16, 2), (4, 2)]
+    assert found.sustained
+    assert all(window.seconds >= 1 and window.tokens % 4 == 0 for window in found.sustained)
+    times = [condition.at for condition in found.conditions]
+    assert times == sorted(times)
+    assert times[-1] >= found.sustained[-1].at > times[0]
+    # A sample every two seconds, and one at the end.
+    assert len(times) >= times[-1] / 4
+    assert found.expected_tokens == export.tokens
+    assert found.idle_memory is not None
+    assert found.memory is not None
+    assert found.idle_memory.footprint is not None
+    assert found.memory.footprint is not None
+    assert found.memory.footprint > found.idle_memory.footprint > 0
+    assert found.memory.footprint_peak is not None
+    assert found.memory.footprint_peak >= found.memory.footprint
+
+
 def _without_manifest(export: Path) -> None:
     (export / "manifest.json").unlink()
 

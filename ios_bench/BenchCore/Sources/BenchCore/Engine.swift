@@ -3,8 +3,8 @@
 import Foundation
 
 /// `harness`, `runtime`: as `Settings` has them. `weightCache`, `packedCache`: what the engine can set. `cpuClass`: what
-/// two CPUs have in common if XNNPACK packs alike for them. `limits`: what it cannot set or tell, in sentences.
-public protocol Engine {
+/// two CPUs have in common if XNNPACK packs alike for them. `limits`: what it cannot set or measure, in sentences.
+public protocol Engine: Sendable {
   var harness: String { get }
   var runtime: String { get }
   var weightCache: Bool { get }
@@ -15,7 +15,8 @@ public protocol Engine {
   /// Load and init: after this every delegate has its packed weights.
   func load(_ pte: URL, threads: Int, packedCache: URL?) throws -> any LoadedModel
 
-  /// Of this process, now.
+  /// Of this process, now. `peak` and `footprintPeak` are the system's marks of the process's whole life; `peak` is 0,
+  /// and `footprintPeak` nil, where it has none.
   func memory() -> Memory
 }
 

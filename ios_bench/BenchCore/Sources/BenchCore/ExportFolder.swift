@@ -26,6 +26,8 @@ public struct PackedWeights: Codable, Equatable, Sendable {
 public struct FoundExports: Sendable {
   public var exports: [ExportFolder] = []
   public var broken: [(name: String, reason: String)] = []
+
+  public init() {}
 }
 
 /// `length`: positions in its KV cache. `longestStep`: tokens that one forward takes. `prompt`: token ids, and
@@ -102,13 +104,18 @@ public struct ExportFolder: Sendable {
     }
   }
 
-  /// A program is read by the runtime that it was made for; `runtime` is such as "executorch 1.5.1".
+  /// Check that the runtime, such as "executorch 1.5.1", is of the release that the program was made for.
   public func checkRuntime(_ runtime: String) throws {
     let needed = executorch.map { "executorch \($0)" } ?? "an unknown runtime"
-    if needed != runtime {
+    if needed.release != runtime.release {
       throw Failure("\(name): was exported for \(needed), this app has \(runtime); export it again with \(runtime)")
     }
   }
+}
+
+extension String {
+  /// A version's major and minor number, "1.5" of "1.5.1": patches of ExecuTorch read the same programs and packed weights.
+  var release: String { split(separator: ".", omittingEmptySubsequences: false).prefix(2).joined(separator: ".") }
 }
 
 /// What of manifest.json a benchmark needs, by the names there.

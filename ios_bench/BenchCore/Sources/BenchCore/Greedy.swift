@@ -30,4 +30,18 @@ public enum Greedy {
     }
     return tokens
   }
+
+  /// Seconds of each of `count` tokens after the prediction that stands: a step and its argmax. No token ends it.
+  public static func timedContinuation(
+    _ model: any LoadedModel, _ logits: [Float], position: Int64, count: Int, clock: () -> Double
+  ) throws -> [Double] {
+    var seconds: [Double] = []
+    var token = argmax(logits)
+    while seconds.count < count {
+      let start = clock()
+      token = argmax(try model.step([token], position: position + Int64(seconds.count)))
+      seconds.append(max(1e-9, clock() - start))
+    }
+    return seconds
+  }
 }

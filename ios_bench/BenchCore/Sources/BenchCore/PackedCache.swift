@@ -89,7 +89,8 @@ public struct PackedCache: Sendable {
     -> Bool
   {
     let source = export.directory.appendingPathComponent(packed.file)
-    if (packed.runtime, packed.cpuClass, packed.pteSha256) != (runtime, cpuClass, export.identity.sha256) {
+    let wanted = (runtime.release, cpuClass, export.identity.sha256)
+    if (packed.runtime.release, packed.cpuClass, packed.pteSha256) != wanted {
       return false
     }
     guard fileBytes(source) == packed.bytes, try sha256Of(source) == packed.sha256 else {

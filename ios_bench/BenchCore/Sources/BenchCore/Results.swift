@@ -1,20 +1,27 @@
-// The results of a benchmark of one export in one place; the schema is sharp_mobile/bench/results.py, version 1.
+// The results of a benchmark of one export in one place; the schema is sharp_mobile/bench/results.py, version 2.
 //
 //     Results
 //       device     where: kind, model, OS, CPU, cores, memory, thermal state and battery
 //       export     what: name, plan, hash and bytes of the .pte
 //       settings   how: harness, runtime, threads, caches
 //       load       seconds of load + init, on the first launch and on later ones
+//       firstToken time to first token: load, init and a prompt
 //       forward    seconds of a forward pass of one token
 //       prefill, decode   seconds a run, and tokens in it
-//       memory     resident bytes after load, init and one forward pass
+//       tokenLatency      seconds of each decoded token
+//       decodeAtDepth     decode with a filled KV cache
+//       threadsSweep      prefill and decode by number of threads
+//       sustained         decode over minutes
+//       memory     resident bytes after load, init and one forward pass, and what the system charges the process with
+//       conditions thermal state, clocks and battery, sampled during the run
 //       likeliest  the tokens predicted after the manifest's prompt, with their logits
 //
-// What was not measured is absent, never zero. A benchmark that failed says why and keeps what it had measured.
+// Only measurements: Python judges them. A missing measurement is absent, never zero. A failed benchmark says why and
+// keeps the measurements made before the failure.
 
 import Foundation
 
-public let schemaVersion = 1
+public let schemaVersion = 2
 
 /// Seconds of several runs of the same thing, in their order.
 public struct Samples: Codable, Equatable, Sendable {
@@ -34,29 +41,61 @@ public struct TokenSamples: Codable, Equatable, Sendable {
   }
 }
 
-/// Where it ran. `thermal`: the system's own word for how warm the device is.
+/// Seconds of several runs of `tokens` decoded tokens, with `depth` tokens in the KV cache before them.
+public struct DepthSamples: Codable, Equatable, Sendable {
+  public var depth: Int
+  public var seconds: [Double]
+  public var tokens: Int
+
+  public init(depth: Int, seconds: [Double], tokens: Int) {
+    (self.depth, self.seconds, self.tokens) = (depth, seconds, tokens)
+  }
+}
+
+/// Prefill and decode with a number of threads.
+public struct ThreadSamples: Codable, Equatable, Sendable {
+  public var threads: Int
+  public var prefill, decode: TokenSamples
+
+  public init(threads: Int, prefill: TokenSamples, decode: TokenSamples) {
+    (self.threads, self.prefill, self.decode) = (threads, prefill, decode)
+  }
+}
+
+/// A part of a sustained run: `tokens` decoded in `seconds`. `at`: its end, in seconds since the start of the run.
+public struct Window: Codable, Equatable, Sendable {
+  public var at: Double
+  public var tokens: Int
+  public var seconds: Double
+
+  public init(at: Double, tokens: Int, seconds: Double) {
+    (self.at, self.tokens, self.seconds) = (at, tokens, seconds)
+  }
+}
+
+/// Where it ran. `performanceCores`: cores of the fast kinds. `thermal`, `battery`: in the system's words, at the start
+/// of the run.
 public struct Device: Codable, Equatable, Sendable {
   public var kind, model, os, cpu: String
   public var cores: Int
+  public var performanceCores: Int?
   public var memoryBytes: Int64?
   public var thermal, battery: String?
 
   public init(
-    kind: String, model: String, os: String, cpu: String, cores: Int, memoryBytes: Int64? = nil,
-    thermal: String? = nil, battery: String? = nil
+    kind: String, model: String, os: String, cpu: String, cores: Int, performanceCores: Int? = nil,
+    memoryBytes: Int64? = nil, thermal: String? = nil, battery: String? = nil
   ) {
     (self.kind, self.model, self.os, self.cpu, self.cores) = (kind, model, os, cpu, cores)
-    (self.memoryBytes, self.thermal, self.battery) = (memoryBytes, thermal, battery)
+    (self.performanceCores, self.memoryBytes, self.thermal, self.battery) = (
+      performanceCores, memoryBytes, thermal, battery
+    )
   }
 
   enum CodingKeys: String, CodingKey {
     case kind, model, os, cpu, cores, thermal, battery
+    case performanceCores = "performance_cores"
     case memoryBytes = "memory_bytes"
-  }
-
-  /// Whether the system slows the device down because it is hot: iOS's names and Android's.
-  public var throttled: Bool {
-    ["serious", "severe", "critical", "emergency", "shutdown"].contains(thermal ?? "")
   }
 }
 
@@ -83,11 +122,13 @@ public struct ExportIdentity: Codable, Equatable, Sendable {
 }
 
 /// How it ran. `harness`: the program that measured. `weightCache`: XNNPACK packs a shared weight once.
+/// `fixedPerformance`: a mode of Android, which only the driver on the computer sets.
 public struct Settings: Codable, Equatable, Sendable {
   public var harness, runtime: String
   public var threads: Int
   public var weightCache, packedCache: Bool
   public var memoryLimit: Int64?
+  public var fixedPerformance: Bool?
 
   public init(
     harness: String, runtime: String, threads: Int, weightCache: Bool, packedCache: Bool, memoryLimit: Int64? = nil
@@ -101,6 +142,7 @@ public struct Settings: Codable, Equatable, Sendable {
     case weightCache = "weight_cache"
     case packedCache = "packed_cache"
     case memoryLimit = "memory_limit"
+    case fixedPerformance = "fixed_performance"
   }
 }
 
@@ -113,12 +155,29 @@ public struct Load: Codable, Equatable, Sendable {
   }
 }
 
-/// Resident bytes: the process's own, pages of files, and the most that both together were.
+/// Seconds from the start of load to the first token after a prompt: without packed weights on disk, and with them.
+public struct FirstToken: Codable, Equatable, Sendable {
+  public var first, later: TokenSamples?
+
+  public init(first: TokenSamples? = nil, later: TokenSamples? = nil) { (self.first, self.later) = (first, later) }
+}
+
+/// Resident bytes: anonymous memory, pages of files, and the most of both together. `footprint`: what the system charges
+/// the process with, `phys_footprint` on iOS and PSS elsewhere; `footprintPeak`: the most of it.
 public struct Memory: Codable, Equatable, Sendable {
   public var anonymous, file, peak: Int64
+  public var footprint, footprintPeak: Int64?
 
-  public init(anonymous: Int64, file: Int64, peak: Int64) {
+  public init(
+    anonymous: Int64, file: Int64, peak: Int64, footprint: Int64? = nil, footprintPeak: Int64? = nil
+  ) {
     (self.anonymous, self.file, self.peak) = (anonymous, file, peak)
+    (self.footprint, self.footprintPeak) = (footprint, footprintPeak)
+  }
+
+  enum CodingKeys: String, CodingKey {
+    case anonymous, file, peak, footprint
+    case footprintPeak = "footprint_peak"
   }
 }
 
@@ -139,11 +198,17 @@ public struct Results: Codable, Equatable, Sendable {
   public var export: ExportIdentity
   public var settings: Settings
   public var load: Load?
+  public var firstToken: FirstToken?
   public var forward: Samples?
   public var prefill, decode: TokenSamples?
-  public var memory: Memory?
+  public var tokenLatency: Samples?
+  public var decodeAtDepth: [DepthSamples]?
+  public var threadsSweep: [ThreadSamples]?
+  public var sustained: [Window]?
+  public var memory, idleMemory: Memory?
+  public var conditions: [Condition]?
   public var likeliest: [Likely]?
-  public var tokens: [Int64]?
+  public var tokens, expectedTokens: [Int64]?
   public var warnings: [String]?
 
   public init(created: String, device: Device, export: ExportIdentity, settings: Settings) {
@@ -151,9 +216,15 @@ public struct Results: Codable, Equatable, Sendable {
   }
 
   enum CodingKeys: String, CodingKey {
-    case created, status, error, device, export, settings, load, forward, prefill, decode, memory, likeliest, tokens
-    case warnings
+    case created, status, error, device, export, settings, load, forward, prefill, decode, sustained, memory
+    case conditions, likeliest, tokens, warnings
     case schemaVersion = "schema_version"
+    case firstToken = "first_token"
+    case tokenLatency = "token_latency"
+    case decodeAtDepth = "decode_at_depth"
+    case threadsSweep = "threads_sweep"
+    case idleMemory = "idle_memory"
+    case expectedTokens = "expected_tokens"
   }
 
   /// The same, with why it failed.
@@ -204,9 +275,13 @@ public struct Results: Codable, Equatable, Sendable {
 
   /// What types cannot say: times are above zero, and a benchmark that failed, and no other, has an error.
   private func check() throws {
-    let all =
-      [load?.first, load?.later, load?.cold, forward].compactMap { $0?.seconds }
-      + [prefill, decode].compactMap { $0?.seconds }
+    let samples: [Samples?] = [load?.first, load?.later, load?.cold, forward, tokenLatency]
+    let runs: [TokenSamples?] = [prefill, decode, firstToken?.first, firstToken?.later]
+    var all = samples.compactMap { $0?.seconds }
+    all += runs.compactMap { $0?.seconds }
+    for sweep in threadsSweep ?? [] { all += [sweep.prefill.seconds, sweep.decode.seconds] }
+    for samples in decodeAtDepth ?? [] { all.append(samples.seconds) }
+    for window in sustained ?? [] { all.append([window.seconds]) }
     if all.contains(where: { $0.isEmpty || !$0.allSatisfy { $0 > 0 && $0.isFinite } }) {
       throw Failure("seconds: must be above zero, and at least one; run the benchmark again")
     }

@@ -26,26 +26,29 @@ public struct Status: Sendable {
   }
 }
 
-/// `resultsFile`: where an export's directory has its results. `status`: nil for none. `say`: told every line of
-/// progress.
-public struct Session {
+/// `condition`: the device's state at some seconds since the start of the run. `resultsFile`: where an export's directory
+/// has its results. `status`: nil for none. `say` gets every line of progress. `stop`: why the run shall end, if it shall.
+public final class Session: Sendable {
   private let plan: Plan
   private let engine: any Engine
-  private let device: () -> Device
-  private let room: () -> Room
+  private let device: @Sendable () -> Device
+  private let room: @Sendable () -> Room
+  private let condition: @Sendable (Double) -> Condition
   private let caches: URL?
   private let status: Status?
-  private let resultsFile: (URL) -> URL
-  private let say: (String) -> Void
-  private let cancelled: () -> Bool
+  private let resultsFile: @Sendable (URL) -> URL
+  private let say: @Sendable (String) -> Void
+  private let stop: @Sendable () -> Stop?
+  private let journals = Journals()
 
   public init(
-    plan: Plan, engine: any Engine, device: @escaping () -> Device, room: @escaping () -> Room, caches: URL?,
-    status: Status?, resultsFile: @escaping (URL) -> URL, say: @escaping (String) -> Void,
-    cancelled: @escaping () -> Bool
+    plan: Plan, engine: any Engine, device: @escaping @Sendable () -> Device, room: @escaping @Sendable () -> Room,
+    condition: @escaping @Sendable (Double) -> Condition, caches: URL?, status: Status?,
+    resultsFile: @escaping @Sendable (URL) -> URL, say: @escaping @Sendable (String) -> Void,
+    stop: @escaping @Sendable () -> Stop?
   ) {
-    (self.plan, self.engine, self.device, self.room, self.caches) = (plan, engine, device, room, caches)
-    (self.status, self.resultsFile, self.say, self.cancelled) = (status, resultsFile, say, cancelled)
+    (self.plan, self.engine, self.device, self.room, self.condition) = (plan, engine, device, room, condition)
+    (self.caches, self.status, self.resultsFile, self.say, self.stop) = (caches, status, resultsFile, say, stop)
   }
 
   /// Run exports; results in the directories' order, those of what is no export among them.
@@ -55,9 +58,7 @@ public struct Session {
       try status?.running("opening")
       let opened = directories.map(open)
       let exports = opened.compactMap { try? $0.get() }
-      var measured = BenchProtocol.run(
-        exports, plan, engine, surroundings(), progress: tell, cancelled: cancelled
-      ).makeIterator()
+      var measured = BenchProtocol.run(exports, plan, engine, place(), progress: tell, stop: stop).makeIterator()
       let results = try zip(directories, opened).map { directory, export in
         switch export {
         case .success: measured.next()!
@@ -72,6 +73,11 @@ public struct Session {
     }
   }
 
+  /// The app goes to the background: the file of the export whose launch is under way says so. From any thread.
+  public func interrupted() {
+    for journal in journals.all { journal.interrupted() }
+  }
+
   private func refuse(_ directories: [URL]) throws {
     if directories.isEmpty { throw Failure("no export is named; name a directory with a manifest.json") }
     let groups = Dictionary(grouping: directories, by: \.lastPathComponent)
@@ -83,14 +89,20 @@ public struct Session {
     do { return .success(try ExportFolder.open(directory)) } catch { return .failure(Failure(told(error))) }
   }
 
-  private func surroundings() -> Place {
-    Place(device: device, room: room, caches: caches) { Journal(resultsFile($0.directory)) }
+  private func place() -> Place {
+    Place(
+      device: device, room: room, condition: condition, caches: caches,
+      journal: { [resultsFile, journals] export in
+        let journal = Journal(resultsFile(export.directory))
+        journals.all.append(journal)
+        return journal
+      })
   }
 
-  private func tell(_ progress: Progress) {
-    say(progress.line)
-    // A status that cannot be written stops no measurement; the results cannot be written either, and that is told.
-    try? status?.running(progress.line)
+  private func tell(_ line: String) {
+    say(line)
+    // A status that cannot be written stops no measurement; the results cannot be written either, and they say so.
+    try? status?.running(line)
   }
 
   /// Failed results of what is no export, in their file too.
@@ -103,5 +115,16 @@ public struct Session {
     ).failed(error)
     try results.write(resultsFile(directory))
     return results
+  }
+}
+
+/// The journals of a run: its thread adds them, and the main thread reads them.
+private final class Journals: @unchecked Sendable {
+  private let lock = NSLock()
+  private var journals: [Journal] = []
+
+  var all: [Journal] {
+    get { lock.withLock { journals } }
+    set { lock.withLock { journals = newValue } }
   }
 }

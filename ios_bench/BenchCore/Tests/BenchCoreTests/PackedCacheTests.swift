@@ -88,7 +88,7 @@ final class PackedCacheTests: XCTestCase {
     let cache = cache(in: parent)
     XCTAssertFalse(try cache.bring(packed, export, "1.5.1", "another"))
     XCTAssertFalse(try cache.bring(packed, export, "1.6.0", "arm64"))
-    XCTAssertTrue(try cache.bring(packed, export, "1.5.1", "arm64"))
+    XCTAssertTrue(try cache.bring(packed, export, "1.5.0", "arm64"))
     XCTAssertTrue(cache.believed())
     try Data("brOught".utf8).write(to: file)
     XCTAssertThrowsError(try cache.bring(packed, export, "1.5.1", "arm64")) {

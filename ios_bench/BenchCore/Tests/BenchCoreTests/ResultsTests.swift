@@ -35,14 +35,16 @@ final class ResultsTests: XCTestCase {
     let json = try results().toJson()
     for (from, to, said) in [
       ("{", "", "is not a whole results file"),
-      ("\"schema_version\" : 1", "\"schema_version\" : 2", "is of schema version 2, this program reads version 1"),
-      ("\"schema_version\" : 1,", "", "has no schema version"),
+      ("\"schema_version\" : 2", "\"schema_version\" : 3", "is of schema version 3, this program reads version 2"),
+      ("\"schema_version\" : 2,", "", "has no schema version"),
       ("\"cores\" : 2", "\"cores\" : \"two\"", "device.cores: is of another type"),
       ("\"cores\" : 2,", "", "device.cores: is missing"),
-      ("\"cores\" : 2", "\"cores\" : 2, \"speed\" : 3", "device.speed: is not in schema version 1"),
+      ("\"cores\" : 2", "\"cores\" : 2, \"speed\" : 3", "device.speed: is not in schema version 2"),
       ("\"status\"", "\"state\"", "status: is missing"),
       ("\"failed\"", "\"ok\"", "has an error"),
       ("0.25", "0", "seconds: must be above zero"),
+      ("1.25", "0", "seconds: must be above zero"),
+      ("0.75", "-1", "seconds: must be above zero"),
     ] {
       let changed = json.replacingFirst(from, to)
       XCTAssertNotEqual(changed, json)

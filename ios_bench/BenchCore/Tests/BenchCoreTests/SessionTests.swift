@@ -12,13 +12,13 @@ final class SessionTests: XCTestCase {
   private func run(_ directories: [URL], engine: FakeEngine = FakeEngine()) throws -> [Results] {
     let session = Session(
       plan: Plan(repetitions: 1, prefill: 4, decode: 2), engine: engine,
-      device: { Device(kind: "ios", model: "iPhone0,0", os: "iOS 17", cpu: "A0", cores: 2) },
-      room: { Room(freeBytes: 1 << 30) }, caches: nil, status: Status(directory.appendingPathComponent("status.json")),
-      resultsFile: { self.directory.appendingPathComponent("results-\($0.lastPathComponent).json") },
-      say: {
-        self.lines.append($0)
-        XCTAssertEqual(try? self.status()["state"] as? String, "running")
-      }, cancelled: { false })
+      device: testDevice, room: { Room(freeBytes: 1 << 30) }, condition: { Condition(at: $0) }, caches: nil,
+      status: Status(directory.appendingPathComponent("status.json")),
+      resultsFile: { [directory] in directory.appendingPathComponent("results-\($0.lastPathComponent).json") },
+      say: { [test = UncheckedSendable(self)] in
+        test.value.lines.append($0)
+        XCTAssertEqual(try? test.value.status()["state"] as? String, "running")
+      }, stop: { nil })
     return try session.run(directories)
   }
 

@@ -21,6 +21,7 @@ struct HostEngine: Engine {
   func memory() -> Memory {
     var memory = Memory(anonymous: 0, file: 0, peak: 0)
     sharp_engine_memory(&memory.anonymous, &memory.file, &memory.peak)
+    memory.footprint = ThisMachine.proportionalBytes()
     return memory
   }
 }

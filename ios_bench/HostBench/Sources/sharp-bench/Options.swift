@@ -5,7 +5,7 @@ import Foundation
 
 let usage = """
   usage: sharp-bench EXPORT… [--out DIRECTORY] [--caches DIRECTORY] [--repetitions N] [--threads N] [--prefill N] \
-  [--decode N]
+  [--decode N] [--depths N,N|none] [--threads-sweep N,performance] [--sustain SECONDS] [--cool-down SECONDS]
   """
 
 /// `out`: where results-swift-linux-<name>.json and status.json go; into each export's own directory if nil.
@@ -18,6 +18,7 @@ struct Options {
 
   init(_ arguments: [String]) throws {
     var rest = arguments[...]
+    var numbers: [String: String] = [:]
     while let argument = rest.popFirst() {
       if !argument.hasPrefix("--") {
         exports.append(URL(fileURLWithPath: argument, isDirectory: true))
@@ -27,23 +28,15 @@ struct Options {
       switch argument {
       case "--out": out = URL(fileURLWithPath: value, isDirectory: true)
       case "--caches": caches = URL(fileURLWithPath: value, isDirectory: true)
-      case "--repetitions": plan.repetitions = try count(argument, value)
-      case "--threads": plan.threads = try count(argument, value)
-      case "--prefill": plan.prefill = try count(argument, value)
-      case "--decode": plan.decode = try count(argument, value)
-      default: throw Failure("\(argument): is no option; \(usage)")
+      default: numbers[argument.dropFirst(2).replacingOccurrences(of: "-", with: "_")] = value
       }
     }
+    plan = try Plan.parse(numbers)
     if exports.isEmpty { throw Failure("no export is named; \(usage)") }
   }
 
   func resultsFile(_ export: URL) -> URL {
     out?.appendingPathComponent("results-swift-linux-\(export.lastPathComponent).json")
       ?? export.appendingPathComponent("results-swift-linux.json")
-  }
-
-  private func count(_ name: String, _ value: String) throws -> Int {
-    guard let number = Int(value), number > 0 else { throw Failure("\(name) \(value): must be a number above zero") }
-    return number
   }
 }

@@ -11,7 +11,24 @@ enum ThisMachine {
     return Device(
       kind: "host", model: product.isEmpty ? system.machine : product, os: "\(system.name) \(system.release)",
       cpu: cpuFields()["model name"] ?? system.machine, cores: ProcessInfo.processInfo.processorCount,
-      memoryBytes: Int64(ProcessInfo.processInfo.physicalMemory))
+      performanceCores: performanceCores(), memoryBytes: Int64(ProcessInfo.processInfo.physicalMemory))
+  }
+
+  /// The clock of each CPU; a computer has no thermal state, and its battery does not matter.
+  static func condition(_ at: Double) -> Condition {
+    var clocks = kilohertz("scaling_cur_freq").map { $0 * 1000 }
+    if clocks.isEmpty {
+      let lines = text("/proc/cpuinfo").split(separator: "\n").filter { $0.hasPrefix("cpu MHz") }
+      clocks = lines.compactMap { Double($0.drop { $0 != ":" }.dropFirst().trimmingCharacters(in: .whitespaces)) }
+        .map { Int64($0 * 1e6) }
+    }
+    return Condition(at: at, clocksHz: clocks)
+  }
+
+  /// PSS: pages that several processes share count in parts.
+  static func proportionalBytes() -> Int64? {
+    let line = text("/proc/self/smaps_rollup").split(separator: "\n").first { $0.hasPrefix("Pss:") }
+    return line?.split(separator: " ").dropFirst().first.flatMap { Int64($0) }.map { $0 * 1024 }
   }
 
   /// What two CPUs have in common if XNNPACK packs alike for them: model and instruction sets.
@@ -24,6 +41,20 @@ enum ThisMachine {
   static func room(at directory: URL) -> Room {
     let attributes = try? FileManager.default.attributesOfFileSystem(forPath: directory.path)
     return Room(freeBytes: (attributes?[.systemFreeSize] as? NSNumber)?.int64Value ?? 0)
+  }
+
+  /// CPUs whose highest clock is above the slowest one's; all where all are alike.
+  private static func performanceCores() -> Int? {
+    let highest = kilohertz("cpuinfo_max_freq")
+    let fast = highest.filter { $0 > highest.min()! }
+    return highest.isEmpty ? nil : fast.isEmpty ? highest.count : fast.count
+  }
+
+  /// What cpufreq says of each CPU, in the CPUs' order; empty where it says nothing of one.
+  private static func kilohertz(_ name: String) -> [Int64] {
+    let cpus = (0..<ProcessInfo.processInfo.processorCount).map { "/sys/devices/system/cpu/cpu\($0)/cpufreq/\(name)" }
+    let values = cpus.compactMap { Int64(text($0).trimmingCharacters(in: .whitespacesAndNewlines)) }
+    return values.count == cpus.count ? values : []
   }
 
   /// Of the first core in /proc/cpuinfo.

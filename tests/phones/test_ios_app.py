@@ -88,3 +88,11 @@ def test_the_table(app_parts: Path, tmp_path: Path) -> None:
         "footprint, MB | 0.0 | 0.0 ×1.00",
         "footprint peak, MB | 0.0 | 0.0 ×1.00",
     ]
+
+
+def test_the_readme_names_every_option(app_parts: Path) -> None:
+    printed = run("env", "SHARP_EXPORT_DIRS=a", "SHARP_NONE=1", app_parts, "request", "/", "/").stdout.splitlines()[3]
+    options = printed.partition("the options are ")[2].split(", ")
+    assert len(options) == 8
+    readme = (IOS_BENCH / "README.md").read_text()
+    assert [option for option in options if f"`SHARP_{option.upper()}`" not in readme] == []

@@ -42,7 +42,7 @@ public final class Sampler: @unchecked Sendable {
   private let gate = NSCondition()
   private var samples: [Condition] = []
   private var running = false
-  private var ended = false
+  private var ended = true
 
   public init(
     probe: @escaping @Sendable (Double) -> Condition, every seconds: Double, elapsed: @escaping @Sendable () -> Double
@@ -53,7 +53,7 @@ public final class Sampler: @unchecked Sendable {
   /// Take a sample now, then one after the other until `stop`.
   public func start() {
     sample()
-    running = true
+    gate.withLock { (running, ended) = (true, false) }
     let thread = Thread { [self] in repeatedly() }
     thread.qualityOfService = .utility
     thread.start()

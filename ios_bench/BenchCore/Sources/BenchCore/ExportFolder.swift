@@ -1,4 +1,4 @@
-// An export as a benchmark sees it: its .pte, held against its manifest, and what it should say.
+// An export as a benchmark sees it: its .pte, checked by its manifest, and what it should say.
 //
 //     exports/shared/   manifest.json   name, hash and sizes of the .pte, plan, expected greedy tokens, packed weights
 //                       model.pte       the program
@@ -94,7 +94,7 @@ public struct ExportFolder: Sendable {
     )
   }
 
-  /// Hold the .pte against the SHA-256 in its manifest.
+  /// Compare the .pte with the SHA-256 in its manifest.
   public func checkHash() throws {
     let found = try sha256Of(pte)
     if found != identity.sha256 {

@@ -11,7 +11,7 @@ public struct Failure: Error, Equatable, CustomStringConvertible, LocalizedError
   public var errorDescription: String? { message }
 }
 
-/// The line that people are told of an error.
+/// The line that people read of an error.
 public func told(_ error: any Error) -> String {
   (error as? Failure)?.message ?? error.localizedDescription
 }

@@ -6,7 +6,7 @@
 //     key = SHA-256(the .pte's SHA-256, the runtime's version, the CPU's class)
 //
 // XNNPACK looks at the place of packed weights and a seed, not at their bytes: a file with a flipped bit answers
-// wrongly, without a word. So before every launch the file is hashed and held against its seal; one that is damaged,
+// wrongly, without an error. So before every launch the file is hashed and compared with its seal; one that is damaged,
 // stale, half made or another model's is deleted, and the next launch makes a new one. XNNPACK refuses entries of
 // another CPU's kernels, packs anew and appends: a file that a launch has changed is thrown away too, and so is that
 // launch. The same as sharp_mobile/bench/packed_cache.py.

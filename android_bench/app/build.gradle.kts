@@ -36,6 +36,7 @@ dependencies {
     implementation(project(":core"))
     implementation(libs.executorch)
     implementation(libs.androidx.core)
+    testImplementation(libs.junit)
     androidTestImplementation(libs.androidx.test.runner)
     androidTestImplementation(libs.androidx.test.junit)
     androidTestImplementation(libs.junit)

@@ -59,13 +59,4 @@ JNIEXPORT void JNICALL Java_dev_sharpmobile_bench_jvm_EngineJni_close(JNIEnv*, j
   sharp_engine_close(engine_of(handle));
 }
 
-JNIEXPORT jlongArray JNICALL Java_dev_sharpmobile_bench_jvm_EngineJni_memory(JNIEnv* env, jclass) {
-  int64_t bytes[3];
-  sharp_engine_memory(&bytes[0], &bytes[1], &bytes[2]);
-  jlongArray memory = env->NewLongArray(3);
-  const jlong given[3] = {bytes[0], bytes[1], bytes[2]};
-  if (memory != nullptr) env->SetLongArrayRegion(memory, 0, 3, given);
-  return memory;
-}
-
 }  // extern "C"

@@ -1,4 +1,4 @@
-// An export's directory as a benchmark sees it: its .pte, held against its manifest, and what it should say.
+// An export's directory as a benchmark sees it: its .pte, its manifest, and the tokens it should generate.
 //
 //     smollm2-135m/ model.pte       the program
 //                   manifest.json   name, plan, hash and sizes of it, its prompt and the tokens after it
@@ -20,6 +20,9 @@ data class PackedWeights(
     val sha256: String,
     val bytes: Long,
 )
+
+/** "1.5" of "1.5.1": patch releases read the same programs and pack weights in the same way. */
+val String.majorMinor: String get() = split('.').take(2).joinToString(".")
 
 /** Exports below a directory, by name; and those that are broken, with the reason. */
 class FoundExports(val exports: List<ExportFolder>, val broken: List<Pair<String, String>>)
@@ -75,7 +78,7 @@ class ExportFolder private constructor(
             return FoundExports(exports, broken)
         }
 
-        /** What can be said of a directory that cannot be opened. */
+        /** What is known of a directory that cannot be opened. */
         fun unreadable(directory: File): ExportIdentity =
             ExportIdentity(directory.name, "unknown", "", fileBytes(pteOf(directory)) ?: 0, 0, 0)
 
@@ -137,7 +140,7 @@ class ExportFolder private constructor(
         }
     }
 
-    /** Hold the .pte against the SHA-256 in its manifest. */
+    /** Compare the .pte with the SHA-256 in its manifest. */
     fun checkHash() {
         val found = sha256Of(pte)
         if (found != identity.sha256) {
@@ -148,10 +151,10 @@ class ExportFolder private constructor(
         }
     }
 
-    /** A program is read by the runtime that it was made for; `runtime` is such as "executorch 1.5.1". */
+    /** A program needs the runtime that it was made for, up to the patch; `runtime`: such as "executorch 1.5.1". */
     fun checkRuntime(runtime: String) {
         val needed = executorch?.let { "executorch $it" } ?: "an unknown runtime"
-        if (needed != runtime) {
+        if (needed.majorMinor != runtime.majorMinor) {
             throw Failure("$name: was exported for $needed, this app has $runtime; export it again with $runtime")
         }
     }

@@ -16,6 +16,7 @@ class Fields(value: Any?, private val path: String) {
     fun number(key: String): Double = (take(key) as? Number ?: wrong(key, "a number")).toDouble()
     fun numberOrNull(key: String): Double? = if (absent(key)) null else number(key)
     fun flag(key: String): Boolean = take(key) as? Boolean ?: wrong(key, "true or false")
+    fun flagOrNull(key: String): Boolean? = if (absent(key)) null else flag(key)
     fun list(key: String): List<Any?> = if (absent(key)) listOf() else take(key) as? List<*> ?: wrong(key, "a list")
     fun wholes(key: String): List<Long> = list(key).map { it as? Long ?: wrong(key, "a list of whole numbers") }
     fun numbers(key: String): List<Double> =
@@ -29,6 +30,9 @@ class Fields(value: Any?, private val path: String) {
         val left = map.keys - read
         if (left.isNotEmpty()) throw Failure("$path: ${left.first()} is unknown here")
     }
+
+    /** Each object of a list. */
+    fun <T> each(key: String, read: (Fields) -> T): List<T> = list(key).map { read(Fields(it, "$path: $key")) }
 
     private fun absent(key: String): Boolean {
         read.add(key)

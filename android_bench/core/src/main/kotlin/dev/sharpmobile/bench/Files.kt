@@ -1,4 +1,4 @@
-// Files that are written whole or not at all, and what a file's bytes are known by.
+// Files that are written completely or not at all, and hashes of files.
 
 package dev.sharpmobile.bench
 

@@ -2,6 +2,8 @@
 
 package dev.sharpmobile.bench
 
+import kotlin.math.max
+
 object Greedy {
     /** The token with the largest logit; of equal ones the first. */
     fun argmax(logits: FloatArray): Long {
@@ -16,7 +18,7 @@ object Greedy {
         return order.take(count).map { Likely(it.toLong(), logits[it].toDouble()) }
     }
 
-    /** The likeliest tokens one after the other, from the prediction that stands; each of them but the last is fed. */
+    /** Greedy tokens after `logits`, up to a stop token; each of them but the last is fed. */
     fun continuation(
         model: LoadedModel, logits: FloatArray, position: Long, count: Int, stop: List<Long>,
     ): List<Long> {
@@ -29,5 +31,15 @@ object Greedy {
             next = model.step(longArrayOf(token), position + tokens.size - 1)
         }
         return tokens
+    }
+
+    /** Feed `count` greedy tokens after `logits`; the seconds of each: its step and the choice of the next token. */
+    fun timedContinuation(model: LoadedModel, logits: FloatArray, position: Long, count: Int): List<Double> {
+        var token = argmax(logits)
+        return List(count) { index ->
+            val start = System.nanoTime()
+            token = argmax(model.step(longArrayOf(token), position + index))
+            max(1, System.nanoTime() - start) / 1e9
+        }
     }
 }

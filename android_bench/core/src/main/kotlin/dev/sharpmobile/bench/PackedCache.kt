@@ -76,8 +76,8 @@ class PackedCache(private val directory: File, private val key: String) {
     /** Take the packed weights that an export brings, if they are for this program, runtime and CPU, and whole. */
     fun bring(packed: PackedWeights, export: ExportFolder, runtime: String, cpuClass: String): Boolean {
         val source = File(export.directory, packed.file)
-        val key = Triple(packed.runtime, packed.cpuClass, packed.pteSha256)
-        if (key != Triple(runtime, cpuClass, export.identity.sha256)) return false
+        val made = Triple(packed.runtime.majorMinor, packed.cpuClass, packed.pteSha256)
+        if (made != Triple(runtime.majorMinor, cpuClass, export.identity.sha256)) return false
         if (fileBytes(source) != packed.bytes || sha256Of(source) != packed.sha256) {
             throw Failure("$source: is damaged or gone, and was not used; copy the export again")
         }

@@ -1,4 +1,4 @@
-// One run from directories to results files: what the app's screen, a start without hands and a command line share.
+// One run from directories to results files: the app's screen, a start without hands and a command line share it.
 //
 //     directories ── open ──► exports ── BenchProtocol ──► results, each in its file
 //                      │                      │
@@ -7,9 +7,10 @@
 package dev.sharpmobile.bench
 
 import java.io.File
+import java.util.concurrent.CopyOnWriteArrayList
 
 /**
- * The run's state for whoever waits: {"state": "running", "progress": "repetition 2 of 5: name", "error": null}.
+ * The run's state for the driver: {"state": "running", "progress": "repetition 2 of 5: name", "error": null}.
  * Failed is a run that could not be done at all; an export that failed says so in its results.
  */
 class Status(private val path: File) {
@@ -23,18 +24,21 @@ class Status(private val path: File) {
         replaceText(path, Json.write(linkedMapOf("state" to state, "progress" to progress, "error" to error)))
 }
 
-/** place: where an export's directory has its results file. status: null for none. say: told every line of progress. */
+/** place: where an export's directory has its results file. status: null for none. say: gets each line of progress. */
 class Session(
     private val plan: Plan,
     private val engine: Engine,
     private val device: () -> Device,
     private val room: () -> Room,
+    private val condition: (Double) -> Condition,
     private val caches: File?,
     private val status: Status?,
     private val place: (File) -> File,
     private val say: (String) -> Unit,
-    private val cancelled: () -> Boolean,
+    private val stop: () -> Stop?,
 ) {
+    private val journals = CopyOnWriteArrayList<Journal>()
+
     /** Run exports; results in the directories' order, those of what is no export among them. */
     fun run(directories: List<File>): List<Results> {
         try {
@@ -42,17 +46,20 @@ class Session(
             status?.running("opening")
             val opened = directories.map(::open)
             val exports = opened.mapNotNull { it.getOrNull() }
-            val measured = BenchProtocol.run(exports, plan, engine, surroundings(), ::tell, cancelled).iterator()
+            val measured = BenchProtocol.run(exports, plan, engine, surroundings(), ::report, stop).iterator()
             val results = directories.zip(opened).map { (directory, export) ->
                 export.fold({ measured.next() }, { unreadable(directory, told(it)) })
             }
             status?.done()
             return results
-        } catch (error: Exception) {
+        } catch (error: Throwable) {
             status?.failed(told(error))
             throw error
         }
     }
+
+    /** The app has left the screen: the file of the launch that is under way says so at once. */
+    fun interrupted() = journals.forEach { it.interrupted() }
 
     private fun refuse(directories: List<File>) {
         if (directories.isEmpty()) throw Failure("no export is named; name a directory with a manifest.json")
@@ -66,11 +73,12 @@ class Session(
         Result.failure(failure)
     }
 
-    private fun surroundings() = Place(device, room, caches) { Journal(place(it.directory)) }
+    private fun surroundings() =
+        Place(device, room, condition, caches) { Journal(place(it.directory)).also(journals::add) }
 
-    private fun tell(progress: Progress) {
-        status?.running(progress.line)
-        say(progress.line)
+    private fun report(line: String) {
+        status?.running(line)
+        say(line)
     }
 
     /** Failed results of what is no export, in their file too. */

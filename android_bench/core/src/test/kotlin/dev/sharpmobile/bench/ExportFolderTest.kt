@@ -20,6 +20,7 @@ class ExportFolderTest {
         assertEquals(listOf(99L), export.stop)
         export.checkHash()
         export.checkRuntime("executorch 1.5.1")
+        export.checkRuntime("executorch 1.5.0")
     }
 
     @Test
@@ -32,9 +33,9 @@ class ExportFolderTest {
     @Test
     fun anotherRuntimeIsRefused() {
         val export = ExportFolder.open(writeExport(below, "new", "1.9.0"))
-        val told = "new: was exported for executorch 1.9.0, this app has executorch 1.5.1; " +
+        val problem = "new: was exported for executorch 1.9.0, this app has executorch 1.5.1; " +
             "export it again with executorch 1.5.1"
-        assertEquals(told, assertFailsWith<Failure> { export.checkRuntime("executorch 1.5.1") }.message)
+        assertEquals(problem, assertFailsWith<Failure> { export.checkRuntime("executorch 1.5.1") }.message)
     }
 
     @Test

@@ -22,4 +22,15 @@ class GreedyTest {
         assertEquals(listOf("step [4] at 1", "step [5] at 2"), engine.calls)
         assertEquals(listOf(4L, 5), Greedy.continuation(model, logits, 1, 3, listOf(5)))
     }
+
+    @Test
+    fun everyTokenIsTimedAndNoneIsAnEnd() {
+        val engine = FakeEngine()
+        val model = engine.load(writeExport(temporary(), "tiny").resolve("model.pte"), 1, null)
+        val logits = model.step(longArrayOf(3), 0)
+        engine.calls.clear()
+        val seconds = Greedy.timedContinuation(model, logits, 1, 3)
+        assertEquals(listOf("step [4] at 1", "step [5] at 2", "step [6] at 3"), engine.calls)
+        assertEquals(listOf(true, true, true), seconds.map { it > 0 })
+    }
 }

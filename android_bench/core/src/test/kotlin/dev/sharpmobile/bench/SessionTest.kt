@@ -18,8 +18,8 @@ class SessionTest {
 
     private fun session(engine: Engine) = Session(
         Plan(repetitions = 1, forwards = 1, prefill = 2, decode = 1), engine, { DEVICE }, { Room(1 shl 20) },
-        File(out, "caches"), Status(status), { File(out, "${it.name}.json") }, { seen.add(state() to results("a")) },
-        { false },
+        { Condition(it) }, File(out, "caches"), Status(status), { File(out, "${it.name}.json") },
+        { seen.add(state() to results("a")) }, { null },
     )
 
     @Test
@@ -38,7 +38,7 @@ class SessionTest {
         val killed = object : Engine by FakeEngine() {
             var loads = 0
             override fun load(pte: File, threads: Int, packedCache: File?): LoadedModel {
-                if (++loads == 5) assertKilledDuring("the first launch of b", packedCache!!)
+                if (++loads == 6) assertKilledDuring("the first launch of b", packedCache!!)
                 if (packedCache?.exists() == false) packedCache.writeText("packed")
                 return FakeEngine().load(pte, threads, null)
             }
@@ -60,15 +60,9 @@ class SessionTest {
     @Test
     fun aWrongListIsToldInTheStatus() {
         val twice = listOf(File("x/a"), File("y/a"))
-        for ((directories, told) in mapOf(listOf<File>() to "no export is named", twice to "a: is named twice")) {
-            assertContains(assertFailsWith<Failure> { session(FakeEngine()).run(directories) }.message!!, told)
-            assertContains(state()["error"] as String, told)
+        for ((directories, problem) in mapOf(listOf<File>() to "no export is named", twice to "a: is named twice")) {
+            assertContains(assertFailsWith<Failure> { session(FakeEngine()).run(directories) }.message!!, problem)
+            assertContains(state()["error"] as String, problem)
         }
-    }
-
-    @Test
-    fun anOptionThatIsNoNumberIsTold() {
-        val failure = assertFailsWith<Failure> { Plan(repetitions = 0) }
-        assertEquals("repetitions 0: write a whole number from 1 on", failure.message)
     }
 }

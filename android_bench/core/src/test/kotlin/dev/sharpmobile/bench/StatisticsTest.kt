@@ -19,4 +19,21 @@ class StatisticsTest {
 
     @Test
     fun theMedianOfAnEvenNumberIsBetween() = assertEquals(2.5, Statistics.median(listOf(4.0, 1.0, 2.0, 3.0)))
+
+    /** numpy.percentile([4, 1, 2, 3], …) */
+    @Test
+    fun percentilesAreNumpys() {
+        val values = listOf(4.0, 1.0, 2.0, 3.0)
+        val found = listOf(0.0, 0.5, 0.9, 1.0).map { Statistics.percentile(values, it) }
+        for ((ours, numpys) in found.zip(listOf(1.0, 2.5, 3.7, 4.0))) assertEquals(numpys, ours, 1e-12)
+        assertEquals(7.0, Statistics.percentile(listOf(7.0), 0.9))
+    }
+
+    @Test
+    fun aSparklineGoesFromZeroToTheLargest() {
+        assertEquals("▁▅█", Statistics.sparkline(listOf(0.0, 5.0, 10.0), 20))
+        assertEquals("▂█", Statistics.sparkline(listOf(0.0, 2.0, 9.0, 7.0), 2)) // the means 1 and 8
+        assertEquals("▁▁", Statistics.sparkline(listOf(0.0, 0.0), 20))
+        assertEquals("", Statistics.sparkline(listOf(), 20))
+    }
 }

@@ -3,6 +3,7 @@
 //     android_bench/on-emulator EXPORT OUT
 //
 // The instrumentation argument export_dir names other directories, such as what a farm has put into /data/local/tmp.
+// The plan's options have the names of Plan.parse: -e threads 2 -e threads_sweep 1,2,performance
 
 package dev.sharpmobile.bench.app
 
@@ -11,8 +12,9 @@ import androidx.test.platform.app.InstrumentationRegistry
 import dev.sharpmobile.bench.ExportFolder
 import dev.sharpmobile.bench.Plan
 import dev.sharpmobile.bench.Results
+import dev.sharpmobile.bench.RunState
 import java.io.File
-import java.util.concurrent.CountDownLatch
+import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNotNull
@@ -24,6 +26,7 @@ import org.junit.runner.RunWith
 @RunWith(AndroidJUnit4::class)
 class BenchTest {
     private val context = InstrumentationRegistry.getInstrumentation().targetContext
+    private val arguments = InstrumentationRegistry.getArguments()
 
     @Test
     fun everyExportIsMeasured() {
@@ -34,36 +37,46 @@ class BenchTest {
             assertNull(found.error)
             assertEquals("executorch ${BuildConfig.EXECUTORCH}", found.settings.runtime)
             assertNotNull(found.load.first)
+            assertNotNull(found.firstToken.first)
             assertNotNull(found.forward)
+            assertNotNull(found.memory?.footprint)
             assertEquals(5, found.likeliest.size)
             assertEquals(found, Results.parse(resultsFile(resultsOf(context), directory).readText()))
         }
     }
 
     @Test
-    fun whatIsNoExportIsToldInItsFile() {
+    fun whatIsNoExportSaysSoInItsFile() {
         val empty = File(context.cacheDir, "empty").also { it.mkdirs() }
         val error = run(listOf(empty)).single().error
         assertTrue("$error", error.orEmpty().contains("it has no manifest.json"))
     }
 
     private fun directories(): List<File> {
-        val given = InstrumentationRegistry.getArguments().getString("export_dir")
+        val given = arguments.getString("export_dir")
         return given?.split(',')?.map { File(it) } ?: ExportFolder.find(exportsOf(context)).exports.map { it.directory }
     }
 
+    /** Small enough for an emulator, unless the arguments ask for more. */
+    private fun plan(): Plan {
+        val small = mapOf("repetitions" to "2", "prefill" to "128", "decode" to "64", "depths" to "128")
+        val given = Plan.NAMES.mapNotNull { name -> arguments.getString(name)?.let { name to it } }
+        return Plan.parse(small + given)
+    }
+
     private fun run(directories: List<File>): List<Results> {
-        val ended = CountDownLatch(1)
-        var found = listOf<Results>()
-        var wrong: String? = null
-        val done = { results: List<Results>, error: String? ->
-            found = results
-            wrong = error
-            ended.countDown()
-        }
-        BenchRun(context, directories, resultsOf(context), Plan(repetitions = 2), {}, done).start()
-        assertTrue("the run did not end", ended.await(30, TimeUnit.MINUTES))
-        assertNull(wrong)
-        return found
+        val ended = LinkedBlockingQueue<RunState.Ended>()
+        val watcher = { state: RunState -> if (state is RunState.Ended) ended.add(state) }
+        assertTrue(BenchProcess.start(context, directories, resultsOf(context), plan()))
+        BenchProcess.runs.holder.watch(watcher)
+        val state = ended.poll(HOURS, TimeUnit.HOURS)
+        BenchProcess.runs.holder.unwatch(watcher)
+        assertNotNull("the run did not end", state)
+        assertNull(state?.error)
+        return state?.results.orEmpty()
+    }
+
+    private companion object {
+        const val HOURS = 3L
     }
 }

@@ -1,4 +1,4 @@
-// What the phone is, how warm it is, and what is free on it.
+// What the phone is, how it is during a run, and what is free on it.
 
 package dev.sharpmobile.bench.app
 
@@ -9,10 +9,10 @@ import android.content.IntentFilter
 import android.os.BatteryManager
 import android.os.Build
 import android.os.PowerManager
+import dev.sharpmobile.bench.Condition
 import dev.sharpmobile.bench.Device
-import dev.sharpmobile.bench.Memory
+import dev.sharpmobile.bench.LinuxFiles
 import dev.sharpmobile.bench.Room
-import java.io.File
 import java.util.Locale
 
 class DeviceProbe(private val context: Context) {
@@ -22,6 +22,7 @@ class DeviceProbe(private val context: Context) {
         os = "Android ${Build.VERSION.RELEASE} (API ${Build.VERSION.SDK_INT})",
         cpu = if (Build.VERSION.SDK_INT >= 31) "${Build.SOC_MANUFACTURER} ${Build.SOC_MODEL}" else Build.HARDWARE,
         cores = Runtime.getRuntime().availableProcessors(),
+        performanceCores = LinuxFiles().performanceCores(),
         memoryBytes = memoryInfo().totalMem,
         thermal = thermal(),
         battery = battery(),
@@ -33,11 +34,27 @@ class DeviceProbe(private val context: Context) {
         return Room(context.filesDir.usableSpace, memory.availMem - memory.threshold)
     }
 
+    /** What changes during a run; `at`: seconds since its start. */
+    fun condition(at: Double): Condition {
+        val state = batteryState()
+        val status = state?.getIntExtra(BatteryManager.EXTRA_STATUS, -1)
+        val battery = context.getSystemService(Context.BATTERY_SERVICE) as BatteryManager
+        return Condition(
+            at = at,
+            thermal = thermal(),
+            clocksHz = LinuxFiles().clocksHz(),
+            chargeUah = battery.getLongProperty(BatteryManager.BATTERY_PROPERTY_CHARGE_COUNTER).takeIf { it > 0 },
+            batteryLevel = state?.let(::level),
+            charging = status?.let { it in CHARGING },
+            batteryCelsius = state?.let(::celsius),
+        )
+    }
+
     private fun memoryInfo() = ActivityManager.MemoryInfo().also {
         (context.getSystemService(Context.ACTIVITY_SERVICE) as ActivityManager).getMemoryInfo(it)
     }
 
-    /** Android 10 and later tell. */
+    /** Android 10 and later report it. */
     private fun thermal(): String? {
         if (Build.VERSION.SDK_INT < 29) return null
         val power = context.getSystemService(Context.POWER_SERVICE) as PowerManager
@@ -53,13 +70,9 @@ class DeviceProbe(private val context: Context) {
         }
     }
 
-    /** "87%, charging, 31.5 °C", without what is not known. */
+    /** "87%, charging, 31.5 °C", without what the system does not report. */
     private fun battery(): String? {
-        // The latest state is kept by the system; nothing is registered.
-        val state = context.registerReceiver(null, IntentFilter(Intent.ACTION_BATTERY_CHANGED)) ?: return null
-        val level = state.getIntExtra(BatteryManager.EXTRA_LEVEL, -1)
-        val scale = state.getIntExtra(BatteryManager.EXTRA_SCALE, -1)
-        val tenths = state.getIntExtra(BatteryManager.EXTRA_TEMPERATURE, Int.MIN_VALUE)
+        val state = batteryState() ?: return null
         val charge = when (state.getIntExtra(BatteryManager.EXTRA_STATUS, -1)) {
             BatteryManager.BATTERY_STATUS_CHARGING -> "charging"
             BatteryManager.BATTERY_STATUS_DISCHARGING -> "discharging"
@@ -68,19 +81,28 @@ class DeviceProbe(private val context: Context) {
             else -> null
         }
         val parts = listOfNotNull(
-            if (level >= 0 && scale > 0) "${100 * level / scale}%" else null,
+            level(state)?.let { "${(100 * it).toInt()}%" },
             charge,
-            if (tenths != Int.MIN_VALUE) "%.1f °C".format(Locale.ROOT, tenths / 10.0) else null,
+            celsius(state)?.let { "%.1f °C".format(Locale.ROOT, it) },
         )
         return parts.joinToString(", ").ifEmpty { null }
     }
-}
 
-/** As Linux counts this process, in kB; the same lines as host_bench/memory.h. */
-fun processMemory(): Memory {
-    val bytes = File("/proc/self/status").readLines().associate { line ->
-        line.substringBefore(':') to (line.substringAfter(':').trim().substringBefore(' ').toLongOrNull() ?: 0) * 1024
+    /** The system keeps the latest state; nothing is registered. */
+    private fun batteryState(): Intent? = context.registerReceiver(null, IntentFilter(Intent.ACTION_BATTERY_CHANGED))
+
+    private fun level(state: Intent): Double? {
+        val level = state.getIntExtra(BatteryManager.EXTRA_LEVEL, -1)
+        val scale = state.getIntExtra(BatteryManager.EXTRA_SCALE, -1)
+        return if (level >= 0 && scale > 0) level.toDouble() / scale else null
     }
-    fun of(name: String) = bytes[name] ?: 0
-    return Memory(anonymous = of("RssAnon"), file = of("RssFile") + of("RssShmem"), peak = of("VmHWM"))
+
+    private fun celsius(state: Intent): Double? {
+        val tenths = state.getIntExtra(BatteryManager.EXTRA_TEMPERATURE, Int.MIN_VALUE)
+        return if (tenths != Int.MIN_VALUE) tenths / 10.0 else null
+    }
+
+    private companion object {
+        val CHARGING = listOf(BatteryManager.BATTERY_STATUS_CHARGING, BatteryManager.BATTERY_STATUS_FULL)
+    }
 }

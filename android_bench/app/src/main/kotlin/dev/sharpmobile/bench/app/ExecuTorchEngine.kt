@@ -1,12 +1,11 @@
-// ExecuTorch on the phone, by its Kotlin API.
+// ExecuTorch by its Kotlin API. Plain Kotlin, so that it also runs on a computer (jvm/).
 //
-// That API hands backends whole numbers only (BackendOptionsMap.setInt), and XNNPACK's weight cache and the place of
-// its packed weights are a boolean and a path. So the weight cache is as the library was built: on, by ExecuTorch's preset
+// That API hands backends whole numbers only (BackendOptionsMap.setInt), and XNNPACK's weight cache and the path of its
+// packed weights are a boolean and a text. So the weight cache is as the library was built: on, by ExecuTorch's preset
 // for Android. And every launch packs anew.
 
 package dev.sharpmobile.bench.app
 
-import android.os.Build
 import dev.sharpmobile.bench.Engine
 import dev.sharpmobile.bench.Failure
 import dev.sharpmobile.bench.LoadedModel
@@ -18,33 +17,40 @@ import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
 import org.pytorch.executorch.Tensor
 
-class ExecuTorchEngine : Engine {
-    override val harness = "android"
-    override val runtime = "executorch ${BuildConfig.EXECUTORCH}"
-    override val cpuClass: String = Build.SUPPORTED_ABIS[0]
+/** bytes: of this process now. */
+class ExecuTorchEngine(
+    override val harness: String,
+    override val runtime: String,
+    override val cpuClass: String,
+    private val bytes: () -> Memory,
+) : Engine {
     override val weightCache = true
     override val packedCache = false
     override val limits = listOf(
-        "ExecuTorch's Kotlin API cannot say where packed weights are kept: every launch packs anew, and there is no " +
+        "ExecuTorch's Kotlin API cannot set where packed weights are kept: every launch packs anew, and there is no " +
             "later load",
-        "ExecuTorch's Kotlin API can neither set nor tell XNNPACK's weight cache: it is taken to be on, as the " +
+        "ExecuTorch's Kotlin API can neither set nor report XNNPACK's weight cache: it is taken to be on, as the " +
             "library is built for Android",
     )
 
-    override fun load(pte: File, threads: Int, packedCache: File?): LoadedModel = try {
-        val module = Module.load(pte.path, Module.LOAD_MODE_MMAP, threads)
+    override fun load(pte: File, threads: Int, packedCache: File?): LoadedModel {
         try {
-            module.loadMethod("forward")
-            ModuleModel(module)
+            val module = Module.load(pte.path, Module.LOAD_MODE_MMAP, threads)
+            try {
+                module.loadMethod("forward")
+                return ModuleModel(module)
+            } catch (error: RuntimeException) {
+                module.destroy()
+                throw error
+            }
         } catch (error: RuntimeException) {
-            module.destroy()
-            throw error
+            throw Failure("${pte.parentFile?.name}: cannot be loaded: ${told(error)}; copy the export again")
+        } catch (error: LinkageError) {
+            throw Failure("ExecuTorch's library is not there for this CPU: ${told(error)}; build the app for it")
         }
-    } catch (error: RuntimeException) {
-        throw Failure("${pte.parentFile?.name}: cannot be loaded: ${told(error)}; copy the export again")
     }
 
-    override fun memory(): Memory = processMemory()
+    override fun memory(): Memory = bytes()
 }
 
 private class ModuleModel(private val module: Module) : LoadedModel {

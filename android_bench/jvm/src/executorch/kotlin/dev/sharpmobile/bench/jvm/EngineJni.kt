@@ -1,7 +1,7 @@
 package dev.sharpmobile.bench.jvm
 
-/** The functions of engine_jni.cpp. What fails there comes as a Failure with its line. */
-internal object EngineJni {
+/** The functions of engine_jni.cpp; load its library first. A failure there is thrown as a Failure with its line. */
+object EngineJni {
     @JvmStatic external fun runtime(): String
 
     @JvmStatic external fun open(pte: String, threads: Int, packedCache: String?): Long
@@ -9,7 +9,4 @@ internal object EngineJni {
     @JvmStatic external fun step(handle: Long, tokens: LongArray, position: Long): FloatArray
 
     @JvmStatic external fun close(handle: Long)
-
-    /** Bytes: anonymous, file, peak. */
-    @JvmStatic external fun memory(): LongArray
 }

@@ -1,0 +1,7 @@
+package org.pytorch.executorch.extension.llm
+
+interface LlmCallback {
+    fun onResult(result: String)
+
+    fun onError(errorCode: Int, message: String) {}
+}

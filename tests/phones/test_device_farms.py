@@ -197,3 +197,19 @@ def test_an_app_without_tests_is_packed_alone_and_none_is_an_error(tmp_path: Pat
     done = subprocess.run([IOS / "farm" / "package", tmp_path, out], capture_output=True, text=True)
     assert done.returncode == 1
     assert "run xcodebuild in Release for generic/platform=iOS first" in done.stderr
+
+
+def test_the_options_on_the_page_are_those_that_both_cores_take() -> None:
+    page = (PROJECT / "docs" / "device-farms.md").read_text()
+    table = page.split("| Android argument |", 1)[1].split("\n\n", 1)[0]
+    options: set[str] = set()
+    for row in table.splitlines()[2:]:
+        android, iphone = (re.findall(r"`(\w+)`", cell) for cell in row.split("|")[1:3])
+        if android != ["export_dir"]:
+            assert iphone == [f"SHARP_{name.upper()}" for name in android]
+            options.update(android)
+    kotlin = (ANDROID / "core/src/main/kotlin/dev/sharpmobile/bench/Plan.kt").read_text()
+    (names,) = re.findall(r"NAMES = listOf\((.*?)\)", kotlin, re.DOTALL)
+    assert options == set(re.findall(r'"(\w+)"', names))
+    swift = (IOS / "BenchCore" / "Sources" / "BenchCore" / "Plan.swift").read_text()
+    assert options == set(re.findall(r'case "(\w+)": plan\.', swift))

@@ -52,7 +52,7 @@ def test_a_run_that_the_environment_asks_for(
     for directory in ("exports/a", "models/c"):
         (tmp_path / directory).mkdir(parents=True)
     given = [f"SHARP_{name}={value}" for name, value in environment.items()]
-    printed = run("env", *given, app_parts, "request", tmp_path, tmp_path / "models").stdout.splitlines()
+    printed = run("env", "-i", *given, app_parts, "request", tmp_path, tmp_path / "models").stdout.splitlines()
     assert printed[0].split(",") == [str(tmp_path / export) for export in exports.split(",")]
     assert printed[1:3] == [str(tmp_path / out), plan]
     assert printed[3].startswith(told)
@@ -91,7 +91,9 @@ def test_the_table(app_parts: Path, tmp_path: Path) -> None:
 
 
 def test_the_readme_names_every_option(app_parts: Path) -> None:
-    printed = run("env", "SHARP_EXPORT_DIRS=a", "SHARP_NONE=1", app_parts, "request", "/", "/").stdout.splitlines()[3]
+    printed = run(
+        "env", "-i", "SHARP_EXPORT_DIRS=a", "SHARP_NONE=1", app_parts, "request", "/", "/"
+    ).stdout.splitlines()[3]
     options = printed.partition("the options are ")[2].split(", ")
     assert len(options) == 8
     readme = (IOS_BENCH / "README.md").read_text()

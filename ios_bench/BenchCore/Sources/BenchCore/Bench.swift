@@ -142,8 +142,9 @@ final class Bench {
 
   /// What of the plan was not measured; nil if all was.
   private func missing() -> String? {
-    if found.laters.count < plan.repetitions {
-      return "stopped after \(found.laters.count) of \(plan.repetitions) repetitions; run it again"
+    let repetitions = cache == nil ? found.laters.count : found.answers.count
+    if repetitions < plan.repetitions {
+      return "stopped after \(repetitions) of \(plan.repetitions) repetitions; run it again"
     }
     if found.sweep.count < threadCounts.count { return "stopped during the threads sweep; run it again" }
     if plan.sustain > 0 && !found.sustainedToTheEnd { return "stopped during the sustained run; run it again" }

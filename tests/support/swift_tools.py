@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,18 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*_prefix(), *map(str, command)], cwd=PROJECT, capture_output=True, text=True)
 
 
+@cache
+def _installed() -> bool:
+    """Whether Swift is in build/phones, and this machine lets us change into its directory: containers may not."""
+    if not (PROJECT / "build/phones/swift/installed").exists() or os.geteuid() != 0:
+        return False
+    return subprocess.run([IOS_BENCH / "swift-on-linux", "true"], capture_output=True).returncode == 0
+
+
 def _prefix() -> list[str]:
     if shutil.which("swift"):
         return []
-    if (PROJECT / "build/phones/swift/installed").exists() and os.geteuid() == 0:
+    if _installed():
         return [str(IOS_BENCH / "swift-on-linux")]
     problem = "NO SWIFT: nothing of ios_bench was compiled; run make phone-tools-swift as root, or install swift"
     if os.environ.get("SHARP_MOBILE_REQUIRE_SWIFT") == "1":

@@ -64,10 +64,12 @@ def read_columns(arguments: Sequence[Path]) -> list[Column]:
             labels[export.sha256] = _unique(proposed, labels.values())
         label = labels[export.sha256]
         for results in measured:
-            name = label if results is None else f"{label}, {place(results.device)}"
-            columns.append(
-                Column(_unique(name, [column.name for column in columns]), label, export, results, perplexity)
-            )
+            name, others = label, [column.name for column in columns]
+            if results is not None:
+                name = f"{label}, {place(results.device)}"
+                if name in others:
+                    name = f"{name}, {results.settings.harness}"
+            columns.append(Column(_unique(name, others), label, export, results, perplexity))
     return columns
 
 

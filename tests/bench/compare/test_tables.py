@@ -194,7 +194,8 @@ def test_a_pte_that_was_changed_is_refused(exports: tuple[Path, Path]) -> None:
 
 def test_columns_of_one_name_are_told_apart(exports: tuple[Path, Path], tmp_path: Path) -> None:
     file = exports[0] / "results-host.json"
-    assert [column.name for column in read_columns([file, file])] == ["original, host", "original, host (2)"]
+    names = [column.name for column in read_columns([file, file, file])]
+    assert names == ["original, host", "original, host, sharp-runner", "original, host, sharp-runner (2)"]
     write_export(tmp_path / "elsewhere" / "shared", file_bytes=1100)
     found = read_columns([*exports[1:], tmp_path / "elsewhere" / "shared"])
     assert [(c.label, c.name) for c in found] == [

@@ -164,8 +164,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The tests that compile an app for every signature are left to test-phones: two minutes.
 test: lint
-	$(PYTEST)
+	$(PYTEST) -m 'not mutants'
 
 test-fast: lint
 	$(PYTEST) -m 'not slow'

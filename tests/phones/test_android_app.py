@@ -75,6 +75,7 @@ def _mutants(text: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.mutants
 def test_the_type_check_sees_every_signature_that_changes(app: Path, tmp_path: Path) -> None:
     """Each declaration of ours is renamed once; the app, or its instrumented test, must not compile."""
     originals = [*sorted(STUBS.rglob("*.kt")), *sorted((EXECUTORCH / "org").rglob("*.kt"))]

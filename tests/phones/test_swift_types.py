@@ -86,6 +86,7 @@ def test_an_initializer_that_the_core_keeps_to_itself_is_found(stubs: Path, tmp_
     assert "'FoundExports' initializer is inaccessible due to 'internal' protection level" in errors
 
 
+@pytest.mark.mutants
 def test_every_declaration_of_the_stubs_is_needed(core_module: Path, stubs: Path, tmp_path: Path) -> None:
     """Rename or remove each once: then the app must not compile. A minute."""
     modules_of_app = tmp_path / "app"

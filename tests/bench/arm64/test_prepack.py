@@ -118,9 +118,11 @@ def test_a_damaged_file_is_not_used(copied: Path, emulator: Emulator) -> None:
 
 def test_packed_weights_of_another_pte_or_runtime_are_not_used(copied: Path) -> None:
     export = read_export(copied)
-    for change in ({"pte_sha256": "0" * 64}, {"runtime": "1.5.0"}):
+    for change in ({"pte_sha256": "0" * 64}, {"runtime": "1.4.1"}):
         other = export.packed[0].model_copy(update=change)
         assert packed_for(dataclasses.replace(export, packed=(other,)), PIXEL) is None
+    patched = export.packed[0].model_copy(update={"runtime": "1.5.99"})
+    assert packed_for(dataclasses.replace(export, packed=(patched,)), PIXEL) is not None
     assert packed_for(export, PIXEL) == copied / "packed" / "pixel-6.cache"
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from sharp_mobile.errors import SharpError, one_line
+from sharp_mobile.pte.package import executorch_package
 
 _METADATA = ("get_max_context_len", "get_max_seq_len", "get_vocab_size", "get_eos_ids", "get_eos_id")
 
@@ -73,12 +74,14 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
     if not Path(path).is_file():
         raise SharpError(f"{path}: no such file")
     with quiet_native():
-        import executorch.extension.llm.custom_ops.custom_ops
+        # Not `portable_lib` and `custom_ops`: these import ExecuTorch's and PyTorch's compilers first, which takes four
+        # seconds in every process and has no part in running a program.
         import executorch.kernels.quantized  # noqa: F401  registers the embedding operators
-        from executorch.extension.pybindings import portable_lib
+        from executorch.extension.pybindings import _C
 
+        torch.ops.load_library(_attention_library())
         try:
-            module = portable_lib._load_for_executorch(str(path))
+            module = _C._load_for_executorch(str(path))
             said = {name: module.run_method(name, ()) for name in _METADATA if name in module.method_names()}
         except (RuntimeError, ValueError) as error:  # ValueError: a method's name that is no UTF-8
             raise SharpError(f"{path}: this ExecuTorch cannot load it: {one_line(error)}; export it again") from error
@@ -117,6 +120,15 @@ def open_pte(path: str | Path, max_length: int | None = None) -> tuple[Step, Pro
         return parts[-1] if last_only else torch.cat(parts, dim=1)
 
     return step, limits
+
+
+def _attention_library() -> Path:
+    """The kernels of `llama::custom_sdpa` and its cache."""
+    directory = executorch_package()[0] / "extension/llm/custom_ops"
+    libraries = list(directory.glob("*custom_ops_aot_lib.*"))
+    if len(libraries) != 1:
+        raise SharpError(f"{directory}: has {len(libraries)} libraries of operators, not one; install executorch again")
+    return libraries[0]
 
 
 def _limits(path: str | Path, said: Mapping[str, Sequence[object]], max_length: int | None) -> ProgramLimits:

@@ -309,17 +309,27 @@ def _discard(directory: Path, target: Path) -> None:
 def _partial_of(target: Path) -> Iterator[Path]:
     """A new locked directory next to `target`, deleted at the end unless it was renamed."""
     while True:
-        partial = _sibling(target, "partial")
-        partial.mkdir()
-        # Until it is locked, another process may delete it as a leftover.
-        with suppress(FileNotFoundError):
-            descriptor = lock_directory(partial)
-            break
+        partial, descriptor = _sibling(target, "partial"), None
+        try:
+            partial.mkdir()
+            try:
+                descriptor = lock_directory(partial)
+            except FileNotFoundError:
+                continue  # until it is locked, another process may delete it as a leftover
+            yield partial
+            return
+        finally:
+            _delete(partial)
+            _close(descriptor)
+
+
+def _delete(directory: Path) -> None:
+    """Delete a directory if it exists, also if an interrupt hits the deletion."""
     try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        _close(descriptor)
+        shutil.rmtree(directory, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
 
 
 def _sibling(target: Path, kind: str) -> Path:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from project import PROJECT
@@ -205,6 +207,7 @@ def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 from sharp_mobile.files import outputs
 
 def die(*_):
@@ -333,3 +336,22 @@ def test_a_file_is_replaced_whole_and_its_links_stay(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file", "link"]
     with pytest.raises(SharpError, match="is a directory; name a file"):
         replace_text(tmp_path, "new")
+
+
+@pytest.mark.parametrize("moment", ["shutil.rmtree", "lock_directory"])
+def test_an_interrupt_while_the_temporary_directory_comes_or_goes_leaves_none(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts = [KeyboardInterrupt()]
+    real = {"shutil.rmtree": shutil.rmtree, "lock_directory": lock_directory}[moment]
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if interrupts:
+            raise interrupts.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(f"sharp_mobile.files.outputs.{moment}", interrupted)
+    with pytest.raises(KeyboardInterrupt), replace_directory(tmp_path / "out"):
+        pass
+    assert interrupts == []
+    assert list(tmp_path.iterdir()) == []

@@ -81,6 +81,7 @@ def test_a_group_of_version_2_lies_beside_our_own_and_forbids_swap(tmp_path: Pat
         assert (group / "memory.max").read_text() == str(1 << 20)
 
 
+@pytest.mark.slow
 def test_groups_of_killed_benchmarks_are_removed_and_those_in_use_stay(tmp_path: Path) -> None:
     root, own = tmp_path / "cgroup", tmp_path / "own"
     (root / "memory" / "ours" / "sharp-bench-1234").mkdir(parents=True)

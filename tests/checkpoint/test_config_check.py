@@ -147,6 +147,7 @@ ANYTHING = st.recursive(
 
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(name=st.sampled_from(sorted(tiny_config().to_dict())), value=ANYTHING)
+@pytest.mark.slow
 def test_any_value_of_any_field_is_taken_or_told(
     name: str, value: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -91,6 +91,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("described", [True, False])
 def test_a_program_is_inspected_without_its_runtime(described: bool, program: Path, tmp_path: Path) -> None:
     shutil.copy(program, tmp_path / "model.pte")

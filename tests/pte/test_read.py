@@ -64,6 +64,7 @@ def without_bytes(value: Any) -> Any:
     return [without_bytes(entry) for entry in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_a_program_is_what_executorch_reads(program: Path) -> None:
     with mapped(program) as data:
         found, base = parse(program, data)

@@ -209,6 +209,7 @@ def quantized(linear: nn.Linear, bits: Any) -> QuantizedLinear:
     return layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 def test_equal_codes_with_other_scales_are_told(bits: int, tmp_path: Path) -> None:
     """XNNPACK's weight cache would keep one of the two, and the other would answer wrongly."""

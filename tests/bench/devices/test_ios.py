@@ -20,6 +20,8 @@ from sharp_mobile.bench.results import read_results
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.digests import sha256_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[FakeServices]:

@@ -19,6 +19,8 @@ from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
 from sharp_mobile.files.digests import sha256_of
 
+pytestmark = pytest.mark.slow
+
 
 def assert_there(on_phone: FakePhone, export: Export) -> None:
     """The phone has the export, byte by byte, and nothing else in its folder."""

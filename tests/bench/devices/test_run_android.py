@@ -17,6 +17,8 @@ from sharp_mobile.bench.results import Results, read_results
 from sharp_mobile.console import Console, reporting
 from sharp_mobile.errors import SharpError
 
+pytestmark = pytest.mark.slow
+
 RESULTS = "results-android-pixel-8-pro.json"
 
 

@@ -18,6 +18,8 @@ from sharp_mobile.recovery.finetune import trainer
 from sharp_mobile.recovery.finetune.run import finetune
 from sharp_mobile.recovery.finetune.run_directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 
 def run_with(run: Path, **settings: Any) -> dict[str, torch.Tensor]:
     return trained(tiny_finetune(run, **settings)[0])
@@ -77,7 +79,6 @@ def test_the_loss_falls_and_the_report_says_how_far(tmp_path: Path, distillation
     assert report.peak_bytes > 1e6
 
 
-@pytest.mark.slow
 def test_bfloat16_learns_the_same_and_leaves_parameters_in_float32(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_steps": 20, "learning_rate": 1e-2, "validation": True}
     _, exact = tiny_finetune(tmp_path / "a", **settings)
@@ -91,7 +92,6 @@ def test_bfloat16_learns_the_same_and_leaves_parameters_in_float32(tmp_path: Pat
     assert report.after.loss != exact.after.loss
 
 
-@pytest.mark.slow
 def test_how_a_step_is_cut_up_does_not_change_it(tmp_path: Path) -> None:
     one_by_one = run_with(tmp_path / "a", max_steps=3)
     assert_close(one_by_one, run_with(tmp_path / "b", max_steps=3, micro_batch=4))
@@ -163,7 +163,6 @@ def test_a_run_goes_on_from_its_last_good_checkpoint(tmp_path: Path, happened: C
     assert (tmp_path / "run" / "checkpoint-6").is_dir()
 
 
-@pytest.mark.slow
 def test_settings_that_change_nothing_may_change_in_between(tmp_path: Path) -> None:
     end = run_with(tmp_path / "run")
     remove_last(tmp_path / "run")

@@ -11,6 +11,8 @@ from sharp_mobile.text.chat_template import ChatTemplate
 from sharp_mobile.text.conversation import IGNORED, check_template, encode_conversation
 from sharp_mobile.text.sources import Conversation
 
+pytestmark = pytest.mark.slow
+
 MARKED = (
     "{% for m in messages %}<s>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>"
     "{% endgeneration %}{% else %}{{ m.content }}</s>{% endif %}\n{% endfor %}"

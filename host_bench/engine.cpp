@@ -67,9 +67,10 @@ int64_t sharp_engine_vocabulary(const sharp_engine* engine) { return static_cast
 int64_t sharp_engine_length(const sharp_engine* engine) { return engine->model.length(); }
 void sharp_engine_close(sharp_engine* engine) { delete engine; }
 
-void sharp_engine_memory(int64_t* anonymous, int64_t* file, int64_t* peak) {
+void sharp_engine_memory(int64_t* anonymous, int64_t* file, int64_t* peak, int64_t* footprint) {
   const auto memory = sharp::memory_now();
   *anonymous = memory.anonymous;
   *file = memory.file;
   *peak = memory.peak;
+  *footprint = memory.footprint;
 }

@@ -40,8 +40,9 @@ int64_t sharp_engine_length(const sharp_engine* engine);
 
 void sharp_engine_close(sharp_engine* engine);
 
-// Resident bytes of this process: anonymous memory, pages of files, and the peak of their sum.
-void sharp_engine_memory(int64_t* anonymous, int64_t* file, int64_t* peak);
+// Bytes of this process: resident anonymous memory and pages of files, the peak of their sum, and the proportional set
+// size, 0 if the system does not report it.
+void sharp_engine_memory(int64_t* anonymous, int64_t* file, int64_t* peak, int64_t* footprint);
 
 #ifdef __cplusplus
 }

@@ -187,5 +187,5 @@ def _called(progress: bool) -> Iterator[None]:
         if not progress:
             yield
             return
-        with reporting(terminal_console(quiet_output=True)):
+        with reporting(terminal_console(lines_to_stderr=True)):
             yield

@@ -30,7 +30,7 @@ class _Group(click.Group):
             signal.signal(signum, interrupt)
         silence_libraries()
         try:
-            with reporting(terminal_console(quiet_output=False)):
+            with reporting(terminal_console(lines_to_stderr=False)):
                 return super().invoke(ctx)
         except BaseException as error:
             # Check the signal first: a library may have turned the interrupt into another exception.

@@ -235,7 +235,7 @@ def _set_grids(program: ExportedProgram, segment: nn.Module) -> None:
 def _rebuilt(
     program: ExportedProgram, signature: ExportGraphSignature, state: dict[str, torch.Tensor] | None = None
 ) -> ExportedProgram:
-    """The program with another signature, and with these tensors instead of its own, if any are given."""
+    """The program with another signature; given tensors replace its own."""
     return ExportedProgram(
         root=program.graph_module,
         graph=program.graph,

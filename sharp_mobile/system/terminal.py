@@ -6,15 +6,15 @@ from sharp_mobile.console import Console
 from sharp_mobile.files.printable import one_printable_line, printable
 
 
-def terminal_console(*, quiet_output: bool) -> Console:
+def terminal_console(*, lines_to_stderr: bool) -> Console:
     """A console with warnings and bars on standard error; texts of files and phones are escaped.
 
     Args:
-        quiet_output: lines go to standard error too, and standard output stays the caller's.
+        lines_to_stderr: leave standard output to the caller.
     """
 
     def say(text: str) -> None:
-        click.echo(printable(text, lines=True), err=quiet_output)
+        click.echo(printable(text, lines=True), err=lines_to_stderr)
 
     def warn(line: str) -> None:
         click.echo(f"warning: {one_printable_line(line)}", err=True)

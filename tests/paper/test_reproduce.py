@@ -108,7 +108,7 @@ def test_a_second_run_waits_until_the_first_has_measured(tiny_checkpoint: Path, 
         waits.set()
 
     def second() -> Path:
-        with reporting(Console(say=say)):  # a thread of its own starts silent
+        with reporting(Console(say=say)):  # a new thread starts silent
             return reproduce(table, Source(str(tiny_checkpoint)), tmp_path, budget)
 
     table = Table(4, "a test", TABLE.datasets, TABLE.rows[:1])

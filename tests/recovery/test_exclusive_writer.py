@@ -40,7 +40,7 @@ def test_the_second_run_waits_says_for_whom_and_takes_what_the_first_made(tmp_pa
         waits.set()
 
     def second() -> None:
-        with reporting(Console(say=say)), exclusive_writer(kept) as missing:  # a thread of its own starts silent
+        with reporting(Console(say=say)), exclusive_writer(kept) as missing:  # a new thread starts silent
             order.append(("second", missing))
 
     with exclusive_writer(kept) as missing:

@@ -5,11 +5,10 @@ The tables, the page and its explanations use this one list.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from sharp_mobile.bench.compare.measurements import Column
-from sharp_mobile.bench.results import Results, TokenSamples
+from sharp_mobile.bench.results import Results, ThreadSamples, TokenSamples
 from sharp_mobile.bench.verdict import charge_per_token
 
 Kind = Literal["bytes", "megabytes", "seconds", "rate", "count", "nats", "ratio"]
@@ -77,6 +76,13 @@ def _sustained(results: Results) -> float | None:
     return sum(window.tokens for window in results.sustained) / seconds if seconds else None
 
 
+_SUSTAINED = Metric(
+    "tokens per second",
+    "sustained",
+    "rate",
+    _sustained,
+    "tokens decoded in minutes without a pause, divided by the seconds",
+)
 _METRICS = (
     Metric("size", ".pte", "bytes", "export.file_bytes", "the size of the file", measured=False),
     Metric(
@@ -189,13 +195,7 @@ _METRICS = (
         "results.decode.per_second",
         "tokens one by one, by default 128 (llama-bench's tg128), divided by the seconds of the median run",
     ),
-    Metric(
-        "tokens per second",
-        "sustained",
-        "rate",
-        _sustained,
-        "tokens decoded in minutes without a pause, divided by the seconds",
-    ),
+    _SUSTAINED,
     Metric(
         "battery",
         "mAh per 1,000 tokens",
@@ -252,13 +252,13 @@ def metrics_of(columns: Sequence[Column]) -> list[Metric]:
     results = [column.results for column in columns if column.results is not None]
     depths = sorted({deep.depth for one in results for deep in one.decode_at_depth})
     threads = sorted({point.threads for one in results for point in one.threads_sweep})
-    after = next(index for index, metric in enumerate(_METRICS) if metric.name == "sustained")
+    place = _METRICS.index(_SUSTAINED)
     return [
-        *_METRICS[:after],
+        *_METRICS[:place],
         *(_at_depth(depth) for depth in depths),
-        _METRICS[after],
+        _SUSTAINED,
         *(metric for count in threads for metric in _with_threads(count)),
-        *_METRICS[after + 1 :],
+        *_METRICS[place + 1 :],
     ]
 
 
@@ -271,14 +271,12 @@ def _at_depth(depth: int) -> Metric:
 
 
 def _with_threads(count: int) -> tuple[Metric, Metric]:
-    def rate(part: Literal["prefill", "decode"], results: Results) -> float | None:
-        point = next((point for point in results.threads_sweep if point.threads == count), None)
-        samples: TokenSamples | None = getattr(point, part, None)
-        return None if samples is None else samples.per_second
+    def rate(results: Results, part: Callable[[ThreadSamples], TokenSamples]) -> float | None:
+        return next((part(point).per_second for point in results.threads_sweep if point.threads == count), None)
 
     group, how = "tokens per second by threads", "the median run with this number of threads"
     threads = f"{count} thread{'s' if count > 1 else ''}"
     return (
-        Metric(group, f"prefill, {threads}", "rate", partial(rate, "prefill"), how),
-        Metric(group, f"decode, {threads}", "rate", partial(rate, "decode"), how),
+        Metric(group, f"prefill, {threads}", "rate", lambda results: rate(results, lambda point: point.prefill), how),
+        Metric(group, f"decode, {threads}", "rate", lambda results: rate(results, lambda point: point.decode), how),
     )

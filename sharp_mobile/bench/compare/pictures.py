@@ -91,8 +91,7 @@ def sweep_picture(sweep: Sweep) -> str:
         axes.set(xlabel="memory limit, MB", ylabel="one token, ms", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.2, color=_TEXT)
+        _open_grid(axes)
     return drawn[0]
 
 
@@ -106,9 +105,14 @@ def sustained_picture(lines: Sequence[Sequence[Window]]) -> str:
                 [0.0, *times], [windows[0].per_second, *(w.per_second for w in windows)], where="pre", color=color
             )
         axes.set(xlabel="seconds", ylabel="tokens/s", ylim=(0, None), xlim=(0, None))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.2, color=_TEXT)
+        _open_grid(axes)
     return drawn[0]
+
+
+def _open_grid(axes: "Axes") -> None:
+    """A faint grid, and a frame at the left and the bottom only."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2, color=_TEXT)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class AndroidPhone(AttachedPhone):
 
     def fix_performance(self, on: bool) -> None:
         done = self._shell(f"cmd power set-fixed-performance-mode-enabled {'true' if on else 'false'}")
-        if done.status or "rror" in done.output + done.errors:
+        if done.status or "error" in f"{done.output}{done.errors}".lower():
             raise SharpError(
                 f"{self.name}: this phone has no fixed-performance mode; it needs Android 11 or later, and its maker's "
                 "support; leave out --fixed-performance"

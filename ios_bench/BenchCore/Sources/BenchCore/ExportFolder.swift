@@ -86,7 +86,7 @@ public struct ExportFolder: Sendable {
     return found
   }
 
-  /// What can be said of a directory that cannot be opened.
+  /// The identity of a directory that cannot be opened as an export.
   public static func unreadable(_ directory: URL) -> ExportIdentity {
     let bytes = fileBytes(directory.appendingPathComponent(modelPte)) ?? 0
     return ExportIdentity(

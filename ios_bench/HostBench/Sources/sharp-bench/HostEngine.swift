@@ -20,8 +20,9 @@ struct HostEngine: Engine {
 
   func memory() -> Memory {
     var memory = Memory(anonymous: 0, file: 0, peak: 0)
-    sharp_engine_memory(&memory.anonymous, &memory.file, &memory.peak)
-    memory.footprint = ThisMachine.proportionalBytes()
+    var footprint: Int64 = 0
+    sharp_engine_memory(&memory.anonymous, &memory.file, &memory.peak, &footprint)
+    memory.footprint = footprint > 0 ? footprint : nil
     return memory
   }
 }

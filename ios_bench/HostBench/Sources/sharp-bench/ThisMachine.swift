@@ -25,12 +25,6 @@ enum ThisMachine {
     return Condition(at: at, clocksHz: clocks)
   }
 
-  /// PSS: pages that several processes share count in parts.
-  static func proportionalBytes() -> Int64? {
-    let line = text("/proc/self/smaps_rollup").split(separator: "\n").first { $0.hasPrefix("Pss:") }
-    return line?.split(separator: " ").dropFirst().first.flatMap { Int64($0) }.map { $0 * 1024 }
-  }
-
   /// What two CPUs have in common if XNNPACK packs alike for them: model and instruction sets.
   static func cpuClass() -> String {
     let named = ["model name", "flags", "CPU implementer", "CPU part", "Features"]

@@ -78,7 +78,7 @@ class ExportFolder private constructor(
             return FoundExports(exports, broken)
         }
 
-        /** What is known of a directory that cannot be opened. */
+        /** The identity of a directory that cannot be opened as an export. */
         fun unreadable(directory: File): ExportIdentity =
             ExportIdentity(directory.name, "unknown", "", fileBytes(pteOf(directory)) ?: 0, 0, 0)
 

@@ -25,7 +25,8 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import check_writable, replace_directory
 from sharp_mobile.files.ownership import MERGED_JSON
 from sharp_mobile.model.modules import decoder_layers, mlp_biases, mlp_weights
-from sharp_mobile.model.share import RecoveredProjection, SharedMLP, shared_layers
+from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.share import SharedMLP, shared_layers
 from sharp_mobile.recipe.sharp_json import describe_recoveries
 
 

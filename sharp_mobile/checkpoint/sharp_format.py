@@ -1,6 +1,6 @@
-"""The SHARP checkpoint: a directory as Hugging Face writes it, whose targets have no MLP weights.
+"""The SHARP checkpoint: a directory as Hugging Face writes it, whose targets lack the weights that they share.
 
-`model.safetensors` has the recovery parameters in the place of the targets' MLP weights, and `sharp.json` says which
+`model.safetensors` has the recovery parameters in the place of the weights that targets share, and `sharp.json` says which
 layers share:
 
     {"format_version": 1, "plan": "3:4, 5:6", "layers": 30, "recovery": ..., "produced_by": ..., "report": ...}
@@ -19,13 +19,13 @@ from sharp_mobile.checkpoint.config import CONFIG_JSON, GENERATION_JSON
 from sharp_mobile.checkpoint.weight_files import WEIGHTS
 from sharp_mobile.files.digests import sha256_of
 from sharp_mobile.files.outputs import replace_directory
-from sharp_mobile.model.share import shared_layers
+from sharp_mobile.model.share import layer_recoveries
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.sharp_json import (
-    FORMAT_VERSION,
     SHARP_JSON,
     SharpDescription,
     describe_recoveries,
+    format_version,
 )
 
 
@@ -53,11 +53,12 @@ def save_sharp_checkpoint(
     Raises:
         SharpError: the directory cannot be written, or the disk is full.
     """
+    recovery = layer_recoveries(model)
     description = SharpDescription(
-        format_version=FORMAT_VERSION,
+        format_version=format_version(recovery),
         plan=str(plan),
         layers=plan.layers,
-        recovery=describe_recoveries({layer: mlp.recovery for layer, mlp in shared_layers(model).items()}),
+        recovery=describe_recoveries(recovery),
         produced_by={"sharp_mobile": __version__, **(provenance or {})},
         report=dict(report or {}),
     )

@@ -28,7 +28,8 @@ from sharp_mobile.decoder.integer import project
 from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segments import GatedMLP, add, lowerable
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.share import RecoveredProjection, SharedMLP
+from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import DEPLOYABLE
 
 # Below this α_u is kept as a separate factor: dividing B_u by it would leave the range in which floats are exact.

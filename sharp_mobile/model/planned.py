@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.architecture import Architecture
+from sharp_mobile.model.sharing import kept_parameters, share_plan, sharing_text
 from sharp_mobile.recipe.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe.recovery import Recoveries, Recovery
 from sharp_mobile.recipe.settings import Recipe
@@ -49,6 +50,21 @@ class PlannedModel:
         """The plan written out, τ and s (paper, Eq. 1); where it was chosen, why."""
         return "\n".join((*self.explanation, self._described()))
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the plan, a sentence each."""
+        last = self.plan.layers - 1
+        sharing = self.recovery.get(last)
+        shares = sharing is not None and (last in self.plan.targets or sharing.attention is not None)
+        return (
+            (
+                f"layer {last + 1}, the last one, shares: its output goes into the LM head uncorrected, and costs more "
+                f"quality than any other; leave it out: '{self.plan} without {last + 1}'",
+            )
+            if shares
+            else ()
+        )
+
     def _described(self) -> str:
         plan = self.plan
         kinds: dict[str, list[int]] = {}
@@ -58,6 +74,12 @@ class PlannedModel:
             kind if len(kinds) == 1 else f"{kind} in layers {layer_ranges(tuple(layers))}"
             for kind, layers in kinds.items()
         ]
+        if any(own.attention or own.basis or own.dropped for own in self.recovery.values()):
+            kept = kept_parameters(self.architecture, plan, self.recovery)
+            return (
+                f"shares {sharing_text(plan, self.recovery)} (reference:targets, 1-based), {', '.join(described)}; "
+                f"{kept.planned / kept.original:.3f} of the layers' parameters are kept"
+            )
         if plan.is_none:
             return f"plan none: {'; '.join([f'{plan.layers} layers, nothing shared', *described])}"
         return (
@@ -67,7 +89,7 @@ class PlannedModel:
 
     @property
     def compression_ratio(self) -> float:
-        """s: MLP parameters kept over original ones."""
+        """s: MLP parameters kept over original ones, those of attention aside."""
         widths = (self.architecture.hidden, self.architecture.inner)
         return self.plan.compression_ratio(*widths, sum(own.parameters(*widths) for own in self.recovery.values()))
 
@@ -78,8 +100,7 @@ def plan_model(recipe: Recipe, model: ModelDescription, explanation: tuple[str, 
     Raises:
         SharpError: the plan does not fit, or the model is shared already by another plan.
     """
-    plan = SharePlan.parse(recipe.plan, model.architecture.layers)
-    recovery = recipe.recovery.recoveries(plan)
+    plan, recovery = share_plan(recipe, model.architecture)
     if model.plan is not None and (model.plan, model.recovery) != (plan, recovery):
         raise SharpError(
             f"{model.path}: already shares layers, by plan {model.plan}; leave out plan and recovery, or "

@@ -1,4 +1,4 @@
-"""Cross-layer MLP sharing: a target's MLP that calls its reference's weights plus its own recovery parameters.
+"""Cross-layer sharing: a target's weights are its reference's plus its own recovery parameters; here, those of MLPs.
 
 With Θ the reference's weight of one projection [out, in], a target's weight is one of the paper's candidate
 transformations (Eq. 3-6), r being the rank and α a learned scalar:
@@ -16,17 +16,21 @@ and a linear bypass (a hybrid):
     f(x) = MLP_shared(x) + down_own (act(gate_own x) · up_own x) + B A x
 
 Rank 0 without these is the direct share: the target's MLP is the reference's. A layer that is no target may have
-recovery parameters too, around its own weights (Full-LoRA, paper, App. D.3). Training and export both use this
-module, so what is exported is what was trained.
+recovery parameters too, around its own weights (Full-LoRA, paper, App. D.3). Without a reference, neurons and bypass
+there is no MLP. Training and export both use this module, so what is exported is what was trained.
+
+`share_layers` is the entry for all that layers share; `shared_attention` and `basis` have the rest of it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.model.basis import Factors, factor_layers, layer_bases
 from sharp_mobile.model.modules import (
     Activation,
     DecoderLayer,
@@ -36,86 +40,12 @@ from sharp_mobile.model.modules import (
     mlp_biases,
     mlp_weights,
 )
+from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.shared_attention import AttentionBypass, attention_recovery, share_attention
 from sharp_mobile.recipe.plan import SharePlan
-from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery, recoveries
+from sharp_mobile.recipe.recovery import Recoveries, Recovery, recoveries
 
 PROJECTIONS = ("gate", "up", "down")
-
-
-class RecoveredProjection(nn.Module):
-    """One projection of a target: its recovery parameters, applied around the reference's weight.
-
-    Every form starts where training can move it: α = 1, B = 0 and A random; UV = 1, so that g3 starts at Θ;
-    C = D (E = F) with r orthonormal rows (columns), so that g1 and g2 start at Θ seen through an r-dimensional
-    subspace, the nearest that a rank-r factor comes to Θ without data.
-
-    Args:
-        weight: the target's own weight [out, in]; gives shape, dtype and device.
-        bias: the target's own bias [out], which it keeps, or None.
-        direct: no parameters at all; otherwise rank 0 still has α.
-    """
-
-    def __init__(
-        self, form: Form, rank: int, weight: torch.Tensor, bias: torch.Tensor | None, *, direct: bool = False
-    ) -> None:
-        super().__init__()
-        self.form, self.rank, self.direct = form, rank, direct
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        if direct:
-            return
-        out_features, in_features = weight.shape
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(shape, dtype=weight.dtype, device=weight.device))
-
-        self.alpha = parameter()
-        if rank:
-            self.A, self.B = parameter(rank, in_features), parameter(out_features, rank)
-        if form == "right":
-            self.C, self.D = parameter(rank, in_features), parameter(rank, in_features)
-        elif form == "left":
-            self.E, self.F = parameter(out_features, rank), parameter(out_features, rank)
-        elif form == "hadamard":
-            self.U, self.V = parameter(out_features, rank), parameter(rank, in_features)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Set the recovery parameters to their start (see the class)."""
-        self.alpha.fill_(1.0)
-        if self.rank:
-            nn.init.kaiming_uniform_(self.A, a=5**0.5)
-            self.B.zero_()
-        if self.form == "right":
-            self.D.copy_(nn.init.orthogonal_(torch.empty(self.D.shape)))
-            self.C.copy_(self.D)
-        elif self.form == "left":
-            self.F.copy_(nn.init.orthogonal_(torch.empty(self.F.shape)))
-            self.E.copy_(self.F)
-        elif self.form == "hadamard":
-            self.U.zero_()[:, 0] = 1.0
-            nn.init.kaiming_uniform_(self.V, a=5**0.5)
-            self.V[0] = 1.0
-
-    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """x [..., in] -> [..., out], `weight` [out, in] being the reference's."""
-        if self.direct:
-            return F.linear(x, weight, self.bias)
-        y = self.alpha * self._shared(x, weight)
-        if self.rank:
-            y = y + F.linear(F.linear(x, self.A), self.B)
-        return y if self.bias is None else y + self.bias
-
-    def _shared(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        match self.form:
-            case "right":
-                return F.linear(F.linear(F.linear(x, self.D), self.C.T), weight)
-            case "left":
-                return F.linear(F.linear(F.linear(x, weight), self.F.T), self.E)
-            case "hadamard":
-                return F.linear(x, (self.U @ self.V) * weight)
-            case _:
-                return F.linear(x, weight)
 
 
 class OwnNeurons(nn.Module):
@@ -187,7 +117,7 @@ class SharedMLP(nn.Module):
 
     def __init__(self, mlp: nn.Module, reference: nn.Module, reference_layer: int, recovery: Recovery) -> None:
         super().__init__()
-        self.recovery = recovery
+        self.recovery = recovery = recovery.mlp
         self.reference_layer = reference_layer
         # A tuple hides the module from PyTorch, so that parameters() and state_dict() see the reference's weights in
         # the reference alone; deepcopy and device moves of the whole model still keep the two together.
@@ -203,7 +133,8 @@ class SharedMLP(nn.Module):
                 RecoveredProjection(recovery.form, rank, weight, bias, direct=recovery.direct)
                 for rank, weight, bias in zip(recovery.ranks, own, biases, strict=True)
             )
-        self.bias = None if recovery.reference or biases[2] is None else nn.Parameter(biases[2].detach().clone())
+        kept = None if recovery.reference or recovery.dropped else biases[2]
+        self.bias = None if kept is None else nn.Parameter(kept.detach().clone())
         self.neurons = OwnNeurons(recovery.neurons, mlp, beside_shared=recovery.reference) if recovery.neurons else None
         self.bypass = Bypass(recovery.bypass, own.gate) if recovery.bypass else None
 
@@ -234,18 +165,19 @@ class SharedMLP(nn.Module):
             parts.append(self.bypass(x))
         if self.bias is not None:
             parts.append(self.bias)
-        return sum(parts[1:], start=parts[0])
+        return sum(parts[1:], start=parts[0]) if parts else torch.zeros_like(x)
 
 
 def share_layers(model: nn.Module, plan: SharePlan, recovery: Recovery | Recoveries) -> None:
-    """Replace the MLP of every target of `plan` by a `SharedMLP`, in place.
+    """Let the layers of a model share as `plan` and `recovery` say, in place.
 
-    Layers in `recovery` that are no targets get recovery parameters around their own MLP. Everything but the recovery
-    parameters is frozen.
+    The MLP of every target of `plan` becomes a `SharedMLP`. Layers in `recovery` that are no targets get recovery
+    parameters around their own MLP. What `recovery` says of attention and bases is done alike. Everything but the
+    recovery parameters is frozen.
 
     Raises:
         SharpError: as `recoveries`; the plan is for another number of layers, a layer is shared already, or a target's
-            MLP has another shape than its reference's. The model is left as it was.
+            weights have another shape than its reference's. The model is left as it was.
     """
     layers = decoder_layers(model)
     if plan.layers != len(layers):
@@ -253,10 +185,14 @@ def share_layers(model: nn.Module, plan: SharePlan, recovery: Recovery | Recover
             f"share plan: it is for {plan.layers} layers and the model has {len(layers)}; parse the plan again for "
             "this model"
         )
+    chosen = recoveries(plan, recovery)
     shared = {
         layer: _shared_mlp(layers, layer, plan.reference_of.get(layer, layer), own)
-        for layer, own in recoveries(plan, recovery).items()
+        for layer, own in chosen.items()
+        if layer in plan.reference_of or not own.direct
     }
+    share_attention(layers, {layer: own.attention for layer, own in chosen.items() if own.attention})
+    factor_layers(layers, {layer: own.basis for layer, own in chosen.items() if own.basis})
     for target, mlp in shared.items():
         layers[target].mlp = mlp
     model.requires_grad_(False)
@@ -280,6 +216,20 @@ def shared_layers(model: nn.Module) -> dict[int, SharedMLP]:
     return {i: layer.mlp for i, layer in enumerate(decoder_layers(model)) if isinstance(layer.mlp, SharedMLP)}
 
 
+def layer_recoveries(model: nn.Module) -> dict[int, Recovery]:
+    """What each layer of a shared model has in the place of its own weights, 0-based and ascending.
+
+    Layers of which nothing is shared are left out.
+    """
+    found = {}
+    for layer, module in enumerate(decoder_layers(model)):
+        mlp = module.mlp.recovery if isinstance(module.mlp, SharedMLP) else None
+        attention, basis = attention_recovery(module.self_attn), layer_bases(module)
+        if mlp or attention or basis:
+            found[layer] = replace(mlp or Recovery(), attention=attention, basis=basis)
+    return found
+
+
 def own_mlp(mlp: nn.Module) -> nn.Module:
     """The plain MLP whose weights a layer stores: its own one, under the adapters where it has any.
 
@@ -296,7 +246,7 @@ def own_mlp(mlp: nn.Module) -> nn.Module:
 def recovery_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names (as in `model.named_parameters()`) and tensors of all recovery parameters."""
     for prefix, module in model.named_modules():
-        if isinstance(module, RecoveredProjection | OwnNeurons | Bypass):
+        if isinstance(module, RecoveredProjection | OwnNeurons | Bypass | AttentionBypass | Factors):
             for name, parameter in module.named_parameters(recurse=False):
                 if not name.endswith("bias"):
                     yield f"{prefix}.{name}", parameter

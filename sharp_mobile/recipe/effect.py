@@ -34,7 +34,7 @@ def without_effect(recipe: "Recipe") -> list[str]:
 def recovers(recipe: "Recipe") -> bool:
     """Whether any layer may have recovery parameters, as far as it is known without the model."""
     plan, recovery = recipe.plan.strip(), recipe.recovery
-    if is_auto(plan) or recovery.layers:
+    if is_auto(plan) or recovery.layers or recipe.share != "mlp":
         return True
     if _is_direct(plan):
         return False

@@ -1,12 +1,14 @@
-"""Which MLPs share: references, their targets, and what that saves.
+"""Which layers share: references, their targets, and what that saves.
 
-A plan over N decoder layers maps each reference layer j to its target layers T_j, all later than j. A target keeps
-its own attention and norms; its MLP calls the reference's weights plus small recovery parameters:
+A plan over N decoder layers maps each reference layer j to its target layers T_j, all later than j. What of a layer is
+shared, `recipe.share` says. Of MLPs, a target keeps its own attention and norms; its MLP calls the reference's weights
+plus small recovery parameters:
 
     layers   1  2  3  4  5  6  7  8 ...        plan "3:4, 5:6-7"
     MLP      1  2  3  3' 5  5' 5" 8 ...        3' = the weights of 3, recovered for layer 4
 
-Layer 1 and layer N are never targets. Text is 1-based, as the paper numbers layers; the fields of `SharePlan` are
+Layer 1 and layer N are never targets, but by the rules `recursive K`, which loops the first N / K layers K times, and
+`blocks G`, which groups all layers by G. Text is 1-based, as the paper numbers layers; the fields of `SharePlan` are
 0-based.
 """
 
@@ -29,10 +31,12 @@ _PRESETS: dict[str, tuple[tuple[int, int], ...]] = {
 _PRESET_LAYERS = 32
 _TARGETS_PER_REFERENCE = {"t_next": 1, "t_next2": 2}
 PRESETS = (*_TARGETS_PER_REFERENCE, *_PRESETS)
+_RULE = re.compile(r"(recursive|blocks)\s+(\d{1,9})")
 
 SYNTAX = (
-    f"write 'none', a preset ({', '.join(PRESETS)}), a plan such as '3:4, 16:17-22' (reference:targets, layers counted "
-    "from 1), 'direct:<plan>' for no recovery parameters, or '<plan> without 12, 20' to leave targets out"
+    f"write 'none', a preset ({', '.join(PRESETS)}, recursive K, blocks G), a plan such as '3:4, 16:17-22' "
+    "(reference:targets, layers counted from 1), 'direct:<plan>' "
+    "for no recovery parameters, or '<plan> without 12, 20' to leave targets out"
 )
 _ITEM = r"\d+(?:(?:-|\.\.)\d+)?"
 _ITEMS = re.compile(rf"{_ITEM}(?:,{_ITEM})*")
@@ -52,6 +56,7 @@ class SharePlan:
         layers: N, the model's decoder layers.
         groups: (reference, its targets) for each reference.
         direct: the targets have no recovery parameters at all.
+        rule: "recursive K" or "blocks G" where the groups come from such a rule, by which layer N may be a target.
 
     Raises:
         SharpError: a reference without targets, a layer out of range, layer 1 or N as a target, a target before its
@@ -61,6 +66,7 @@ class SharePlan:
     layers: int
     groups: Groups
     direct: bool = False
+    rule: str = ""
 
     def __post_init__(self) -> None:
         references = {reference for reference, _ in self.groups}
@@ -72,7 +78,7 @@ class SharePlan:
                 if not 0 <= layer < self.layers:
                     raise _refused(f"layer {layer + 1} does not exist, the model has layers 1 to {self.layers}")
             for target in targets:
-                _check_target(target, reference, self.layers)
+                _check_target(target, reference, self.layers, self.rule)
                 if target in references:
                     raise _refused(f"layer {target + 1} is a target and a reference; a reference keeps its weights")
                 if target in seen:
@@ -94,10 +100,11 @@ class SharePlan:
         if match := re.fullmatch(r"direct(?:\s*:\s*(.+)|(\s+without\s.+))?", body, re.DOTALL):
             body, direct = match[1] or "t_next" + (match[2] or ""), True
         body, _, without = (part.strip() for part in re.sub(r"\s", " ", body).partition(" without "))
-        groups = _base_groups(body, layers)
+        rule = " ".join(match.groups()) if (match := _RULE.fullmatch(body)) else ""
+        groups = _by_rule(rule, layers) if rule else _base_groups(body, layers)
         if without:
             groups = _without(groups, parse_layers(without, layers))
-        return cls(layers, groups, direct and bool(groups))
+        return cls(layers, groups, direct and bool(groups), rule if groups else "")
 
     @property
     def is_none(self) -> bool:
@@ -132,6 +139,10 @@ class SharePlan:
         if self.is_none:
             return "none"
         groups = ", ".join(f"{reference + 1}:{layer_ranges(targets)}" for reference, targets in self.groups)
+        if self.rule:
+            every = {target for _, targets in _by_rule(self.rule, self.layers) for target in targets}
+            left_out = layer_ranges(tuple(sorted(every - set(self.targets))))
+            groups = f"{self.rule} without {left_out}" if left_out else self.rule
         return f"direct:{groups}" if self.direct else groups
 
 
@@ -139,8 +150,8 @@ def _refused(reason: str) -> SharpError:
     return SharpError(f"share plan: {reason}")
 
 
-def _check_target(target: int, reference: int, layers: int) -> None:
-    if target in (0, layers - 1):
+def _check_target(target: int, reference: int, layers: int, rule: str) -> None:
+    if target == 0 or (target == layers - 1 and not rule):
         raise _refused(f"layer {target + 1} cannot be a target: the first and the last layer keep their own MLP")
     if target <= reference:
         raise _refused(f"target {target + 1} must come after its reference {reference + 1}")
@@ -171,6 +182,25 @@ def _preset(name: str, layers: int) -> Groups:
         example = "2:3" if layers > 3 else "1:2"
         raise _refused(f"{name} has no target in a model of {layers} layers; write the plan out, such as '{example}'")
     return groups
+
+
+def _by_rule(rule: str, layers: int) -> Groups:
+    """The groups of "recursive K" or "blocks G"."""
+    name, number = rule.split()
+    count = int(number)
+    if count < 2:
+        raise _refused(f"'{rule}' shares nothing; use {name} 2 or more")
+    if name == "recursive":
+        if layers % count or count >= layers:
+            fitting = [str(loops) for loops in range(2, layers) if layers % loops == 0]
+            use = f"use recursive {' or '.join(fitting)}" if fitting else "no number does; write a plan out"
+            raise _refused(f"'{rule}' does not divide the {layers} layers into equal blocks; {use}")
+        size = layers // count
+        return tuple((layer, tuple(range(layer + size, layers, size))) for layer in range(size))
+    if count > layers:
+        raise _refused(f"'{rule}' needs groups of {count} layers, the model has {layers}; use blocks 2")
+    groups = ((first, tuple(range(first + 1, min(first + count, layers)))) for first in range(0, layers, count))
+    return tuple((first, others) for first, others in groups if others)
 
 
 def _scaled(boundary: int, layers: int) -> int:

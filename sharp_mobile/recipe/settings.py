@@ -1,7 +1,8 @@
 """A recipe: everything that decides what an export holds, in one YAML file in export/.
 
     model: smollm2-135m-instruct          what `open_checkpoint` takes
-    plan: t_next without 12               which MLPs share
+    plan: t_next without 12               which layers share
+    share: mlp                            what of them
     recovery: {form: lora, rank: 64}      a target's own parameters
     auto:     {reach: 3}                  what a plan that is auto chooses from
     warmup:   {text: "sotu:1950-2004"}    what the recovery parameters are fitted to
@@ -32,6 +33,7 @@ from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import DEPLOYABLE
 from sharp_mobile.recipe.recovery_settings import AutoSettings, RecoverySettings
 from sharp_mobile.recipe.section import Section
+from sharp_mobile.recipe.share import parse_share
 from sharp_mobile.recipe.source import Source
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 
@@ -65,6 +67,7 @@ class Recipe(Section):
 
     model: Model
     plan: str = Field(default="none", min_length=1)
+    share: str = Field(default="mlp", min_length=1)
     recovery: RecoverySettings = RecoverySettings()
     auto: AutoSettings = AutoSettings()
     warmup: WarmupSettings = WarmupSettings()
@@ -79,6 +82,7 @@ class Recipe(Section):
             *,
             model: Source | str | Path,
             plan: str = "none",
+            share: str = "mlp",
             recovery: RecoverySettings | dict[str, object] = ...,
             auto: AutoSettings | dict[str, object] = ...,
             warmup: WarmupSettings | dict[str, object] = ...,
@@ -98,6 +102,11 @@ class Recipe(Section):
     def _budget_is_named(self) -> "Recipe":
         if is_auto(self.plan):
             PlanBudget.parse(self.plan)
+        return self
+
+    @model_validator(mode="after")
+    def _share_exists(self) -> "Recipe":
+        parse_share(self.share, self.plan)
         return self
 
     @model_validator(mode="after")
@@ -154,6 +163,8 @@ class Recipe(Section):
             SharpError: the recovery form is `hadamard`.
         """
         forms = {self.recovery.form, *(own.form for own in self.recovery.layers.values() if own.form)}
+        forms |= {self.recovery.attention_form}
+        forms |= {own.attention.form for own in self.recovery.layers.values() if own.attention}
         for form in sorted(forms - DEPLOYABLE):
             raise SharpError(
                 f"recovery.form: {form} cannot be exported, because it builds a full weight for every "

@@ -1,7 +1,7 @@
 """sharp.json: what makes a directory a SHARP checkpoint, and how recovery parameters are written down by layer."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -16,7 +16,8 @@ from sharp_mobile.recipe.plan import SharePlan, layer_ranges, parse_layers
 from sharp_mobile.recipe.recovery import Recoveries, Recovery
 
 SHARP_JSON = "sharp.json"
-FORMAT_VERSION = 1
+# 2 since layers share more than MLPs; what shares MLPs alone is still written as 1.
+FORMAT_VERSION = 2
 
 _RECOVERY = TypeAdapter(Recovery)
 
@@ -113,11 +114,40 @@ def is_whole(directory: Path) -> bool:
 
 
 def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, object]]:
-    """Recovery parameters by layers: those that are alike under one name such as "4,6,14-19" (1-based)."""
+    """What layers have in the place of their own weights: alike ones under one name such as "4,6,14-19" (1-based)."""
     layers_of: dict[Recovery, list[int]] = {}
     for layer, own in sorted(recovery.items()):
         layers_of.setdefault(own, []).append(layer)
-    return {layer_ranges(tuple(layers)): asdict(own) for own, layers in layers_of.items()}
+    return {layer_ranges(tuple(layers)): _described(own) for own, layers in layers_of.items()}
+
+
+def format_version(recovery: Recoveries) -> int:
+    """The oldest version that can say what these layers have."""
+    return FORMAT_VERSION if any(own.attention or own.basis or own.dropped for own in recovery.values()) else 1
+
+
+def _described(own: Recovery) -> dict[str, object]:
+    """The fields, layers 1-based; attention and bases only where there are any."""
+    fields: dict[str, object] = asdict(own)
+    del fields["attention"], fields["basis"]
+    if attention := own.attention:
+        reference = None if attention.reference is None else attention.reference + 1
+        fields["attention"] = {**asdict(attention), "reference": reference}
+    if basis := own.basis:
+        fields["basis"] = {"first": basis.first + 1, "ranks": list(basis.ranks)}
+    return fields
+
+
+def _read(fields: object, names: str) -> Recovery:
+    """What `_described` wrote."""
+    try:
+        written = _RECOVERY.validate_python(fields)
+    except ValidationError as error:
+        raise SharpError(f"recovery of layers {first_problem(error, names)}") from error
+    attention, basis = written.attention, written.basis
+    if attention is not None and attention.reference is not None:
+        attention = replace(attention, reference=attention.reference - 1)
+    return replace(written, attention=attention, basis=None if basis is None else replace(basis, first=basis.first - 1))
 
 
 def read_recoveries(described: Mapping[str, object], layers: int) -> dict[int, Recovery]:
@@ -128,10 +158,7 @@ def read_recoveries(described: Mapping[str, object], layers: int) -> dict[int, R
     """
     found: dict[int, Recovery] = {}
     for names, fields in described.items():
-        try:
-            recovery = _RECOVERY.validate_python(fields)
-        except ValidationError as error:
-            raise SharpError(f"recovery of layers {first_problem(error, names)}") from error
+        recovery = _read(fields, names)
         for layer in parse_layers(names, layers):
             if layer in found:
                 raise SharpError(f"recovery: layer {layer + 1} is named twice")

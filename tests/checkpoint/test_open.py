@@ -415,7 +415,7 @@ def test_an_interrupted_save_leaves_the_earlier_checkpoint(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version 2 is newer than 1"),
+        ({"format_version": 3}, "format_version 3 is newer than 2"),
         ({"plan": "6:2"}, "share plan"),
         ({"layers": 7}, "share plan: it is for 7 layers and the model has 6"),
         ({"recovery": {"3,5": {"rank": -4}}}, "recovery rank -4 is negative"),

@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import decoder_layers, mlp_activation, mlp_biases, mlp_weights
-from sharp_mobile.model.share import RecoveredProjection, own_mlp, recovery_parameters, share_layers, shared_layers
+from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.share import own_mlp, recovery_parameters, share_layers, shared_layers
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import DEPLOYABLE, Recovery
 
@@ -214,7 +215,6 @@ def test_adapters_stand_around_a_layers_own_mlp() -> None:
     [
         ({"rank": (4, 0, 4), "form": "right"}, "0 would make a zero weight"),
         ({"rank": 4, "reference": False, "bypass": 2}, "without the reference has no weight to correct"),
-        ({"reference": False}, "leaves no MLP"),
         ({"neurons": -1}, "recovery neurons -1 is negative"),
     ],
 )

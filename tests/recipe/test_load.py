@@ -144,7 +144,7 @@ def test_an_override_that_is_no_setting_is_refused_with_those_that_are(name: str
     ("text", "message"),
     [
         ("plan: t_next", "mine.yaml: model: is missing"),
-        ("model: a/b\nplans: x", "mine.yaml: plans: no such field; choose from model, plan, recovery"),
+        ("model: a/b\nplans: x", "mine.yaml: plans: no such field; choose from model, plan, share, recovery"),
         ("model: a/b\nquantize: {bits: 4}", "mine.yaml: quantize.bits: no such field; choose from linear, group_size"),
         ("model: a/b\nrecovery: {rank: -1}", "mine.yaml: recovery.rank: a rank is a whole number ≥ 0"),
         (

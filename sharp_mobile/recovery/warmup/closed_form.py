@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sharp_mobile.model.modules import mlp_activation, mlp_biases, mlp_weights
-from sharp_mobile.model.share import RecoveredProjection, SharedMLP
+from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recovery.warmup.regression import Batch, not_finite
 
 INPUT_RIDGE = 1e-4  # of the mean diagonal of C

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.share import Bypass, RecoveredProjection, SharedMLP
+from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.share import Bypass, SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.warmup.adam import fit_by_adam, relative_error

@@ -6,7 +6,8 @@ from tiny_models import tiny_config
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.share import RecoveredProjection, SharedMLP
+from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.warmup.closed_form import (
     INPUT_RIDGE,

@@ -5,7 +5,7 @@ say. It runs in eager mode with float or quantized segments, and is exported wit
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401  registers llama::custom_sdpa and update_cache
 import numpy as np
@@ -17,6 +17,7 @@ from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.decoder.fuse import Projections, fuse
 from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.options import DecoderOptions, decoder_options
+from sharp_mobile.decoder.projections import LowRank, SharedFloats
 from sharp_mobile.decoder.segments import (
     AttentionInput,
     Entry,
@@ -24,10 +25,13 @@ from sharp_mobile.decoder.segments import (
     GatedMLP,
     Heads,
     LayerOutput,
+    LayerOutputs,
+    LayerWithoutAttention,
     LogitsHead,
     Middle,
     RMSNorm,
 )
+from sharp_mobile.model.basis import mlp_linears
 from sharp_mobile.model.configuration import Configuration
 from sharp_mobile.model.families import Family, family_of, logit_cap, score_cap, sliding_window
 from sharp_mobile.model.modules import (
@@ -38,10 +42,10 @@ from sharp_mobile.model.modules import (
     decoder_layers,
     mlp_activation,
     mlp_biases,
-    mlp_weights,
     rms_norm,
 )
 from sharp_mobile.model.share import SharedMLP, own_mlp
+from sharp_mobile.model.shared_attention import KeptProjection, NoAttention, OwnQuery, SharedLinear, attention_recovery
 from sharp_mobile.recipe.lower_settings import LowerSettings
 
 
@@ -91,16 +95,51 @@ class AttentionSettings(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Causal attention of one layer over its KV cache; subclasses choose the operator and the cache's layout."""
+    """Causal attention of one layer over its KV cache; subclasses choose the operator and the cache's layout.
+
+    source: the attention whose cache is read, of a layer that has none of its own; else None.
+    """
 
     k_cache: torch.Tensor
     v_cache: torch.Tensor
 
-    def __init__(self, settings: AttentionSettings, k_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        settings: AttentionSettings,
+        k_shape: tuple[int, ...],
+        v_shape: tuple[int, ...],
+        source: "Attention | None",
+    ) -> None:
         super().__init__()
         self.settings = settings
-        self.register_buffer("k_cache", _untouched_zeros(k_shape))
-        self.register_buffer("v_cache", _untouched_zeros(v_shape))
+        self._source = (source,)  # a tuple hides it from PyTorch: its buffers are its own
+        if source is None:
+            self.register_buffer("k_cache", _untouched_zeros(k_shape))
+            self.register_buffer("v_cache", _untouched_zeros(v_shape))
+
+    @property
+    def source(self) -> "Attention | None":
+        return self._source[0]
+
+    @property
+    def holder(self) -> "Attention":
+        """The attention that holds the cache."""
+        source = self._source[0]
+        return self if source is None else source
+
+    def forward(self, start: int, mask: torch.Tensor | None, q: torch.Tensor, *keys: torch.Tensor) -> torch.Tensor:
+        """q [1, S, h, d], and k and v [1, S, k, d] if the cache is its own → [1, S, h · d]."""
+        if keys:
+            self.write(start, *keys)
+        return self.read(start, mask, q)
+
+    def write(self, start: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Put keys and values of positions from `start` on into the cache."""
+        raise NotImplementedError
+
+    def read(self, start: int, mask: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor:
+        """Attend to the cache, which has the positions of q already."""
+        raise NotImplementedError
 
 
 def _untouched_zeros(shape: tuple[int, ...]) -> torch.Tensor:
@@ -111,17 +150,18 @@ def _untouched_zeros(shape: tuple[int, ...]) -> torch.Tensor:
 class CustomAttention(Attention):
     """`llama::custom_sdpa`, the operator of ExecuTorch's LLM runners, over a cache [1, length, k, d]."""
 
-    def __init__(self, settings: AttentionSettings) -> None:
+    def __init__(self, settings: AttentionSettings, source: Attention | None = None) -> None:
         shape = (1, settings.max_length, settings.heads.keys, settings.heads.width)
-        super().__init__(settings, shape, shape)
+        super().__init__(settings, shape, shape, source)
 
-    def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def write(self, start: int, k: torch.Tensor, v: torch.Tensor) -> None:
         torch.ops.llama.update_cache(k, self.k_cache, start)
         torch.ops.llama.update_cache(v, self.v_cache, start)
+
+    def read(self, start: int, mask: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor:
+        held = self.holder
         attended: torch.Tensor = torch.ops.llama.custom_sdpa(
-            q, self.k_cache, self.v_cache, start, mask, 0.0, mask is None, self.settings.scale
+            q, held.k_cache, held.v_cache, start, mask, 0.0, mask is None, self.settings.scale
         )
         attended = attended.view(1, -1, self.settings.heads.queries * self.settings.heads.width)
         return attended
@@ -136,26 +176,27 @@ class PortableAttention(Attention):
     never repeated.
     """
 
-    def __init__(self, settings: AttentionSettings) -> None:
+    def __init__(self, settings: AttentionSettings, source: Attention | None = None) -> None:
         keys, width, length = settings.heads.keys, settings.heads.width, settings.max_length
-        super().__init__(settings, (keys, width, length), (keys, length, width))
+        super().__init__(settings, (keys, width, length), (keys, length, width), source)
 
-    def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, mask: torch.Tensor
-    ) -> torch.Tensor:
-        tokens, (queries, keys, width, _) = q.shape[1], self.settings.heads
-        group, end = queries // keys, start + tokens
-        positions = torch.arange(tokens) + start
+    def write(self, start: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        positions = torch.arange(k.shape[1]) + start
         self.k_cache.index_copy_(2, positions, k[0].permute(1, 2, 0))
         self.v_cache.index_copy_(1, positions, v[0].transpose(0, 1))
+
+    def read(self, start: int, mask: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor:
+        assert mask is not None
+        held, tokens, (queries, keys, width, _) = self.holder, q.shape[1], self.settings.heads
+        group, end = queries // keys, start + tokens
         q = (q * self.settings.scale).view(tokens, keys, group, width)
         q = q.permute(1, 2, 0, 3).reshape(keys, group * tokens, width)
-        scores = torch.bmm(q, self.k_cache[:, :, :end])
+        scores = torch.bmm(q, held.k_cache[:, :, :end])
         if self.settings.softcap is not None:
             scores = torch.tanh(scores / self.settings.softcap) * self.settings.softcap
         scores = scores.view(keys, group, tokens, end) + mask
         weights = torch.softmax(scores, dim=-1).view(keys, group * tokens, end)
-        attended = torch.bmm(weights, self.v_cache[:, :end]).view(keys, group, tokens, width)
+        attended = torch.bmm(weights, held.v_cache[:, :end]).view(keys, group, tokens, width)
         return attended.permute(2, 0, 1, 3).reshape(1, tokens, queries * width)
 
 
@@ -197,7 +238,10 @@ class Decoder(nn.Module):
         kind: type[CustomAttention] | type[PortableAttention] = (
             CustomAttention if self.options.attention == "custom_sdpa" else PortableAttention
         )
-        attentions: list[Attention] = [kind(attention.settings) for attention in self.attentions]
+        of: dict[Attention, Attention] = {}
+        for attention in self.attentions:
+            of[attention] = kind(attention.settings, None if attention.source is None else of[attention.source])
+        attentions = list(of.values())
         return Decoder(
             self.embedding, entry, middles, exit_, attentions, self.rotations, self.rotation_of, self.options
         ).eval()
@@ -209,11 +253,11 @@ class Decoder(nn.Module):
         surroundings = self.surroundings(start, tokens.shape[1])
 
         hidden = self.embedding(tokens)
-        q, k, v = self.entry(hidden, *surroundings[0].rotation)
-        for layer, middle in enumerate(self.middles):
-            attended = self.attentions[layer](q, k, v, start, surroundings[layer].mask)
-            hidden, q, k, v = middle(hidden, attended, *surroundings[layer + 1].rotation)
-        attended = self.attentions[-1](q, k, v, start, surroundings[-1].mask)
+        queries_and_keys = self.entry(hidden, *surroundings[0].rotation)
+        for number, middle in enumerate(self.middles):
+            attended = self.attentions[number](start, surroundings[number].mask, *queries_and_keys)
+            hidden, *queries_and_keys = middle(hidden, attended, *surroundings[number + 1].rotation)
+        attended = self.attentions[-1](start, surroundings[-1].mask, *queries_and_keys)
         if not self.options.all_logits:
             # What follows the last attention works token by token, so only the last token needs it.
             hidden, attended = hidden[:, -1:], attended[:, -1:]
@@ -221,7 +265,7 @@ class Decoder(nn.Module):
         return logits
 
     def surroundings(self, start: int, tokens: int) -> list["Surroundings"]:
-        """The inputs of each layer's attention other than q, k and v, for S = `tokens` positions from `start` on."""
+        """The inputs of each attention other than q, k and v, for S = `tokens` positions from `start` on."""
         positions = torch.arange(tokens) + start
         tables = [rotation(positions.float()) for rotation in self.rotations]
         windows = [attention.settings.window for attention in self.attentions]
@@ -260,13 +304,12 @@ def build_decoder(model: PreTrainedModel, settings: LowerSettings) -> Decoder:
     options = decoder_options(settings, architecture)
     options.check(architecture)
     layers = decoder_layers(model)
-    rotations, rotation_of = _rotations(base.rotary_emb, layers, options.max_length)
+    attending = [layer for layer in layers if not isinstance(layer.self_attn, NoAttention)]
+    rotations, rotation_of = _rotations(base.rotary_emb, attending, options.max_length)
     heads = _heads(layers[0].self_attn, config, rotations)
-    starts = [
-        _attention_input(layer, family, heads, turned is not None)
-        for layer, turned in zip(layers, rotation_of, strict=True)
-    ]
-    ends = _layer_outputs(layers, family)
+    floats = SharedFloats(_called(layers))
+    starts = _attention_inputs(layers, family, heads, rotation_of, floats)
+    ends = _layer_ends(layers, family, floats)
     head = LogitsHead(
         _norm(base.norm, family),
         FloatLinear(lm.lm_head.weight, "lm_head", lm.lm_head.bias),
@@ -277,7 +320,7 @@ def build_decoder(model: PreTrainedModel, settings: LowerSettings) -> Decoder:
         Entry(starts[0]),
         [Middle(end, start) for end, start in zip(ends, starts[1:], strict=False)],
         Exit(ends[-1], head),
-        [_attention(layer.self_attn, config, heads, options) for layer in layers],
+        _attentions(layers, config, heads, options),
         rotations,
         rotation_of,
         options,
@@ -339,49 +382,128 @@ def _rotation(rotary: RotaryEmbedding, kind: str, max_length: int, width: int) -
     return Rotation(frequencies, getattr(rotary, f"{prefix}attention_scaling"), width)
 
 
-def _attention_input(layer: DecoderLayer, family: Family, heads: Heads, rotated: bool) -> AttentionInput:
-    attention = layer.self_attn
+def _called(layers: Sequence[DecoderLayer]) -> set[nn.Module]:
+    """The linears of attention whose weights other layers call."""
+    modules = [module for layer in layers for module in cast(nn.Module, layer.self_attn).modules()]
+    return {module.reference for module in modules if isinstance(module, SharedLinear) and module.base is None}
+
+
+def _attention_inputs(
+    layers: Sequence[DecoderLayer],
+    family: Family,
+    heads: Heads,
+    rotation_of: list[int | None],
+    floats: SharedFloats,
+) -> list[AttentionInput]:
+    """What comes before each attention; a reference and its targets hold the same linear objects."""
+    inputs, turned = [], iter(rotation_of)
+    for number, layer in enumerate(layers, start=1):
+        attention = layer.self_attn
+        if isinstance(attention, NoAttention):
+            continue
+        q, k, v = _projections(attention, family, heads, floats)
+        normed, own_keys = family.qk_norm is not None, k is not None
+        start = AttentionInput(
+            _optional_norm(layer, family.pre_attention_norm, family),
+            q,
+            k,
+            v,
+            heads if next(turned) is not None else heads._replace(rotary=0),
+            _norm(attention.q_norm, family) if normed else None,
+            _norm(attention.k_norm, family) if normed and own_keys else None,
+            family.qk_norm != "width",
+        )
+        start.place = f"layers.{number}.attention"
+        inputs.append(start)
+    return inputs
+
+
+def _projections(
+    attention: SelfAttention, family: Family, heads: Heads, floats: SharedFloats
+) -> tuple[nn.Module, nn.Module | None, nn.Module | None]:
+    """q, k and v of an attention; no k and v if it reads another one's."""
+    queries, keys = heads.queries * heads.width, heads.keys * heads.width
     if family.fused_qkv:
-        sizes = [heads.queries * heads.width, heads.keys * heads.width, heads.keys * heads.width]
-        q, k, v = (FloatLinear(weight, "attention") for weight in attention.qkv_proj.weight.split(sizes))
-    else:
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        q, k, v = (FloatLinear(p.weight, "attention", p.bias) for p in projections)
-    normed = family.qk_norm is not None
-    return AttentionInput(
-        _optional_norm(layer, family.pre_attention_norm, family),
-        q,
-        k,
-        v,
-        heads if rotated else heads._replace(rotary=0),
-        _norm(attention.q_norm, family) if normed else None,
-        _norm(attention.k_norm, family) if normed else None,
-        family.qk_norm != "width",
-    )
+        fused = attention.qkv_proj
+        if isinstance(fused, OwnQuery):
+            return floats.parts(fused.q, [queries], "attention")[0], None, None
+        q, k, v = floats.parts(fused, [queries, keys, keys], "attention")
+        return q, k, v
+    (q,) = floats.parts(attention.q_proj, [queries], "attention")
+    if isinstance(attention.k_proj, KeptProjection):
+        return q, None, None
+    k, v = (floats.parts(linear, [keys], "attention")[0] for linear in (attention.k_proj, attention.v_proj))
+    return q, k, v
 
 
-def _layer_outputs(layers: Sequence[DecoderLayer], family: Family) -> list[LayerOutput]:
-    """Each layer's end; a reference and its targets hold the same linear objects."""
+def _layer_ends(
+    layers: Sequence[DecoderLayer], family: Family, floats: SharedFloats
+) -> list[LayerOutput | LayerOutputs]:
+    """What follows each attention, up to the next one."""
     projections: dict[int, Projections] = {}
-    outputs = []
+    runs: list[tuple[LayerOutput, list[LayerWithoutAttention]]] = []
     for index, layer in enumerate(layers):
-        shared = layer.mlp if isinstance(layer.mlp, SharedMLP) else None
-        if shared is None or shared.base is not None:
-            weights = mlp_weights(own_mlp(layer.mlp))
-            projections[index] = Projections(*(FloatLinear(weight, "mlp") for weight in weights))
-        if shared is None:
-            mlp: nn.Module = GatedMLP(*projections[index], mlp_activation(layer.mlp), mlp_biases(layer.mlp))
-        else:
-            mlp = fuse(shared, projections[shared.reference_layer] if shared.recovery.reference else None)
-        o_proj = layer.self_attn.o_proj
-        o = FloatLinear(o_proj.weight, "attention", o_proj.bias)
-        norms = (family.post_attention_norm, family.pre_mlp_norm, family.post_mlp_norm)
-        outputs.append(LayerOutput(o, mlp, *(_optional_norm(layer, n, family) for n in norms)))
-    return outputs
+        mlp = _mlp(index, layer, projections, floats)
+        post_attention, pre_mlp, post_mlp = (
+            _optional_norm(layer, norm, family) if norm is None or used else None
+            for norm, used in (
+                (family.post_attention_norm, True),
+                (family.pre_mlp_norm, mlp is not None),
+                (family.post_mlp_norm, mlp is not None),
+            )
+        )
+        attention = layer.self_attn
+        if isinstance(attention, NoAttention):
+            bypass = None if attention.bypass is None else LowRank(attention.bypass)
+            if bypass is None and mlp is None:
+                continue
+            pre_attention = None if bypass is None else _optional_norm(layer, family.pre_attention_norm, family)
+            post_attention = None if bypass is None else post_attention
+            alone = LayerWithoutAttention(bypass, mlp, pre_attention, post_attention, pre_mlp, post_mlp)
+            alone.place = f"layers.{index + 1}"
+            runs[-1][1].append(alone)
+            continue
+        (o,) = floats.parts(attention.o_proj, [attention.o_proj.out_features], "attention")
+        end = LayerOutput(o, mlp, post_attention, pre_mlp, post_mlp)
+        end.place = f"layers.{index + 1}"
+        runs.append((end, []))
+    return [LayerOutputs(end, others) if others else end for end, others in runs]
 
 
-def _attention(attention: SelfAttention, config: Configuration, heads: Heads, options: DecoderOptions) -> Attention:
-    window = sliding_window(attention, config)
-    if window is not None and window >= options.max_length:
-        window = None
-    return PortableAttention(AttentionSettings(heads, options.max_length, attention.scaling, window, score_cap(config)))
+def _mlp(
+    index: int, layer: DecoderLayer, projections: dict[int, Projections], floats: SharedFloats
+) -> nn.Module | None:
+    """A layer's MLP; a reference and its targets hold the same linear objects. None where it is left out."""
+    shared = layer.mlp if isinstance(layer.mlp, SharedMLP) else None
+    if shared is None or shared.base is not None:
+        plain = own_mlp(layer.mlp)
+        parts = [
+            part
+            for place in mlp_linears(plain)
+            for part in floats.parts(place.linear, place.sizes, "mlp", biases=False)
+        ]
+        projections[index] = Projections(*parts)
+    if shared is None:
+        return GatedMLP(*projections[index], mlp_activation(layer.mlp), mlp_biases(layer.mlp))
+    if shared.recovery.dropped:
+        return None
+    return fuse(shared, projections[shared.reference_layer] if shared.recovery.reference else None)
+
+
+def _attentions(
+    layers: Sequence[DecoderLayer], config: Configuration, heads: Heads, options: DecoderOptions
+) -> list[Attention]:
+    """The attention of each layer that has one; one without keys of its own reads its reference's cache."""
+    of: dict[int, Attention] = {}
+    for index, layer in enumerate(layers):
+        attention = layer.self_attn
+        if isinstance(attention, NoAttention):
+            continue
+        window = sliding_window(attention, config)
+        if window is not None and window >= options.max_length:
+            window = None
+        settings = AttentionSettings(heads, options.max_length, attention.scaling, window, score_cap(config))
+        recovery = attention_recovery(attention)
+        reads = None if recovery is None or recovery.kind != "kv" else recovery.reference
+        of[index] = PortableAttention(settings, None if reads is None else of[reads])
+    return list(of.values())

@@ -196,10 +196,28 @@ def _swapped(codes: torch.Tensor) -> torch.Tensor:
     return codes.view(-1, 2).flip(1).view(codes.shape)
 
 
-def project(x: torch.Tensor, *linears: nn.Module) -> list[torch.Tensor]:
-    """Apply linears that read the same input x [..., in]; x is quantized once for all that take integers."""
-    quantized = quantize_activation(x) if any(isinstance(linear, QuantizedLinear) for linear in linears) else None
-    return [linear(quantized if isinstance(linear, QuantizedLinear) else x) for linear in linears]
+class Composite(nn.Module):
+    """A linear map of several linears, of which some read x; see `project`."""
+
+    def readers(self) -> list[nn.Module]:
+        """The linears that read x."""
+        raise NotImplementedError
+
+    def finish(self, outputs: list[torch.Tensor]) -> torch.Tensor:
+        """What the map gives, from what its readers give."""
+        raise NotImplementedError
+
+
+def project(x: torch.Tensor, *maps: nn.Module) -> list[torch.Tensor]:
+    """Apply linear maps that read the same input x [..., in]; x is quantized once for all that take integers."""
+    readers = [each.readers() if isinstance(each, Composite) else [each] for each in maps]
+    integers = any(isinstance(linear, QuantizedLinear) for its in readers for linear in its)
+    quantized = quantize_activation(x) if integers else None
+    results = []
+    for each, its in zip(maps, readers, strict=True):
+        outputs = [linear(quantized if isinstance(linear, QuantizedLinear) else x) for linear in its]
+        results.append(each.finish(outputs) if isinstance(each, Composite) else outputs[0])
+    return results
 
 
 def code_range(bits: int) -> tuple[int, int]:

@@ -66,14 +66,19 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor, rotary:
 
 
 class AttentionInput(nn.Module):
-    """Norm, q/k/v projections, their norms and RoPE: hidden [1, S, H] → q [1, S, h, d], k and v [1, S, k, d]."""
+    """Norm, q/k/v projections, their norms and RoPE: hidden [1, S, H] → q [1, S, h, d], k and v [1, S, k, d].
+
+    Without k and v, for a layer that reads another one's, q alone.
+    """
+
+    place = ""  # where names of its tensors say that it is, such as "layers.4.attention"
 
     def __init__(
         self,
         norm: nn.Module | None,
         q: nn.Module,
-        k: nn.Module,
-        v: nn.Module,
+        k: nn.Module | None,
+        v: nn.Module | None,
         heads: Heads,
         q_norm: RMSNorm | None = None,
         k_norm: RMSNorm | None = None,
@@ -84,15 +89,23 @@ class AttentionInput(nn.Module):
         self.q_norm, self.k_norm, self.norm_each_head = q_norm, k_norm, norm_each_head
         self.heads = heads
 
-    def forward(self, hidden: torch.Tensor, *rotation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, hidden: torch.Tensor, *rotation: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x = hidden if self.norm is None else self.norm(hidden)
+        if self.k is None or self.v is None:
+            (q,) = project(x, self.q)
+            q = self._split(q, self.heads.queries, self.q_norm)
+            return (self._rotated(q, rotation),)
         q, k, v = project(x, self.q, self.k, self.v)
         q = self._split(q, self.heads.queries, self.q_norm)
         k = self._split(k, self.heads.keys, self.k_norm)
-        if rotation:
-            cos, signed_sin = rotation
-            q, k = (rotate(x, cos, signed_sin, self.heads.rotary) for x in (q, k))
+        q, k = self._rotated(q, rotation), self._rotated(k, rotation)
         return q, k, v.view(1, -1, self.heads.keys, self.heads.width)
+
+    def _rotated(self, x: torch.Tensor, rotation: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        if not rotation:
+            return x
+        cos, signed_sin = rotation
+        return rotate(x, cos, signed_sin, self.heads.rotary)
 
     def _split(self, x: torch.Tensor, heads: int, norm: RMSNorm | None) -> torch.Tensor:
         if norm is not None and not self.norm_each_head:
@@ -105,12 +118,17 @@ class AttentionInput(nn.Module):
 
 
 class LayerOutput(nn.Module):
-    """What follows a layer's attention: output projection, MLP, and their norms and residuals."""
+    """What follows a layer's attention: output projection, MLP, and their norms and residuals.
+
+    mlp: None where it is left out.
+    """
+
+    place = ""  # where names of its tensors say that it is, such as "layers.4"
 
     def __init__(
         self,
         o: nn.Module,
-        mlp: nn.Module,
+        mlp: nn.Module | None,
         post_attention_norm: RMSNorm | None,
         pre_mlp_norm: RMSNorm | None,
         post_mlp_norm: RMSNorm | None,
@@ -126,7 +144,53 @@ class LayerOutput(nn.Module):
     def forward(self, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         (attended,) = project(attended, self.o)
         hidden = hidden + _maybe(self.post_attention_norm, attended)
-        return hidden + _maybe(self.post_mlp_norm, self.mlp(_maybe(self.pre_mlp_norm, hidden)))
+        return _add_mlp(hidden, self.mlp, self.pre_mlp_norm, self.post_mlp_norm)
+
+
+class LayerWithoutAttention(nn.Module):
+    """A layer whose attention is left out, or a linear map: it works token by token, so it needs no cut."""
+
+    place = ""
+
+    def __init__(
+        self,
+        bypass: nn.Module | None,
+        mlp: nn.Module | None,
+        pre_attention_norm: RMSNorm | None,
+        post_attention_norm: RMSNorm | None,
+        pre_mlp_norm: RMSNorm | None,
+        post_mlp_norm: RMSNorm | None,
+    ) -> None:
+        super().__init__()
+        self.bypass, self.mlp = bypass, mlp
+        self.pre_attention_norm, self.post_attention_norm = pre_attention_norm, post_attention_norm
+        self.pre_mlp_norm, self.post_mlp_norm = pre_mlp_norm, post_mlp_norm
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.bypass is not None:
+            passed = self.bypass(_maybe(self.pre_attention_norm, hidden))
+            hidden = hidden + _maybe(self.post_attention_norm, passed)
+        return _add_mlp(hidden, self.mlp, self.pre_mlp_norm, self.post_mlp_norm)
+
+
+class LayerOutputs(nn.Module):
+    """What follows a layer's attention, and the layers after it that have none."""
+
+    def __init__(self, end: LayerOutput, without_attention: list[LayerWithoutAttention]) -> None:
+        super().__init__()
+        self.end, self.without_attention = end, nn.ModuleList(without_attention)
+
+    def forward(self, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        hidden = self.end(hidden, attended)
+        for layer in self.without_attention:
+            hidden = layer(hidden)
+        return hidden
+
+
+def _add_mlp(
+    hidden: torch.Tensor, mlp: nn.Module | None, pre_norm: RMSNorm | None, post_norm: RMSNorm | None
+) -> torch.Tensor:
+    return hidden if mlp is None else hidden + _maybe(post_norm, mlp(_maybe(pre_norm, hidden)))
 
 
 def _maybe(norm: RMSNorm | None, x: torch.Tensor) -> torch.Tensor:
@@ -181,6 +245,7 @@ def add(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 class LogitsHead(nn.Module):
     """The last norm, the LM head, and Gemma 2's soft cap c·tanh(logits / c)."""
 
+    place = "head"
     softcap: torch.Tensor | None
 
     def __init__(self, norm: RMSNorm, lm_head: nn.Module, softcap: float | None) -> None:
@@ -206,9 +271,9 @@ class Entry(nn.Module):
 
 
 class Middle(nn.Module):
-    """From one layer's attention to the next layer's q, k, v; hands the residual stream on."""
+    """From one layer's attention to the q, k, v of the next one that has any; hands the residual stream on."""
 
-    def __init__(self, end: LayerOutput, start: AttentionInput) -> None:
+    def __init__(self, end: LayerOutput | LayerOutputs, start: AttentionInput) -> None:
         super().__init__()
         self.end, self.start = end, start
 
@@ -222,7 +287,7 @@ class Middle(nn.Module):
 class Exit(nn.Module):
     """From the last layer's attention to the logits."""
 
-    def __init__(self, end: LayerOutput, head: LogitsHead) -> None:
+    def __init__(self, end: LayerOutput | LayerOutputs, head: LogitsHead) -> None:
         super().__init__()
         self.end, self.head = end, head
 

@@ -22,9 +22,11 @@ from transformers import PreTrainedModel
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.segment_walk import SegmentInputs, head_of, in_float, segments_of, step
 from sharp_mobile.errors import SharpError
+from sharp_mobile.model.basis import Factors
 from sharp_mobile.model.configuration import Configuration
 from sharp_mobile.model.modules import causal_lm
 from sharp_mobile.model.share import SharedMLP
+from sharp_mobile.model.shared_attention import ReferenceNorm, SharedLinear
 from sharp_mobile.system.memory import page_out
 
 # The difference of the logits' tokens-by-vocabulary tables, as root mean squares: |ours − theirs| / |theirs − mean|.
@@ -172,11 +174,13 @@ def _swapped_while_called(module: nn.Module, swap: Callable[[], dict[nn.Paramete
 
 
 def _in_float(module: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
-    """A module's parameters, and those of the MLP that it shares, in float32."""
+    """A module's parameters, and those that it shares with other layers, in float32."""
     parameters = list(module.parameters())
-    mlp = getattr(module, "mlp", None)
-    if isinstance(mlp, SharedMLP):
-        parameters += mlp.reference.parameters()
+    for part in module.modules():
+        if isinstance(part, SharedMLP | SharedLinear | ReferenceNorm):
+            parameters += part.reference.parameters()
+        elif isinstance(part, Factors):
+            parameters.append(part.basis)
     return {parameter: parameter.float() for parameter in parameters if parameter.dtype != torch.float32}
 
 

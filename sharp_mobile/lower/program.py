@@ -41,37 +41,41 @@ def lower_segments(decoder: Decoder) -> tuple[Decoder, dict[str, str]]:
     hidden = torch.zeros(1, tokens, cast(nn.Embedding | QuantizedEmbedding, decoder.embedding).embedding_dim)
     attended = torch.zeros(1, tokens, heads.queries * heads.width)
 
-    def rotation(layer: int) -> list[torch.Tensor]:
-        count = 0 if decoder.rotation_of[layer] is None else 2
+    def rotation(number: int) -> list[torch.Tensor]:
+        count = 0 if decoder.rotation_of[number] is None else 2
         return [torch.zeros(1, tokens, 1, heads.width) for _ in range(count)]
 
-    def lower(segment: nn.Module, after: int, *example: torch.Tensor, length: Dim | None = length) -> nn.Module:
-        """Lower the segment that follows the attention of layer `after` (1-based; 0: it follows the embedding)."""
+    def lower(segment: nn.Module, *example: torch.Tensor, length: Dim | None = length) -> nn.Module:
         kind = kind_of(segment)
         if kind not in templates:
             templates[kind] = trace_template(segment, example, length)
         lowered, key_of = templates[kind].instance(segment)
         _hold_once(segment, key_of, lowered.hold_in(stored))
-        places = {"end": f"layers.{after}", "start": f"layers.{after + 1}.attention", "head": "head"}
-        for name, key in key_of.items():
-            place, _, rest = name.partition(".")
-            keys[f"{places[place]}.{rest}"] = key
+        keys.update(_named(segment, key_of))
         bar.update()
         return lowered
 
     bar = progress_bar(total=len(decoder.attentions) + 1, desc="lower", unit="segment")
-    entry = lower(decoder.entry, 0, hidden, *rotation(0))
+    entry = lower(decoder.entry, hidden, *rotation(0))
     middles = [
-        lower(middle, layer, hidden, attended, *rotation(layer))
-        for layer, middle in enumerate(decoder.middles, start=1)
+        lower(middle, hidden, attended, *rotation(number)) for number, middle in enumerate(decoder.middles, start=1)
     ]
-    last = len(decoder.attentions)
     if options.all_logits:
-        exit_ = lower(decoder.exit, last, hidden, attended)
+        exit_ = lower(decoder.exit, hidden, attended)
     else:
-        exit_ = lower(decoder.exit, last, hidden[:, -1:], attended[:, -1:], length=None)
+        exit_ = lower(decoder.exit, hidden[:, -1:], attended[:, -1:], length=None)
     bar.close()
     return decoder.deployed(entry, middles, exit_), keys
+
+
+def _named(segment: nn.Module, key_of: dict[str, str]) -> dict[str, str]:
+    """Keys of a segment's tensors by names such as `layers.4.mlp.gate.codes`."""
+    places = {name: module.place for name, module in segment.named_modules() if getattr(module, "place", "")}
+    named = {}
+    for name, key in key_of.items():
+        inside = next(place for place in sorted(places, key=len, reverse=True) if name.startswith(f"{place}."))
+        named[f"{places[inside]}.{name.removeprefix(f'{inside}.')}"] = key
+    return named
 
 
 def _hold_once(segment: nn.Module, key_of: dict[str, str], stored: dict[str, bytes]) -> None:

@@ -111,16 +111,27 @@ class Place(NamedTuple):
     names: tuple[str, ...]
     sizes: list[int]
 
+    @property
+    def linear(self) -> nn.Module:
+        """The linear itself."""
+        found: nn.Module = getattr(self.owner, self.attribute)
+        return found
+
 
 def matrix_linears(layer: DecoderLayer) -> list[Place]:
     """The linears of a layer."""
-    attention, mlp = layer.self_attn, plain_mlp(layer.mlp)
+    attention = layer.self_attn
     found: list[Place] = []
     if hasattr(attention, "qkv_proj"):
         found.append(Place(attention, "qkv_proj", ("q", "k", "v"), fused_sizes(attention)))
     else:
         found += [_alone(attention, name) for name in ("q", "k", "v")]
-    found.append(_alone(attention, "o"))
+    return [*found, _alone(attention, "o"), *mlp_linears(layer.mlp)]
+
+
+def mlp_linears(module: nn.Module) -> list[Place]:
+    """The linears of a plain MLP, gate and up before down."""
+    mlp, found = plain_mlp(module), list[Place]()
     if hasattr(mlp, "gate_up_proj"):
         inner = mlp.gate_up_proj.out_features // 2
         found.append(Place(mlp, "gate_up_proj", ("gate", "up"), [inner, inner]))

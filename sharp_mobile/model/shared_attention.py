@@ -71,6 +71,11 @@ class SharedLinear(nn.Module):
         """The linear whose weight is called."""
         return self._reference[0]
 
+    @property
+    def out_features(self) -> int:
+        """Of all parts together."""
+        return sum(self.sizes)
+
     def projections(self) -> list[tuple[RecoveredProjection, torch.Tensor]]:
         """Each part's recovery parameters, and the weight [out, in] that they stand around."""
         weights = self.reference.weight.split(self.sizes)

@@ -26,6 +26,7 @@ from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.segment_walk import (
+    Keys,
     SegmentInputs,
     first_given,
     head_of,
@@ -77,15 +78,16 @@ def sensitivities(decoder: Decoder, windows: torch.Tensor) -> dict[FloatLinear, 
     found = {linear: torch.zeros(linear.out_features) for segment in segments for linear in linears_of(segment)}
     generator = torch.Generator().manual_seed(0)
     for window in progress_bar(windows, desc="sensitivity", unit="window"):
-        given = [first_given(decoder, window)]
+        given, keys = [first_given(decoder, window)], Keys()
         with torch.no_grad():
             for number, segment in enumerate(segments):
                 with in_float(segment):
-                    given.append(step(decoder, number, segment, given[-1]))
+                    given.append(step(decoder, number, segment, given[-1], keys=keys))
         (gradients,) = _head_gradient(head_of(decoder), given.pop(), generator)
         upstream: SegmentInputs = (gradients,)
+        of_keys: Keys = {}  # gradients at what attentions give to others
         for number in reversed(range(len(segments))):
-            upstream = _backwards(decoder, number, segments[number], given[number], upstream, found)
+            upstream = _backwards(decoder, number, segments[number], given[number], upstream, keys, of_keys, found)
     return found
 
 
@@ -104,17 +106,32 @@ def _backwards(
     segment: nn.Module,
     given: SegmentInputs,
     upstream: SegmentInputs,
+    keys: Keys,
+    of_keys: Keys,
     found: dict[FloatLinear, torch.Tensor],
 ) -> SegmentInputs:
-    """The gradient at what a segment is given, from that at what the next one is; adds to `found` on the way."""
+    """The gradient at what a segment is given, from that at what the next one is; adds to `found` on the way.
+
+    Args:
+        keys: what attentions that others read gave to them.
+        of_keys: the gradients there so far; those of what this segment's attention reads are added.
+    """
     inputs = tuple(tensor.detach().requires_grad_() for tensor in given)
+    attention = decoder.attentions[number] if number < len(decoder.attentions) else None
+    source = None if attention is None or attention.source is None else decoder.attentions.index(attention.source)
+    read = () if source is None else tuple(tensor.detach().requires_grad_() for tensor in keys[source])
+    its_keys: Keys = {} if source is None else {source: read}
     with torch.enable_grad(), in_float(segment), _watched(linears_of(segment), found):
-        outputs = step(decoder, number, segment, inputs)
-        gradients = torch.autograd.grad(outputs, inputs, upstream)
-    if number < len(decoder.attentions):  # its caches were written in place and hold the graph
-        for cache in decoder.attentions[number].buffers():
+        outputs = step(decoder, number, segment, inputs, keys=its_keys)
+        outputs, upstream = (*outputs, *its_keys.get(number, ())), (*upstream, *of_keys.pop(number, ()))
+        gradients = torch.autograd.grad(outputs[: len(upstream)], (*inputs, *read), upstream)
+    if source is not None:
+        so_far = of_keys.get(source, tuple(torch.zeros_like(tensor) for tensor in read))
+        of_keys[source] = tuple(old + new for old, new in zip(so_far, gradients[len(inputs) :], strict=True))
+    if attention is not None:  # the caches were written in place and hold the graph
+        for cache in attention.holder.buffers():
             cache.detach_()
-    return gradients
+    return gradients[: len(inputs)]
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from sharp_mobile.console import progress_bar
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.linear import FloatLinear
-from sharp_mobile.decoder.segment_walk import first_given, in_float, linears_of, segments_of, step
+from sharp_mobile.decoder.segment_walk import Keys, first_given, in_float, linears_of, segments_of, step
 from sharp_mobile.quantize.bit_allocation import Candidate, choose, sensitivities
 from sharp_mobile.quantize.nearest import quantize_linear
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
@@ -73,10 +73,11 @@ def _hessians(decoder: Decoder, windows: torch.Tensor) -> Iterator[tuple[FloatLi
     last_user = {linear: number for number, segment in enumerate(segments) for linear in linears_of(segment)}
     hessians: dict[FloatLinear, torch.Tensor] = {}
     inputs = [first_given(decoder, window) for window in windows]
+    keys: list[Keys] = [{} for _ in windows]
     bar = progress_bar(segments, desc="round", unit="segment")
     for number, segment in enumerate(bar):
         with in_float(segment), _collected(linears_of(segment), hessians):
-            inputs = [step(decoder, number, segment, given) for given in inputs]
+            inputs = [step(decoder, number, segment, given, keys=its) for given, its in zip(inputs, keys, strict=True)]
         for linear in [linear for linear in hessians if last_user[linear] == number]:
             yield linear, hessians.pop(linear)
 

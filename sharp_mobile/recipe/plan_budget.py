@@ -3,6 +3,9 @@
 auto s=0.62      at most this part of the MLPs' parameters, recovery parameters included (paper, Eq. 1)
 auto tau=0.57    at most this part of the layers keep their MLP; the recovery parameters are the recipe's own
 auto 60MB        at most so many bytes of MLPs and recovery parameters, as the recipe quantizes them
+auto 60MB resident    the same with the KV cache, which attention that is shared can do without
+
+With `share: layer`, attention is chosen too, and counts.
 """
 
 import re
@@ -11,15 +14,17 @@ from typing import Literal
 
 from sharp_mobile.errors import SharpError
 
-_BUDGET = re.compile(r"auto\s+(?:(s|tau)\s*=\s*(0?\.\d+|1(?:\.0*)?)|(\d+(?:\.\d+)?)\s*(MB|GB|kB))", re.IGNORECASE)
+_BUDGET = re.compile(
+    r"auto\s+(?:(s|tau)\s*=\s*(0?\.\d+|1(?:\.0*)?)|(\d+(?:\.\d+)?)\s*(MB|GB|kB)(\s+resident)?)", re.IGNORECASE
+)
 _UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9}
 
 
 @dataclass(frozen=True)
 class PlanBudget:
-    """What may be kept: a part of the parameters (`s`) or of the layers (`tau`), or `bytes`."""
+    """What may be kept: a part of the parameters (`s`) or of the layers (`tau`), or bytes in the file or in memory."""
 
-    kind: Literal["s", "tau", "bytes"]
+    kind: Literal["s", "tau", "bytes", "resident"]
     amount: float
 
     @classmethod
@@ -34,7 +39,7 @@ class PlanBudget:
             raise SharpError(f"plan '{text}': name a budget, such as 'auto s=0.62', 'auto tau=0.57' or 'auto 60MB'")
         if match[1]:
             return cls("s" if match[1].lower() == "s" else "tau", float(match[2]))
-        return cls("bytes", float(match[3]) * _UNITS[match[4].lower()])
+        return cls("resident" if match[5] else "bytes", float(match[3]) * _UNITS[match[4].lower()])
 
 
 def is_auto(plan: str) -> bool:

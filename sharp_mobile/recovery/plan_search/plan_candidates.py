@@ -19,7 +19,7 @@ from torch import nn
 from sharp_mobile.console import progress_bar
 from sharp_mobile.model.modules import DecoderLayer, decoder_layers
 from sharp_mobile.model.share import SharedMLP
-from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.plan_search.imitation_error import TargetDamage
 from sharp_mobile.recovery.warmup.fit import Silent, Target, fit_target, measure
@@ -45,17 +45,31 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class AttentionTrial:
+    """A way to do without a layer's own attention.
+
+    Args:
+        damage: KL(original ‖ model with it), nats a token.
+    """
+
+    recovery: AttentionRecovery
+    damage: float
+
+
+@dataclass(frozen=True)
 class LayerCandidates:
     """One layer that can be a target.
 
     Args:
         layer: 0-based.
         sensitivity: σ, nats a token.
+        trials: of its MLP; `attention`: of its attention, if it may be shared.
     """
 
     layer: int
     sensitivity: float
     trials: tuple[Trial, ...]
+    attention: tuple[AttentionTrial, ...] = ()
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import decoder_layers
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.recipe.recovery import Recovery
-from sharp_mobile.recovery.plan_search.choose import Option, choose_plan, within_budget
+from sharp_mobile.recovery.plan_search.choose import Option, Part, choose_plan, within_budget
 from sharp_mobile.recovery.plan_search.plan_candidates import measure_candidates
 
 WHOLE, REACH = 10.0, 2
@@ -50,7 +50,7 @@ def test_the_choice_is_nearly_the_best_that_the_budget_allows(seed: int) -> None
     options = random_options(layers, seed)
     choices = list(all_choices(options))
     for budget in (38.0, 45.0, 52.0, 59.0):
-        chosen = within_budget(options, layers, WHOLE, budget, REACH)
+        (chosen,) = within_budget([Part(options, WHOLE)], layers, budget, REACH)
         assert all(option.reference not in chosen for option in chosen.values())
         assert cost(chosen, layers) <= budget
         best = min(sum(o.damage for o in c.values()) for c in choices if cost(c, layers) <= budget)
@@ -59,9 +59,9 @@ def test_the_choice_is_nearly_the_best_that_the_budget_allows(seed: int) -> None
 
 def test_with_the_whole_budget_nothing_is_shared_and_below_the_least_it_is_refused() -> None:
     options = random_options(6, 0)
-    assert within_budget(options, 6, WHOLE, 60.0, REACH) == {}
+    assert within_budget([Part(options, WHOLE)], 6, 60.0, REACH) == [{}]
     with pytest.raises(SharpError, match="the budget is below the"):
-        within_budget(options, 6, WHOLE, 10.0, REACH)
+        within_budget([Part(options, WHOLE)], 6, 10.0, REACH)
 
 
 def parameters(recovery: Recovery | None) -> float:

@@ -27,6 +27,7 @@ def test_budgets() -> None:
     assert PlanBudget.parse("auto tau = .5") == PlanBudget("tau", 0.5)
     assert PlanBudget.parse("AUTO 60 MB") == PlanBudget("bytes", 60e6)
     assert PlanBudget.parse("auto 1.5GB") == PlanBudget("bytes", 1.5e9)
+    assert PlanBudget.parse("auto 200 MB resident") == PlanBudget("resident", 200e6)
 
 
 @pytest.mark.parametrize("text", ["auto", "auto 0.62", "auto s=1.5", "auto s=-1", "auto 12 parsecs"])

@@ -2,7 +2,8 @@
 
     float, eager ─► quantized, eager (the cost of quantization) ─► quantized, .pte (the cost of lowering: none)
 
-Each form is a step function. Perplexity uses the same windows for every form, and tasks the same questions.
+Each form is a step function. Perplexity uses the same windows for every form, and tasks the same questions. Every form
+but the original itself is also compared with it token by token (see `evaluate.divergence`).
 """
 
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 from sharp_mobile.console import warn
 from sharp_mobile.decoder.eager import eager_step
 from sharp_mobile.errors import SharpError
+from sharp_mobile.evaluate.divergence import Divergence, OriginalLogits, diverging
 from sharp_mobile.evaluate.perplexity import Perplexity, perplexity
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.evaluate.tasks import describe, load_tasks, score
@@ -56,7 +58,10 @@ class Form:
 
 
 def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: EvaluationOptions) -> Iterator[str]:
-    """Perplexity of a recipe's model: a line per form, as soon as it is measured.
+    """Perplexity of a recipe's model and its divergence from the original: a line per form, as soon as it is measured.
+
+    The original is the float model before layers are shared; of a SHARP checkpoint, which no longer has it, the float
+    form.
 
     Args:
         text, window, count: see `text.windows.source_windows`; the default window is 512 tokens, or the model's limit.
@@ -70,8 +75,22 @@ def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: 
     check_length(window, opened.checkpoint.config)
     tokenizer = opened.checkpoint.tokenizer_for("evaluate")
     windows = source_windows(tokenizer, text, window, count)
-    for form in _forms(recipe, opened, wanted):
-        yield str(Measured(form.name, perplexity(whole_window(form.step), windows), text, *windows.shape))
+    model, shares = opened.checkpoint.model, bool(opened.recovery) and opened.checkpoint.plan is None
+    if not (shares or wanted.quantized or wanted.pte):  # only the original itself
+        for form in _forms(recipe, opened, wanted):
+            yield str(Measured(form.name, perplexity(whole_window(form.step), windows), text, *windows.shape))
+        return
+    with tempfile.TemporaryDirectory(prefix="sharp-mobile-") as directory:
+        original = OriginalLogits(Path(directory, "original"), windows, opened.checkpoint.config.vocab_size)
+        if shares:
+            original.measure(whole_window(ModelStep(model.float())), windows)
+        for number, form in enumerate(_forms(recipe, opened, wanted)):
+            step, divergence = whole_window(form.step), None
+            if number == 0 and not shares:
+                scored = original.measure(step, windows)
+            else:
+                scored, divergence = diverging(step, windows, original)
+            yield str(Measured(form.name, scored, text, *windows.shape, divergence))
 
 
 def evaluate_tasks(
@@ -99,17 +118,22 @@ def evaluate_tasks(
 
 @dataclass(frozen=True)
 class Measured:
-    """The perplexity of one form of a model (`name`), measured on windows of `window` tokens of a text."""
+    """The perplexity of one form of a model (`name`), measured on windows of `window` tokens of a text.
+
+    divergence: from the float original, where it was there to compare with.
+    """
 
     name: str
     perplexity: Perplexity
     text: str
     windows: int
     window: int
+    divergence: Divergence | None = None
 
     def __str__(self) -> str:
         on = f"{self.text}, {self.windows} windows of {self.window}, {self.perplexity.tokens} tokens scored"
-        return f"{self.name}: perplexity {self.perplexity.value:.3f} ({on})"
+        apart = "" if self.divergence is None else f"; from the float original: {self.divergence}"
+        return f"{self.name}: perplexity {self.perplexity.value:.3f} ({on}){apart}"
 
 
 def evaluate_pte(path: Path, text: str, window: int | None, count: int) -> Measured:

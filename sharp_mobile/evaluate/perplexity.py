@@ -27,8 +27,16 @@ class Perplexity:
 
 
 @torch.no_grad()
-def perplexity(logits_fn: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -> Perplexity:
+def perplexity(
+    logits_fn: Callable[[torch.Tensor], torch.Tensor],
+    windows: torch.Tensor,
+    *,
+    observe: Callable[[int, torch.Tensor], None] | None = None,
+) -> Perplexity:
     """Measure `logits_fn`, tokens int64 [1, T] -> logits [1, T, vocabulary], on windows int64 [windows, T].
+
+    Args:
+        observe: is given the index of each window, and the float32 logits [T - 1, vocabulary] of its scored tokens.
 
     Raises:
         SharpError: the windows have no token to score, or the logits are NaN or all equal.
@@ -49,6 +57,8 @@ def perplexity(logits_fn: Callable[[torch.Tensor], torch.Tensor], windows: torch
                 f"perplexity: the model gives every token of the vocabulary the same logit in window {number}; a "
                 "weight is damaged; copy or download the model again (a .pte: export it again)"
             )
+        if observe is not None:
+            observe(number - 1, logits)
         total += nll
     tokens = len(windows) * (windows.shape[1] - 1)
     mean = total / tokens

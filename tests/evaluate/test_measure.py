@@ -41,6 +41,8 @@ def test_lowering_costs_nothing_and_8_bits_next_to_nothing(tiny_text: Path, tmp_
     recipe = Recipe(model=str(checkpoint), plan="none", quantize=bits)
     lines = lines_of(recipe, tiny_text, tmp_path, quantized=True, pte=True)
     assert [line.partition(":")[0] for line in lines] == ["float, eager", "quantized, eager", "quantized, .pte"]
+    assert "from the float original" not in lines[0]
+    assert all("; from the float original: KL 0.0" in line for line in lines[1:])
     plain, quantized, pte = (measured(line) for line in lines)
     assert quantized == pytest.approx(plain, rel=0.05)
     assert pte == pytest.approx(quantized, rel=0.01)
@@ -53,6 +55,12 @@ def test_the_float_line_is_the_models_own_perplexity(tiny_checkpoint: Path, tiny
     expected = perplexity(lambda tokens: tiny_model()(tokens).logits, windows)
     assert math.isclose(measured(line), expected.value, rel_tol=1e-4)
     assert f"{WINDOWS} windows of {WINDOW}, {expected.tokens} tokens scored" in line
+
+
+def test_a_shared_model_is_compared_with_its_original(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
+    recipe = Recipe(model=str(tiny_checkpoint), plan="direct:3:4", warmup={"text": str(tiny_text), "window": 32})
+    (line,) = lines_of(recipe, tiny_text, tmp_path, quantized=False, pte=False)
+    assert re.search(r"; from the float original: KL 0\.[0-9]*[1-9][0-9]* nats a token, top-1 agreement \d", line)
 
 
 @pytest.mark.slow

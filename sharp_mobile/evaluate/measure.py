@@ -90,7 +90,7 @@ def evaluate(recipe: Recipe, text: str, window: int | None, count: int, wanted: 
                 scored = original.measure(step, windows)
             else:
                 scored, divergence = diverging(step, windows, original)
-            yield str(Measured(form.name, scored, text, *windows.shape, divergence))
+            yield str(Measured(form.name, scored, text, len(windows), window, divergence))
 
 
 def evaluate_tasks(

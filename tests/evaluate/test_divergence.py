@@ -65,5 +65,5 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SharpError, match="no room for 0.0 GB of the original's logits"):
+    with pytest.raises(SharpError, match=r"no room for 0\.0 GB of the original's logits"):
         OriginalLogits(tmp_path / "file" / "original", WINDOWS, 256)

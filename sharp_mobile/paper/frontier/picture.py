@@ -40,6 +40,7 @@ def draw(frontier: Frontier, path: Path) -> None:
         figure, axes = pyplot.subplots(figsize=(8, 5.4), layout="constrained")
         try:
             _draw(frontier, axes)
+            figure.legend(loc="outside lower center", frameon=False, fontsize=10, ncols=5)
             for suffix in (".png", ".svg"):
                 with replace_file(path.with_suffix(suffix)) as partial:
                     figure.savefig(partial, dpi=_DPI, metadata={"Date": None} if suffix == ".svg" else None)
@@ -83,7 +84,6 @@ def _draw(frontier: Frontier, axes: Axes) -> None:
     axes.set_title(
         f"{frontier.model} on {settings.text}, {settings.windows} windows of {settings.window} tokens", fontsize=11
     )
-    axes.legend(frameon=False, fontsize=10, ncols=2)
 
 
 def _line(

@@ -173,7 +173,7 @@ def frontier(
     \b
     unshared                         coarser quantization
     mlp, attention, layer, kv        more and more layers share these parts
-    mlp-auto                         a plan that is auto
+    mlp-auto, layer-auto             a plan that is auto
     basis, prune                     smaller matrices or MLPs
     drop, drop-mlp, drop-attention   layers without these parts
 

@@ -108,7 +108,7 @@ class Bench:
                 else:
                     scored, divergence = diverging(step, self.windows, self.original)
             if is_auto(recipe.plan):  # as it was chosen
-                recipe = changed(recipe, {name: manifest.recipe[name] for name in ("plan", "recovery")})
+                recipe = changed(recipe, {name: manifest.recipe[name] for name in ("plan", "share", "recovery")})
             planned, pte = plan_model(recipe, description), program.pte
             return Measurement(
                 plan=manifest.plan,

@@ -2,7 +2,7 @@
 
     unshared                    fewer linears with 8 bits, then larger groups, then a 4-bit LM head
     mlp, attention, layer, kv   targets are added one by one (`recipe.share`)
-    mlp-auto                    a plan that is auto, with the bytes that are left for the MLPs
+    mlp-auto, layer-auto        a plan that is auto, with the bytes that are left for MLPs, or for these and attention
     basis, prune                less of every matrix or MLP is kept (`recovery.kept`)
     drop, drop-mlp, drop-attention    layers, or parts of them, are left out one by one
 
@@ -213,18 +213,19 @@ def _prune(subject: Subject, limit: int) -> Found | TooLarge:
     return largest(subject, recipes, limit)
 
 
-def _mlp_auto(subject: Subject, limit: int) -> Found | TooLarge:
-    """What is left for MLPs and recovery parameters; of it the linears with 8 bits take their share, too."""
+def _auto(share: ShareKind, subject: Subject, limit: int) -> Found | TooLarge:
+    """What is left for what may be shared and recovery parameters; the linears with 8 bits take their share of it."""
     planned = plan_model(subject.recipe, subject.description)
     quantize, file = subject.recipe.quantize, predict(planned).file
     tensors = stored_tensors(planned.architecture, planned.plan, planned.recovery, quantize)
-    share = quantize.eight_bit_budget if subject.recipe.rounds_to_text(planned.tokenizer) else 0.0
+    part = quantize.eight_bit_budget if subject.recipe.rounds_to_text(planned.tokenizer) else 0.0
     four_bits = sum(four_bit_bytes(shape, quantize.group_size) for shape in rounded_shapes(tensors))
-    rest = file.total - file.mlps - file.eight_bit_budget
-    budget = ((1 - _AUTO_MARGIN) * limit - rest - share * (four_bits - file.mlps)) / (1 + share)
+    sharable = file.mlps + (file.attention if share == "layer" else 0)
+    rest = file.total - sharable - file.eight_bit_budget
+    budget = ((1 - _AUTO_MARGIN) * limit - rest - part * (four_bits - sharable)) / (1 + part)
     if budget <= 0:
         return TooLarge(None)
-    return Found(changed(subject.recipe, {"plan": f"auto {budget / 1e6:.3f}MB"}), None)
+    return Found(changed(subject.recipe, {"share": share, "plan": f"auto {budget / 1e6:.3f}MB"}), None)
 
 
 UNSHARED = "unshared"
@@ -235,7 +236,8 @@ METHODS = {
     for method in (
         Method(UNSHARED, _unshared, ordered=False),
         *(Method(share, partial(_calling, share)) for share in _CALLING),
-        Method("mlp-auto", _mlp_auto, ordered=False),
+        Method("mlp-auto", partial(_auto, "mlp"), ordered=False),
+        Method("layer-auto", partial(_auto, "layer"), ordered=False),
         Method("basis", _basis, ordered=False),
         *(Method(share, partial(_dropping, share)) for share in _DROPPING),
         Method("prune", _prune),

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 # Colours that differ in lightness, too; `unshared` is the dark one that the others are compared with.
 _COLORS = (
     *("#222222", "#2f6db3", "#d1605e", "#3f9a6b", "#b8860b", "#7cb5ec", "#8e5bb5"),
-    *("#a0522d", "#e48fb0", "#6b8e23", "#ff8c42"),
+    *("#a0522d", "#e48fb0", "#6b8e23", "#5f9ea0", "#ff8c42"),
 )
-_MARKERS = "osD^vPX<>hp"
+_MARKERS = "osD^vPX<>hpd"
 _GRAY = "#777777"
 _HIGHEST = 6.0  # times the least perplexity; points above are drawn at the edge, with an arrow
 _DPI = 100

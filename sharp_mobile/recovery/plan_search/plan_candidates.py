@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.console import progress_bar
-from sharp_mobile.model.modules import DecoderLayer, decoder_layers
+from sharp_mobile.model.modules import DecoderLayer, causal_lm, decoder_layers
 from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
+from sharp_mobile.recovery.plan_search.attention_candidates import AttentionTrial, AttentionTrials
 from sharp_mobile.recovery.plan_search.imitation_error import TargetDamage
 from sharp_mobile.recovery.warmup.fit import Silent, Target, fit_target, measure
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, norm_ratios, sink_layers
@@ -45,18 +47,6 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class AttentionTrial:
-    """A way to do without a layer's own attention.
-
-    Args:
-        damage: KL(original ‖ model with it), nats a token.
-    """
-
-    recovery: AttentionRecovery
-    damage: float
-
-
-@dataclass(frozen=True)
 class LayerCandidates:
     """One layer that can be a target.
 
@@ -74,13 +64,17 @@ class LayerCandidates:
 
 @torch.no_grad()
 def measure_candidates(
-    model: nn.Module, recoveries: Sequence[Recovery], windows: torch.Tensor, reach: int
+    model: nn.Module,
+    recoveries: Sequence[Recovery],
+    windows: torch.Tensor,
+    reach: int,
+    attentions: Sequence[AttentionRecovery] = (),
 ) -> list[LayerCandidates]:
     """Carry the original model's stream through the layers, and try every option of every layer on the way.
 
     Args:
         model: the original Hugging Face model, float32 on the CPU.
-        recoveries: the choices that every target has.
+        recoveries: the choices that the MLP of every target has; `attentions`: those that its attention has.
         windows: calibration tokens, int64 [windows, T]; their hidden states are held in memory, twice.
         reach: how many layers before a target its reference may be.
 
@@ -92,12 +86,19 @@ def measure_candidates(
     decoder, parts = LayerwiseDecoder(model, windows[:1]), batches(windows)
     hidden = torch.cat([decoder.embed(windows[part]) for part in parts])
     step = max(1, len(windows) // _TRIAL_WINDOWS)
-    stand_in, found = _StandIn(model, decoder, windows[::step][:_TRIAL_WINDOWS]), []
+    trial = slice(0, step * _TRIAL_WINDOWS, step)
+    stand_in, found = _StandIn(model, decoder, windows[trial]), list[LayerCandidates]()
+    architecture = architecture_of(causal_lm(model).config.to_dict())
+    attempts = AttentionTrials(model, architecture, architecture.family, decoder, parts, trial, stand_in.divergence)
+    inputs: dict[int, torch.Tensor] = {}  # of this layer and those within reach before it
     for index in progress_bar(range(len(layers) - 1), unit="layer", desc="options"):
         x, after = _step(decoder, index, layers[index].mlp, hidden, parts)
+        inputs = {layer: its for layer, its in inputs.items() if attentions and layer >= index - reach}
+        inputs[index] = hidden
         if index > 0 and index not in sinks:
-            sensitivity = stand_in.sensitivity(index, hidden[::step][:_TRIAL_WINDOWS], x)
-            found.append(LayerCandidates(index, sensitivity, tuple(_trials(layers, index, x, recoveries, reach))))
+            sensitivity = stand_in.sensitivity(index, hidden[trial], x)
+            mlps = tuple(_trials(layers, index, x, recoveries, reach))
+            found.append(LayerCandidates(index, sensitivity, mlps, tuple(attempts.of(index, attentions, inputs))))
         hidden = after
     return found
 
@@ -140,11 +141,16 @@ class _StandIn:
         error = measure(target, task, Silent()).error_after
         self._layers[index].mlp = stand_in
         try:
-            predictions = self._predictions_from(index, hidden)
+            divergence = self.divergence(index, hidden)
         finally:
             self._layers[index].mlp = own
-        divergence = F.kl_div(predictions, self._original, log_target=True, reduction="sum") / len(predictions)
-        return divergence.item() / max(error, 1e-6) ** 2
+        return divergence / max(error, 1e-6) ** 2
+
+    def divergence(self, index: int, hidden: torch.Tensor) -> float:
+        """KL(original ‖ model as it is from layer `index` on), nats a token; `hidden` is what that layer reads."""
+        predictions = self._predictions_from(index, hidden)
+        found = F.kl_div(predictions, self._original, log_target=True, reduction="sum") / len(predictions)
+        return found.item()
 
     def _predictions_from(self, first: int, hidden: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [tokens, vocabulary] at some positions, from what layer `first` reads."""
@@ -157,7 +163,11 @@ def _trials(
     layers: Sequence[DecoderLayer], index: int, x: torch.Tensor, recoveries: Sequence[Recovery], reach: int
 ) -> Iterator[Trial]:
     """Every reference within reach with every recovery that calls it, and those that call none."""
+    if not recoveries:
+        return
     damage = TargetDamage(layers[index].mlp, x)
+    yield from (Trial(None, recovery, 1.0) for recovery in recoveries if recovery.dropped)
+    recoveries = [recovery for recovery in recoveries if not recovery.dropped]
     calling = [recovery for recovery in recoveries if recovery.reference]
     others = [recovery for recovery in recoveries if not recovery.reference]
     references = range(index - 1, max(-1, index - 1 - reach), -1) if calling else ()

@@ -14,15 +14,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from sharp_mobile import __version__
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
+from sharp_mobile.decoder.options import decoder_options
 from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.files.json_file import parse_json, read_text
 from sharp_mobile.files.outputs import replace_text
+from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.recipe.plan_budget import PlanBudget
-from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery
 from sharp_mobile.recipe.recovery_settings import LayerRecovery, RecoverySettings
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import describe_recoveries
-from sharp_mobile.recovery.plan_search.choose import Cost, choose_plan
+from sharp_mobile.recovery.plan_search.choose import choose_plan
 from sharp_mobile.recovery.plan_search.plan_candidates import LayerCandidates, measure_candidates
 from sharp_mobile.text.windows import check_length, source_windows
 
@@ -48,46 +50,94 @@ def usual_choices(hidden: int, inner: int) -> tuple[Recovery, ...]:
     )
 
 
+def usual_attentions(hidden: int) -> tuple[AttentionRecovery, ...]:
+    """What may stand in for an attention, references aside: nothing, a bypass, a reference's weights, keys and values.
+
+    References are 0 here; each within reach is tried.
+    """
+    unit = max(32, round(hidden / 9 / 32) * 32)
+    return (
+        AttentionRecovery("none"),
+        AttentionRecovery("none", bypass=unit),
+        AttentionRecovery("kv", 0),
+        AttentionRecovery("weights", 0, rank=unit),
+    )
+
+
 def resolve(recipe: Recipe, checkpoint: Checkpoint, work: Path) -> tuple[Recipe, list[str]]:
     """The recipe with its plan written out, and the explanation, a line each.
 
     Raises:
-        SharpError: a plan that names no budget or one too small, a checkpoint that is shared already or has no
-            tokenizer, or a text that does not suffice.
+        SharpError: a plan that names no budget or one too small, a kind of sharing that is not chosen, a checkpoint
+            that is shared already or has no tokenizer, or a text that does not suffice.
     """
     budget = PlanBudget.parse(recipe.plan)
+    check_chosen(recipe.share, budget)
     if checkpoint.plan is not None:
         raise SharpError(f"{checkpoint.path}: already shares layers; choose a plan for the original model")
     config, auto = checkpoint.config, recipe.auto
     check_length(recipe.warmup.window, config)
-    widths = config.hidden_size, config.intermediate_size
-    recoveries = auto.recoveries() or usual_choices(*widths)
+    model = checkpoint.architecture
+    recoveries = auto.recoveries() or usual_choices(model.hidden, model.inner)
     if budget.kind == "tau":
         recoveries = (recipe.recovery.usual,)
-    measured = _measured(checkpoint, recipe, recoveries, work)
-    cost, allowed = _cost(budget, recipe, *widths, config.num_hidden_layers)
-    choice = choose_plan(measured, config.num_hidden_layers, allowed, cost, reach=auto.reach)
+    if recipe.share == "attention":
+        recoveries = ()
+    if recipe.share == "layer":
+        recoveries = (*recoveries, Recovery(reference=False))  # the MLP left out
+    attentions = () if recipe.share == "mlp" else usual_attentions(model.hidden)
+    measured = _measured(checkpoint, recipe, recoveries, attentions, work)
+    costs = Costs(budget, recipe, model)
+    choice = choose_plan(
+        measured,
+        model.layers,
+        costs.allowed,
+        costs.mlp,
+        reach=auto.reach,
+        attention_cost=costs.attention if attentions else None,
+    )
     layers = {name: LayerRecovery.model_validate(own) for name, own in describe_recoveries(choice.recovery).items()}
     recovery = RecoverySettings(layers=layers, quantization_aware=recipe.recovery.quantization_aware)
-    return recipe.model_copy(update={"plan": str(choice.plan), "recovery": recovery}), choice.explain()
+    chosen = {"plan": str(choice.plan), "share": "mlp", "recovery": recovery}  # attention is written out by layer
+    return recipe.model_copy(update=chosen), choice.explain()
+
+
+def check_chosen(share: str, budget: PlanBudget) -> None:
+    """Refuse what a plan that is auto does not choose.
+
+    Raises:
+        SharpError: a kind of sharing that has no candidates, or a budget of MLPs alone for more than MLPs.
+    """
+    if share not in ("mlp", "attention", "layer"):
+        raise SharpError(
+            f"plan auto with share '{share}': it chooses among MLPs, attention or both; use share: mlp, attention or "
+            "layer, or write the plan out"
+        )
+    if share != "mlp" and budget.kind == "tau":
+        raise SharpError(f"plan auto: tau counts MLPs alone; with share {share} name s, bytes or resident bytes")
 
 
 _TRIALS = TypeAdapter(list[LayerCandidates])
 
 
 def _measured(
-    checkpoint: Checkpoint, recipe: Recipe, recoveries: Sequence[Recovery], work: Path
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    recoveries: Sequence[Recovery],
+    attentions: Sequence[AttentionRecovery],
+    work: Path,
 ) -> list[LayerCandidates]:
     """The options of all layers, measured now or before."""
     warmup, auto = recipe.warmup, recipe.auto
     settings: list[object] = [checkpoint.fingerprint, [asdict(own) for own in recoveries], __version__]
     settings += [warmup.text, warmup.window, auto.auto_windows, auto.reach]
+    settings += [asdict(own) for own in attentions]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     kept = work / f"trials-{key}.json"
     if not os.path.lexists(kept):
         tokenizer = checkpoint.tokenizer_for("plan auto")
         windows = source_windows(tokenizer, warmup.text, warmup.window, auto.auto_windows)
-        measured = measure_candidates(checkpoint.model, recoveries, windows, auto.reach)
+        measured = measure_candidates(checkpoint.model, recoveries, windows, auto.reach, attentions)
         replace_text(kept, _TRIALS.dump_json(measured, indent=1).decode() + "\n")
     remedy = "delete it to measure again"
     try:
@@ -96,21 +146,47 @@ def _measured(
         raise SharpError(f"{kept}: {first_problem(error)}; {remedy}") from error
 
 
-def _cost(budget: PlanBudget, recipe: Recipe, hidden: int, inner: int, layers: int) -> tuple[Cost, float]:
-    """What a layer costs, and what all may cost."""
-    own = 3 * hidden * inner
-    quantize = recipe.quantize
-    if budget.kind == "tau":
-        return (lambda recovery: 1.0 if recovery is None else 0.0), budget.amount * layers
-    if budget.kind == "s":
-        return (
-            lambda recovery: own if recovery is None else recovery.parameters(hidden, inner)
-        ), budget.amount * own * layers
-    shared = own * _bytes_a_weight(quantize.linear, quantize.group_size)
-    private = _bytes_a_weight(quantize.recovery, 32)
-    return (
-        lambda recovery: shared if recovery is None else private * recovery.parameters(hidden, inner)
-    ), budget.amount
+class Costs:
+    """What the parts of a layer cost, in the unit of a budget, and what all may cost.
+
+    Attention: its weights, and with a budget of resident bytes its KV cache, which is float32.
+    """
+
+    def __init__(self, budget: PlanBudget, recipe: Recipe, model: Architecture) -> None:
+        quantize, self._model, self._tau = recipe.quantize, model, budget.kind == "tau"
+        in_bytes = budget.kind in ("bytes", "resident")
+        self._stored = _bytes_a_weight(quantize.linear, quantize.group_size) if in_bytes else 1.0
+        self._private = _bytes_a_weight(quantize.recovery, 32) if in_bytes else 1.0
+        length = decoder_options(recipe.lower, model).max_length
+        self._cache = 2 * model.key_width * length * 4 if budget.kind == "resident" else 0
+        self._mlp = 3 * model.hidden * model.inner
+        self._queries = 2 * model.hidden * model.query_width  # q and o
+        self._keys = 2 * model.hidden * model.key_width  # k and v
+        parts = {"mlp": self._mlp, "attention": self._queries + self._keys}
+        counted = sum(parts.values()) if recipe.share == "layer" else parts[recipe.share]
+        whole = {"tau": model.layers, "s": model.layers * counted}
+        self.allowed = budget.amount * whole.get(budget.kind, 1)
+        if recipe.share == "mlp":  # attention stays: its caches are there
+            self.allowed -= model.layers * self._cache
+        if recipe.share == "attention":  # MLPs stay, and do not count
+            self._mlp = 0
+
+    def mlp(self, recovery: Recovery | None) -> float:
+        """Of an MLP: its own, or what stands in for it."""
+        if self._tau:
+            return 1.0 if recovery is None else 0.0
+        if recovery is None:
+            return self._stored * self._mlp
+        return self._private * recovery.parameters(self._model.hidden, self._model.inner)
+
+    def attention(self, recovery: AttentionRecovery | None) -> float:
+        """Of an attention with its cache: its own, or what stands in for it."""
+        model = self._model
+        if recovery is None:
+            return self._stored * (self._queries + self._keys) + self._cache
+        private = self._private * recovery.parameters(model.hidden, model.query_width, model.key_width)
+        own = self._stored * self._queries if recovery.kind == "kv" else 0
+        return private + own + (self._cache if recovery.kind == "weights" else 0)
 
 
 def _bytes_a_weight(bits: int | str, group: int) -> float:

@@ -95,7 +95,7 @@ def resident_bytes(
     packed = sum(linear.weight_bytes + linear.shape[0] * _PACKED_ROW for linear in tensors.linears)
     return ResidentBytes(
         packed=packed + eight_bit_budget,
-        cache=2 * model.layers * model.key_width * options.max_length * _FLOAT,
+        cache=2 * tensors.caches * model.key_width * options.max_length * _FLOAT,
         activations=_activation_bytes(model, options),
         constants=tensors.nbytes("rest") + _program_bytes(model, tensors, options),
         runtime=_RUNTIME,

@@ -19,7 +19,7 @@ NOTHING = SharePlan.parse("none", 6)
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "phi3", "gemma3_text", "olmo2"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_in_families_of_every_shape(kind: str, model_type: str) -> None:
-    """Biases of q, k and v in Qwen2, fused projections in Phi-3, four norms and more in Gemma 3, wide ones in OLMo 2."""
+    """Biases of q, k and v in Qwen2, fused projections in Phi-3, more norms in Gemma 3, wide ones in OLMo 2."""
     assert_predicted(KINDS[kind].parsed(), KINDS[kind].recovery, QuantizeSettings(), model_type=model_type)
 
 

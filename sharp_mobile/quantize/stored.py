@@ -145,6 +145,13 @@ def rounded_shapes(tensors: StoredTensors) -> list[tuple[int, int]]:
     return [linear.shape for linear in tensors.linears if linear.role in ("attention", "mlp")]
 
 
+def missing_bytes(model: Architecture, plan: SharePlan, recovery: Recoveries, quantize: QuantizeSettings) -> int:
+    """What the weights of attention and MLPs that an export shares, factors or leaves out would take in addition."""
+    whole = stored_tensors(model, SharePlan(model.layers, ()), {}, quantize)
+    shared = stored_tensors(model, plan, recovery, quantize)
+    return max(0, sum(whole.nbytes(role) - shared.nbytes(role) for role in ("attention", "mlp")))
+
+
 def _check_neurons(model: Architecture, plan: SharePlan, recovery: Recoveries) -> None:
     for layer, own in recovery.items():
         try:

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from predicted import assert_predicted, predicted
 from share_kinds import KINDS, Kind
+from tiny_models import tiny_config
 
+from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.errors import SharpError
-from sharp_mobile.quantize.stored import recovered_shapes, rounded_shapes
+from sharp_mobile.quantize.stored import missing_bytes, recovered_shapes, rounded_shapes
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import AttentionRecovery, Basis, Recovery
@@ -90,6 +92,24 @@ def test_4_bit_groups_must_divide_the_factors_of_attention() -> None:
     recovery = {2: Recovery(attention=AttentionRecovery("weights", 1, rank=24))}
     with pytest.raises(SharpError, match=r"^layers\.3\.attention\.q\.recovery\.out: 4-bit recovery parameters need an"):
         predicted(NOTHING, recovery, QuantizeSettings(recovery=4))
+
+
+def test_what_sharing_saves_by_hand() -> None:
+    """At 4 bits in groups of 32 a weight takes 9/16 of a byte."""
+    model = architecture_of(tiny_config().to_dict())
+
+    def missing(kind: Kind) -> int:
+        return missing_bytes(model, kind.parsed(), kind.recovery, QuantizeSettings())
+
+    attention, mlp = (2 * QUERIES + 2 * KEYS) * HIDDEN * 9 // 16, 3 * HIDDEN * INNER * 9 // 16
+    assert missing(KINDS["attention"]) == 3 * attention
+    assert missing(KINDS["layer"]) == attention + mlp
+    assert missing(KINDS["kv"]) == 2 * 2 * KEYS * HIDDEN * 9 // 16
+    assert missing(KINDS["drop"]) == attention + 2 * mlp
+    assert missing(Kind("none", {})) == 0
+    factors = (32 * QUERIES + 2 * 32 * KEYS + 32 * HIDDEN + 2 * 32 * INNER + 32 * HIDDEN) * 3 + 5 * 32 * HIDDEN
+    factors += 3 * 32 * (QUERIES + INNER)  # B of o and down
+    assert missing(KINDS["basis"]) == 3 * (attention + mlp) - factors * 9 // 16
 
 
 def test_the_factors_around_a_projection_by_hand() -> None:

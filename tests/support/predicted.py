@@ -35,8 +35,8 @@ def predicted(
     """Its tensors, its file and its memory."""
     architecture = architecture_of(tiny_config(**model).to_dict())
     tensors = stored_tensors(architecture, plan, recovery, section)
-    given = (architecture, tensors, decoder_options(lower, architecture))
-    return tensors, file_bytes(*given), resident_bytes(*given)
+    options = decoder_options(lower, architecture)
+    return tensors, file_bytes(tensors, options), resident_bytes(architecture, tensors, options)
 
 
 def assert_predicted(

@@ -22,9 +22,12 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.files.outputs import check_writable, replace_directory
 from sharp_mobile.lower.run import write_pte
 from sharp_mobile.model.duration import spoken, warmup_seconds
+from sharp_mobile.model.sharing import sharing_text
 from sharp_mobile.pte.runtime import load_pte
 from sharp_mobile.quantize.run import check_lowerable, make_decoder
+from sharp_mobile.quantize.stored import missing_bytes
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import mlps_alone
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recovery.run import RECOVERED, RecoveredModel, open_recipe, share
 from sharp_mobile.size_report import predict, report
@@ -179,7 +182,7 @@ def _savings(sizes: Sizes) -> list[str]:
         return []
     return [
         f"with nothing shared it would be {sizes.unshared:,} bytes ({sizes.file / sizes.unshared - 1:+.1%}): "
-        f"shared MLPs save {sizes.shared:,}, recovery parameters take {sizes.recovery:,}"
+        f"sharing saves {sizes.shared:,}, recovery parameters take {sizes.recovery:,}"
     ]
 
 
@@ -250,7 +253,13 @@ def _manifest(
     tokenizer_file: str | None,
 ) -> Manifest:
     tokenizer = load_tokenizer(directory)  # as the export's users decode
-    dropped = sum(not own.reference for own in shared.opened.recovery.values())
+    opened = shared.opened
+    dropped = sum(not own.reference for own in opened.recovery.values())
+    missing = (
+        None
+        if mlps_alone(opened.recovery)
+        else missing_bytes(opened.architecture, opened.plan, opened.recovery, recipe.quantize)
+    )
 
     def decode(ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         return "" if tokenizer is None else str(tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
@@ -261,11 +270,11 @@ def _manifest(
         recipe=recipe.model_dump(),
         source=shared.checkpoint.source,
         fingerprint=shared.checkpoint.fingerprint,
-        plan=str(shared.opened.plan),
-        layers=shared.opened.plan.layers,
-        stored_ratio=shared.opened.plan.stored_ratio,
-        compression_ratio=shared.opened.compression_ratio,
-        sizes=measure(inspection.file_bytes, inspection.tensors, dropped),
+        plan=sharing_text(opened.plan, opened.recovery),
+        layers=opened.plan.layers,
+        stored_ratio=opened.plan.stored_ratio,
+        compression_ratio=opened.compression_ratio,
+        sizes=measure(inspection.file_bytes, inspection.tensors, dropped, missing),
         metadata=inspection.metadata,
         delegates=inspection.delegates,
         operators=inspection.operators,

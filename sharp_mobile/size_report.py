@@ -13,12 +13,14 @@ from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.decoder.options import decoder_options
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.planned import ModelDescription, PlannedModel, plan_model
+from sharp_mobile.model.sharing import sharing_text
 from sharp_mobile.quantize.groups import budgeted_bytes
 from sharp_mobile.quantize.stored import rounded_shapes, stored_tensors
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.plan_budget import is_auto
-from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.recovery import Recovery, recoveries
 from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recipe.share import parse_share
 from sharp_mobile.verify.estimate import FileBytes, ResidentBytes, file_bytes, resident_bytes
 
 _LABELS = {
@@ -67,7 +69,7 @@ class Size(NamedTuple):
 class PlanSize:
     """Predicted bytes of a plan.
 
-    heading: the plan as it was given. without: with nothing but the shared MLPs; None where there is no recovery.
+    heading: the plan as it was given. without: with nothing but what is shared or left; None without recovery.
     """
 
     heading: str
@@ -138,8 +140,7 @@ def predict(planned: PlannedModel) -> Size:
     if recipe.rounds_to_text(planned.tokenizer):
         quantize = recipe.quantize
         budget = budgeted_bytes(rounded_shapes(tensors), quantize.group_size, quantize.eight_bit_budget)
-    given = (model, tensors, options, budget)
-    return Size(file_bytes(*given), resident_bytes(*given))
+    return Size(file_bytes(tensors, options, budget), resident_bytes(model, tensors, options, budget))
 
 
 def report(recipes: Sequence[Recipe]) -> Report:
@@ -172,15 +173,39 @@ def _sized(recipe: Recipe, model: ModelDescription) -> PlanSize:
     fitted = recipe.fitted_to(model.architecture)
     planned = plan_model(fitted, model, tuple(fitted.cut_from(recipe)))
     planned.recipe.check_fits(planned.architecture)
-    bare = replace(planned, plan=replace(planned.plan, direct=not planned.plan.is_none), recovery=dict[int, Recovery]())
-    recovered = any(not own.direct for own in planned.recovery.values())
-    return PlanSize(recipe.plan, planned, predict(planned), predict(bare) if recovered else None)
+    bare = replace(planned, recovery=_without_parameters(planned))
+    recovered = _parameters(bare) < _parameters(planned)
+    heading = recipe.plan if recipe.share == "mlp" else f"{recipe.share} {recipe.plan}".removesuffix(" none")
+    return PlanSize(heading, planned, predict(planned), predict(bare) if recovered else None)
+
+
+def _without_parameters(planned: PlannedModel) -> dict[int, Recovery]:
+    """The layers of a plan with nothing but what they share; neurons that pruning leaves are no recovery parameters."""
+    recipe = planned.recipe
+    prunes = any(kind == "prune" for kind, _ in parse_share(recipe.share, recipe.plan))
+    bare = {}
+    for layer, own in planned.recovery.items():
+        attention = own.attention and replace(own.attention, form="lora", rank=0, bypass=0)
+        pruned = prunes and own.neurons > 0 and not own.reference
+        mlp = Recovery(neurons=own.neurons if pruned else 0, reference=not (pruned or own.dropped))
+        bare[layer] = replace(mlp, attention=attention, basis=own.basis)
+    return recoveries(planned.plan, bare)
+
+
+def _parameters(planned: PlannedModel) -> int:
+    """How many recovery parameters a plan has, α left out."""
+    model = planned.architecture
+    return sum(
+        own.parameters(model.hidden, model.inner)
+        + (own.attention.parameters(model.hidden, model.query_width, model.key_width) if own.attention else 0)
+        for own in planned.recovery.values()
+    )
 
 
 def _plan_json(plan: PlanSize) -> dict[str, object]:
     planned = plan.planned
     return {
-        "plan": str(planned.plan),
+        "plan": sharing_text(planned.plan, planned.recovery),
         "stored_ratio": planned.plan.stored_ratio,
         "compression_ratio": planned.compression_ratio,
         **plan.size.as_json(),

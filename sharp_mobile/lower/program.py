@@ -51,7 +51,7 @@ def lower_segments(decoder: Decoder) -> tuple[Decoder, dict[str, str]]:
             templates[kind] = trace_template(segment, example, length)
         lowered, key_of = templates[kind].instance(segment)
         _hold_once(segment, key_of, lowered.hold_in(stored))
-        keys.update(_named(segment, key_of))
+        keys.update(weight_names(segment, key_of))
         bar.update()
         return lowered
 
@@ -68,13 +68,19 @@ def lower_segments(decoder: Decoder) -> tuple[Decoder, dict[str, str]]:
     return decoder.deployed(entry, middles, exit_), keys
 
 
-def _named(segment: nn.Module, key_of: dict[str, str]) -> dict[str, str]:
-    """Keys of a segment's tensors by names such as `layers.4.mlp.gate.codes`."""
-    places = {name: module.place for name, module in segment.named_modules() if getattr(module, "place", "")}
+def weight_names(segment: nn.Module, key_of: dict[str, str]) -> dict[str, str]:
+    """Keys of a segment's tensors by names such as `layers.4.mlp.gate.codes`, one for each layer that calls them."""
+    modules = dict(segment.named_modules(remove_duplicate=False))
+    places = {name: str(module.place) for name, module in modules.items() if getattr(module, "place", "")}
+    names_of: dict[nn.Module, list[str]] = {}
+    for name, module in modules.items():
+        names_of.setdefault(module, []).append(name)
     named = {}
-    for name, key in key_of.items():
-        inside = next(place for place in sorted(places, key=len, reverse=True) if name.startswith(f"{place}."))
-        named[f"{places[inside]}.{name.removeprefix(f'{inside}.')}"] = key
+    for tensor, key in key_of.items():
+        module_name, _, attribute = tensor.rpartition(".")
+        for name in names_of[modules[module_name]]:
+            inside = next(place for place in sorted(places, key=len, reverse=True) if name.startswith(f"{place}."))
+            named[f"{places[inside]}.{name.removeprefix(f'{inside}.')}.{attribute}"] = key
     return named
 
 

@@ -128,7 +128,15 @@ def kind_of(segment: nn.Module) -> str:
             f"{module.extra_repr()} {[(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]}"
         )
 
-    return str([(name, type(module), settings(module)) for name, module in segment.named_modules()])
+    first: dict[nn.Module, str] = {}
+    described = []
+    for name, module in segment.named_modules(remove_duplicate=False):
+        if module in first:  # called in two places
+            described.append(f"{name} is {first[module]}")
+        else:
+            first[module] = name
+            described.append(str((name, type(module), settings(module))))
+    return str(described)
 
 
 def trace_template(segment: nn.Module, example: tuple[torch.Tensor, ...], length: Dim | None) -> Template:

@@ -7,7 +7,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.model.sharing import kept_parameters, share_plan, sharing_text
 from sharp_mobile.recipe.plan import SharePlan, layer_ranges
-from sharp_mobile.recipe.recovery import Recoveries, Recovery
+from sharp_mobile.recipe.recovery import Recoveries, Recovery, mlps_alone
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription
 
@@ -74,7 +74,7 @@ class PlannedModel:
             kind if len(kinds) == 1 else f"{kind} in layers {layer_ranges(tuple(layers))}"
             for kind, layers in kinds.items()
         ]
-        if any(own.attention or own.basis or own.dropped for own in self.recovery.values()):
+        if not mlps_alone(self.recovery):
             kept = kept_parameters(self.architecture, plan, self.recovery)
             return (
                 f"shares {sharing_text(plan, self.recovery)} (reference:targets, 1-based), {', '.join(described)}; "

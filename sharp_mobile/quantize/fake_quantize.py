@@ -5,12 +5,14 @@ to 4 bits, activations to 8, and they themselves too. Within `simulated` a model
 so that what trains is what ships:
 
     linear     y = x̂ Ŵᵀ           x̂, Ŵ: dequantized from what `quantize.nearest` makes of x and W
-    target     the fused form of `decoder.fuse`, its factors rounded again from the recovery parameters at every call
+    target     the form of `decoder.fuse` or `decoder.projections`, its factors rounded again from the recovery
+               parameters at every call
+    basis      y = ẑ Ĉᵀ, z = x̂ B̂ᵀ   B and C rounded again at every call
 
 Rounding has no gradient; as usual it is taken for the identity (straight-through).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -20,14 +22,25 @@ from torch import nn
 from torch.autograd.function import BackwardCFunction
 
 from sharp_mobile.decoder.fuse import FusedFactors, FusedMLP, Projections
-from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear, dequantize_activation, quantize_activation
+from sharp_mobile.decoder.integer import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    dequantize_activation,
+    project,
+    quantize_activation,
+)
 from sharp_mobile.decoder.linear import FloatLinear
+from sharp_mobile.decoder.projections import Recovered, recovered_factors
 from sharp_mobile.decoder.segments import GatedMLP
+from sharp_mobile.model.basis import BasisLinear
 from sharp_mobile.model.modules import causal_lm, mlp_weights
+from sharp_mobile.model.recovered import RecoveredProjection
 from sharp_mobile.model.share import SharedMLP, shared_layers
+from sharp_mobile.model.shared_attention import AttentionBypass, SharedLinear
 from sharp_mobile.quantize.groups import recovery_group
 from sharp_mobile.quantize.nearest import is_tied, quantize_embedding, quantize_linear
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
+from sharp_mobile.recipe.section import Bits
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -73,9 +86,12 @@ class _Rounder:
 def round_factor(matrix: torch.Tensor, settings: QuantizeSettings) -> torch.Tensor:
     """What the export keeps of a recovery parameter [out, in], differentiable."""
     group = recovery_group(matrix.shape[1]) if settings.recovery == 4 else 0
+    return _round(matrix, settings.recovery, group, settings)
+
+
+def _round(matrix: torch.Tensor, bits: Bits, group: int, settings: QuantizeSettings) -> torch.Tensor:
     with torch.no_grad():
-        factor = FloatLinear(matrix.float().contiguous(), "recovery")
-        rounded = quantize_linear(factor, settings.recovery, group, settings.scales)
+        rounded = quantize_linear(FloatLinear(matrix.float().contiguous(), "recovery"), bits, group, settings.scales)
         if not isinstance(rounded, QuantizedLinear):
             return matrix
         weight = rounded.weight().to(matrix.dtype)
@@ -97,6 +113,19 @@ class _SimulatedLinear(nn.Module):
         return F.linear(x if self._rounder is None else self._rounder(x), self._weight)
 
 
+class _SimulatedFactors(nn.ModuleDict):
+    """Private matrices by name, set anew and rounded before every call."""
+
+    def __init__(self, names: Iterator[str], settings: QuantizeSettings, rounder: _Rounder) -> None:
+        of_factors = None if settings.recovery == "float" else rounder
+        super().__init__({name: _SimulatedLinear(torch.empty(0), of_factors) for name in names})
+        self._settings = settings
+
+    def set_weights(self, matrices: Mapping[str, torch.Tensor]) -> None:
+        for name, matrix in matrices.items():
+            cast(_SimulatedLinear, self[name]).set_weight(round_factor(matrix, self._settings))
+
+
 class _SimulatedMLP(FusedMLP):
     """The fused form of a target, made from its recovery parameters at every call."""
 
@@ -105,23 +134,87 @@ class _SimulatedMLP(FusedMLP):
         of_shared = None if settings.linear == "float" else rounder
         linears = [_SimulatedLinear(weight.detach(), of_shared) for weight in weights]
         super().__init__(shared, Projections(*linears) if linears else None)
-        self._shared, self._settings = (shared,), settings
-        self.recovery = nn.ModuleDict(
-            {
-                name: _SimulatedLinear(torch.empty(0), None if settings.recovery == "float" else rounder)
-                for name in self.recovery
-            }
-        )
+        self._shared = (shared,)
+        self.recovery = self._factors = _SimulatedFactors(iter(self.recovery), settings, rounder)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         fused = FusedFactors.of(self._shared[0])
-        for name, matrix in fused.matrices().items():
-            cast(_SimulatedLinear, self.recovery[name]).set_weight(round_factor(matrix, self._settings))
+        self._factors.set_weights(fused.matrices())
         for name, alpha in fused.alphas.items():
             setattr(self, f"{name}_alpha", alpha)
         for name, bias in fused.biases.items():
             setattr(self, f"{name}_bias", bias)
         return super().forward(x)
+
+
+class _SimulatedProjection(Recovered):
+    """The form of one projection on a shared weight, which is rounded already."""
+
+    def __init__(
+        self, projection: RecoveredProjection, weight: torch.Tensor, settings: QuantizeSettings, rounder: _Rounder
+    ) -> None:
+        shared = _SimulatedLinear(weight.detach(), None if settings.linear == "float" else rounder)
+        super().__init__(shared, projection, projection.bias)
+        self._projection = (projection,)
+        self.recovery = self._factors = _SimulatedFactors(iter(self.recovery), settings, rounder)
+
+    def readers(self) -> list[nn.Module]:
+        factors, self.alpha = recovered_factors(self._projection[0])
+        self._factors.set_weights(factors)
+        return super().readers()
+
+
+class _SimulatedShared(nn.Module):
+    """A `SharedLinear`, made from its recovery parameters at every call."""
+
+    def __init__(self, shared: SharedLinear, settings: QuantizeSettings, rounder: _Rounder) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            _SimulatedProjection(projection, weight, settings, rounder) for projection, weight in shared.projections()
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat(project(x, *self.parts), dim=-1)
+
+
+class _SimulatedBypass(nn.Module):
+    """An `AttentionBypass`, made from its recovery parameters at every call."""
+
+    def __init__(self, bypass: AttentionBypass, settings: QuantizeSettings, rounder: _Rounder) -> None:
+        super().__init__()
+        self._bypass = (bypass,)
+        self.factors = _SimulatedFactors(iter(("low", "out")), settings, rounder)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.factors.set_weights({"low": self._bypass[0].A, "out": self._bypass[0].B})
+        passed: torch.Tensor = self.factors["out"](self.factors["low"](x))
+        return passed
+
+
+class _SimulatedBasis(nn.Module):
+    """A `BasisLinear`, made from its factors at every call; the parts that stay whole are rounded once."""
+
+    def __init__(self, linear: BasisLinear, settings: QuantizeSettings, rounder: _Rounder) -> None:
+        super().__init__()
+        self._linear, self._settings, self._rounder = (linear,), settings, rounder
+        self._whole = {name: self._rounded(weight).detach() for name, weight in linear.whole.items()}
+
+    def _rounded(self, matrix: torch.Tensor) -> torch.Tensor:
+        return _round(matrix, self._settings.linear, self._settings.group_size, self._settings)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        linear, outputs = self._linear[0], []
+        for name in linear.names:
+            weights = [self._whole[name]] if name in self._whole else []
+            if not weights:
+                factors = linear.factors(name)
+                weights = [self._rounded(factors.basis), self._rounded(factors.C)]
+            y = x
+            for weight in weights:
+                y = F.linear(self._rounder(y), weight)
+            outputs.append(y)
+        y = torch.cat(outputs, dim=-1)
+        return y if linear.bias is None else y + linear.bias
 
 
 class Simulation:
@@ -168,8 +261,17 @@ class Simulation:
             self._swap(embedding, "weight", nn.Parameter(rows.to(embedding.weight.dtype), requires_grad=False))
         self._install()  # targets read the references' rounded weights
         for mlp in shared_layers(model).values():
-            form = self._direct(mlp, settings) if mlp.recovery.direct else _SimulatedMLP(mlp, settings, self._rounder)
-            self._swap(mlp, "forward", form)
+            if not mlp.recovery.dropped:
+                direct = mlp.recovery.direct
+                form = self._direct(mlp, settings) if direct else _SimulatedMLP(mlp, settings, self._rounder)
+                self._swap(mlp, "forward", form)
+        for module in model.modules():
+            if isinstance(module, SharedLinear):
+                self._swap(module, "forward", _SimulatedShared(module, settings, self._rounder))
+            elif isinstance(module, AttentionBypass):
+                self._swap(module, "forward", _SimulatedBypass(module, settings, self._rounder))
+            elif isinstance(module, BasisLinear) and settings.linear != "float":
+                self._swap(module, "forward", _SimulatedBasis(module, settings, self._rounder))
 
     def _direct(self, mlp: SharedMLP, settings: QuantizeSettings) -> nn.Module:
         rounder = None if settings.linear == "float" else self._rounder

@@ -228,6 +228,14 @@ class Recovery:
         return " + ".join(parts)
 
 
+Recoveries = Mapping[int, Recovery]
+
+
+def mlps_alone(recovery: Recoveries) -> bool:
+    """Whether nothing but MLPs is shared or recovered, and no layer is without one."""
+    return not any(own.attention or own.basis or own.dropped for own in recovery.values())
+
+
 def _factor_parameters(form: Form, ranks: Iterable[int], shapes: Iterable[tuple[int, int]]) -> int:
     """Parameters of the factors of weights [out, in], each of its rank."""
     total = 0
@@ -236,9 +244,6 @@ def _factor_parameters(form: Form, ranks: Iterable[int], shapes: Iterable[tuple[
         others = {"lora": 0, "right": 2 * in_features, "left": 2 * out_features, "hadamard": both}[form]
         total += rank * (both + others)
     return total
-
-
-Recoveries = Mapping[int, Recovery]
 
 
 def recoveries(plan: SharePlan, recovery: Recovery | Recoveries) -> dict[int, Recovery]:

@@ -10,7 +10,7 @@ compared with how much that decoder diverges from itself.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from sharp_mobile.pte.runtime import Step, greedy, whole_window
 from sharp_mobile.recipe.plan import SharePlan
-from sharp_mobile.recipe.recovery import Recoveries
+from sharp_mobile.recipe.recovery import ATTENTION_MATRICES, MLP_MATRICES, WITH_SHARED_BASIS, Recoveries
 
 # Mean KL(eager ‖ .pte) per token in nats. A float model has no borders between codes to fall over.
 TOLERANCE_INTEGER = 0.1
@@ -112,27 +112,63 @@ def _divergence(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def sharing_problems(plan: SharePlan, recovery: Recoveries, keys: dict[str, str]) -> list[str]:
-    """Weights that a target should take from its reference and that are stored apart in the `.pte`.
+    """Weights that a layer should take from another one and that are stored apart in the `.pte`, or should not have.
 
     Args:
+        recovery: of every target, and every other layer that shares; see `recoveries`.
         keys: weight name → key, as `lower_segments` gives them.
     """
     problems = []
     for target, reference in plan.reference_of.items():
-        if not recovery[target].reference:
-            continue
-        for projection in ("gate", "up", "down"):
-            own, shared = (
-                {
-                    n.rpartition(".")[2]: key
-                    for n, key in keys.items()
-                    if n.startswith(f"layers.{i + 1}.mlp.{projection}.")
-                }
-                for i in (target, reference)
-            )
-            if not own or own != shared:
-                problems.append(
-                    f"layer {target + 1} must call layer {reference + 1}'s {projection} weight, but the file has a "
-                    "separate one"
-                )
+        if recovery[target].reference:
+            problems += _stored_apart(keys, target, reference, MLP_MATRICES, ("", "shared"))
+    for layer, own in recovery.items():
+        attention, reference = own.attention, own.attention.reference if own.attention else None
+        if attention is not None and attention.kind == "weights" and reference is not None:
+            problems += _stored_apart(keys, layer, reference, ATTENTION_MATRICES, ("", "shared"))
+        elif attention is not None:
+            names = ("k", "v") if attention.kind == "kv" else ATTENTION_MATRICES
+            problems += _left_over(keys, layer, names)
+        if own.dropped:
+            problems += _left_over(keys, layer, (*MLP_MATRICES, "recovery"))
+        if own.basis:
+            common = tuple(name for name in own.basis.rank_of if name in WITH_SHARED_BASIS)
+            problems += _stored_apart(keys, layer, own.basis.first, common, ("basis",))
     return problems
+
+
+def _place(layer: int, matrix: str) -> str:
+    """Where names of a layer's matrix begin."""
+    part = {"o": "o", **dict.fromkeys(("q", "k", "v"), f"attention.{matrix}")}.get(matrix, f"mlp.{matrix}")
+    return f"layers.{layer + 1}.{part}."
+
+
+def _stored_apart(
+    keys: dict[str, str], layer: int, reference: int, matrices: Iterable[str], inside: tuple[str, ...]
+) -> list[str]:
+    """What a layer stores of another one's matrices; `inside`: in which modules of a matrix the common weight lies."""
+
+    def weight(layer: int, matrix: str) -> dict[str, str]:
+        found = {}
+        for name, key in keys.items():
+            module, _, tensor = name.removeprefix(_place(layer, matrix)).rpartition(".")
+            if name.startswith(_place(layer, matrix)) and module in inside and tensor != "bias":
+                found[tensor] = key
+        return found
+
+    what = "basis" if inside == ("basis",) else "weight"
+    return [
+        f"layer {layer + 1} must call layer {reference + 1}'s {matrix} {what}, but the file has "
+        + ("a separate one" if weight(layer, matrix) else "none for it")
+        for matrix in matrices
+        if not weight(layer, matrix) or weight(layer, matrix) != weight(reference, matrix)
+    ]
+
+
+def _left_over(keys: dict[str, str], layer: int, matrices: Iterable[str]) -> list[str]:
+    """The matrices that a layer should not have, and that the file has."""
+    return [
+        f"layer {layer + 1} has no {matrix} of its own, but the file has one"
+        for matrix in matrices
+        if any(name.startswith(_place(layer, matrix)) for name in keys)
+    ]

@@ -21,7 +21,8 @@ from sharp_mobile.quantize.stored import StoredTensors
 # Bytes of a program in addition to its tensors: graphs, names and padding. Fitted to exports of SmolLM2-135M
 # (344,444 unshared), of the 1 B shape and of tiny models of five families, with both kinds of attention.
 _PROGRAM = 7_900
-_LAYER = {"custom_sdpa": 4_100, "portable": 8_600}
+_ATTENTION = {"custom_sdpa": 2_950, "portable": 6_100}
+_CACHE = {"custom_sdpa": 1_150, "portable": 2_500}  # of an attention that has keys and values of its own
 _LINEAR, _NORM = 740, 930
 
 _FLOAT = 4
@@ -35,7 +36,7 @@ class FileBytes(NamedTuple):
     """Bytes of a `.pte`, by what they are for.
 
     lm_head: what it adds to the embedding if they are one weight. attention, mlps: projections, their scales and
-    biases; a shared MLP counts once. eight_bit_budget: what some of these have more,
+    biases; what is shared counts once. eight_bit_budget: what some of these have more,
     because text gives them 8 bits. recovery: what the targets have of their own. rest: norms, RoPE. program: graphs,
     names and padding.
     """
@@ -68,9 +69,7 @@ class ResidentBytes(NamedTuple):
         return sum(self)
 
 
-def file_bytes(
-    model: Architecture, tensors: StoredTensors, options: DecoderOptions, eight_bit_budget: int = 0
-) -> FileBytes:
+def file_bytes(tensors: StoredTensors, options: DecoderOptions, eight_bit_budget: int = 0) -> FileBytes:
     """Bytes of the `.pte` of a model whose export stores these tensors.
 
     Args:
@@ -84,7 +83,7 @@ def file_bytes(
         eight_bit_budget=eight_bit_budget,
         recovery=tensors.nbytes("recovery"),
         rest=tensors.nbytes("rest"),
-        program=_program_bytes(model, tensors, options),
+        program=_program_bytes(tensors, options),
     )
 
 
@@ -95,17 +94,18 @@ def resident_bytes(
     packed = sum(linear.weight_bytes + linear.shape[0] * _PACKED_ROW for linear in tensors.linears)
     return ResidentBytes(
         packed=packed + eight_bit_budget,
-        cache=2 * model.layers * model.key_width * options.max_length * _FLOAT,
+        cache=2 * tensors.caches * model.key_width * options.max_length * _FLOAT,
         activations=_activation_bytes(model, options),
-        constants=tensors.nbytes("rest") + _program_bytes(model, tensors, options),
+        constants=tensors.nbytes("rest") + _program_bytes(tensors, options),
         runtime=_RUNTIME,
     )
 
 
-def _program_bytes(model: Architecture, tensors: StoredTensors, options: DecoderOptions) -> int:
-    """Bytes around the tensors: what describes each layer, and each call of a linear and a norm in it."""
+def _program_bytes(tensors: StoredTensors, options: DecoderOptions) -> int:
+    """Bytes around the tensors: what describes each attention and its cache, and each call of a linear and a norm."""
     calls = sum(linear.uses for linear in tensors.linears)
-    return _PROGRAM + _LAYER[options.attention] * model.layers + _LINEAR * calls + _NORM * tensors.norms
+    attentions = _ATTENTION[options.attention] * tensors.attentions + _CACHE[options.attention] * tensors.caches
+    return _PROGRAM + attentions + _LINEAR * calls + _NORM * tensors.norms
 
 
 def _activation_bytes(model: Architecture, options: DecoderOptions) -> int:

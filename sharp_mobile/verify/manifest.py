@@ -46,8 +46,8 @@ class StoredTensor(BaseModel):
 class Sizes(BaseModel):
     """Bytes of an export.
 
-    file: of the `.pte`. tensors: of its distinct tensors. shared: what the targets' own MLP weights would take, were
-    they not shared. recovery: of the recovery parameters that stand in for them.
+    file: of the `.pte`. tensors: of its distinct tensors. shared: what the weights that layers share or lack would take
+    in addition. recovery: of the recovery parameters that stand in for them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,8 +67,8 @@ class Sizes(BaseModel):
     def unshared(self) -> int:
         """What the same model would take with the same settings and nothing shared.
 
-        A target's MLP counts as its reference's is stored; `quantize.eight_bit_budget` would be spent again, on more
-        linears.
+        A target's MLP counts as its reference's is stored, or where more than MLPs is shared, at the bits of
+        `quantize.linear`; `quantize.eight_bit_budget` would be spent again, on more linears.
         """
         return self.file + self.shared - self.recovery
 
@@ -240,8 +240,13 @@ def versions() -> dict[str, str]:
     return {"sharp_mobile": __version__} | {package: version(package) for package in packages}
 
 
-def measure(file_bytes: int, tensors: tuple[StoredTensor, ...], dropped: int = 0) -> Sizes:
-    """Sizes from the stored tensors and the names of their users; `dropped` targets call no reference."""
+def measure(file_bytes: int, tensors: tuple[StoredTensor, ...], dropped: int = 0, missing: int | None = None) -> Sizes:
+    """Sizes from the stored tensors and the names of their users.
+
+    Args:
+        dropped: how many targets call no reference.
+        missing: bytes of the weights that sharing saves; None where these are MLPs alone, which the tensors tell.
+    """
     shared = recovery = 0
     mlps: Counter[str] = Counter()
     for tensor in tensors:
@@ -252,7 +257,8 @@ def measure(file_bytes: int, tensors: tuple[StoredTensor, ...], dropped: int = 0
         if any(_is_recovery(user) for user in tensor.users):
             recovery += tensor.bytes
     shared += dropped * min(mlps.values(), default=0)  # all are as wide; some may have 8 bits
-    return Sizes(file=file_bytes, tensors=sum(t.bytes for t in tensors), shared=shared, recovery=recovery)
+    saved = shared if missing is None else missing
+    return Sizes(file=file_bytes, tensors=sum(t.bytes for t in tensors), shared=saved, recovery=recovery)
 
 
 def _is_mlp_weight(user: str) -> bool:
@@ -261,4 +267,4 @@ def _is_mlp_weight(user: str) -> bool:
 
 
 def _is_recovery(user: str) -> bool:
-    return ".mlp.recovery." in user or user.endswith("_alpha")
+    return ".recovery." in user or user.endswith("alpha")

@@ -25,11 +25,11 @@ def write_report(directory: Path, manifest: Manifest) -> None:
         "",
         f"![bytes of this export and of the unshared model]({REPORT_PNG})",
         "",
-        f"- plan: `{manifest.plan}` (1-based; reference:targets), τ = {manifest.stored_ratio:.2f}, "
+        f"- plan: `{manifest.plan}` (1-based; reference:targets); of the MLPs τ = {manifest.stored_ratio:.2f}, "
         f"s = {manifest.compression_ratio:.3f}",
         f"- `{MODEL_PTE}`: {sizes.file:,} bytes; the unshared model with the same settings: {sizes.unshared:,} bytes "
         f"({sizes.file / sizes.unshared - 1:+.1%})",
-        f"- shared MLP weights saved {sizes.shared:,} bytes; recovery parameters took {sizes.recovery:,}",
+        f"- sharing saved {sizes.shared:,} bytes; recovery parameters took {sizes.recovery:,}",
         f"- {manifest.delegates} XNNPACK delegates; predictions {manifest.divergence:.2g} nats a token from eager",
         f"- SHA-256 `{manifest.sha256}`",
         "",
@@ -58,7 +58,7 @@ def _draw(path: Path, sizes: Sizes) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 2.2), layout="constrained")
     mega = 1e6
     axes.barh(["unshared", "this export"], [kept / mega, kept / mega], color="#4878a8", label="stored by both")
-    axes.barh(["unshared"], [sizes.shared / mega], left=kept / mega, color="#d1605e", label="targets' own MLPs")
+    axes.barh(["unshared"], [sizes.shared / mega], left=kept / mega, color="#d1605e", label="what sharing saves")
     axes.barh(["this export"], [sizes.recovery / mega], left=kept / mega, color="#e7ba52", label="recovery parameters")
     axes.invert_yaxis()
     axes.set_xlabel("MB")

@@ -6,13 +6,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from share_kinds import KINDS as SHARED_KINDS
+from share_kinds import shared_model as sharing_model
 from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.decoder.decoder import build_decoder
 from sharp_mobile.decoder.fuse import Projections, fuse
+from sharp_mobile.decoder.integer import project
 from sharp_mobile.decoder.linear import FloatLinear
+from sharp_mobile.decoder.projections import LowRank, SharedFloats
+from sharp_mobile.model.basis import BasisLinear
 from sharp_mobile.model.modules import mlp_weights
 from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
+from sharp_mobile.model.shared_attention import AttentionBypass, SharedLinear
 from sharp_mobile.quantize.fake_quantize import simulated
 from sharp_mobile.quantize.nearest import quantize, quantize_modules
 from sharp_mobile.recipe.lower_settings import LowerSettings
@@ -69,8 +75,11 @@ def test_a_target_computes_as_its_exported_form(kind: str, options: QuantizeSett
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_whole_model_computes_as_the_quantized_decoder(model_type: str, tied: bool) -> None:
     """But for what a code at the border between two decides (see lower/check.py): compared in what it predicts."""
-    model, tokens = shared_model(model_type=model_type, tie_word_embeddings=tied), tiny_tokens(24)
-    options = QuantizeSettings()
+    assert_computes_as_the_decoder(shared_model(model_type=model_type, tie_word_embeddings=tied))
+
+
+def assert_computes_as_the_decoder(model: Any) -> None:
+    tokens, options = tiny_tokens(24), QuantizeSettings()
     decoder = build_decoder(model, LowerSettings(max_length=32, attention="portable", logits="all"))
     quantize(decoder, options)
     with torch.no_grad():
@@ -83,6 +92,49 @@ def test_a_whole_model_computes_as_the_quantized_decoder(model_type: str, tied: 
         return float(F.kl_div(other, expected, log_target=True, reduction="sum") / tokens.numel())
 
     assert divergence(computed) < 0.1 * divergence(floating)
+
+
+@pytest.mark.parametrize("options", OPTIONS[::2], ids=str)
+@pytest.mark.parametrize(
+    "kind", ["attention", "attention left", "attention ranks", "kv", "drop attention", "basis in part"]
+)
+@pytest.mark.parametrize("model_type", ["qwen2", "phi3"])
+def test_linears_of_attention_compute_as_their_exported_form(
+    model_type: str, kind: str, options: QuantizeSettings
+) -> None:
+    """Biases of q, k and v in Qwen2; one fused projection in Phi-3."""
+    model = sharing_model(SHARED_KINDS[kind], model_type)
+    exported, replaced = torch.nn.ModuleDict(), {}
+    floats = SharedFloats(set())
+    for name, module in model.named_modules():
+        key = name.replace(".", "_")
+        if isinstance(module, SharedLinear | BasisLinear):
+            replaced[key], role = module, "mlp" if ".mlp." in name else "attention"
+            exported[key] = torch.nn.ModuleList(floats.parts(module, module.sizes, role))  # type: ignore[arg-type]
+        elif isinstance(module, AttentionBypass):
+            replaced[key], exported[key] = module, LowRank(module)
+    quantize_modules(exported, options, 4)
+    for key, module in replaced.items():
+        width = module.A.shape[1] if isinstance(module, AttentionBypass) else linear_of(module).in_features
+        x, form = torch.randn(1, 9, width), exported[key]
+        with torch.no_grad():
+            expected = form(x) if isinstance(form, LowRank) else torch.cat(project(x, *form), dim=-1)
+            with simulated(model, options):
+                torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-5)
+            assert not torch.allclose(module(x), expected, rtol=1e-5, atol=1e-5) or options.recovery == "float"
+
+
+def linear_of(module: Any) -> Any:
+    return module.reference if isinstance(module, SharedLinear) else module
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_type"),
+    [*((kind, "llama") for kind in SHARED_KINDS), ("kv", "gemma3_text"), ("kv", "phi3"), ("layer", "qwen2")],
+)
+def test_a_model_of_every_kind_computes_as_the_quantized_decoder(kind: str, model_type: str) -> None:
+    """As above, with the same measure."""
+    assert_computes_as_the_decoder(sharing_model(SHARED_KINDS[kind], model_type))
 
 
 def test_afterwards_and_while_suspended_it_is_the_float_model() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedEmbedding, QuantizedLinear
 from sharp_mobile.decoder.linear import FloatLinear
+from sharp_mobile.decoder.projections import Factored, Recovered
 from sharp_mobile.decoder.segments import RMSNorm
 
 _LINEARS = (QuantizedLinear, nn.Linear)
@@ -43,16 +44,37 @@ def _part(module: nn.Module, name: str) -> str:
         return "mlps" if module.role == "mlp" else str(module.role)
     if isinstance(module, nn.Embedding | QuantizedEmbedding):
         return "embedding"
+    if isinstance(module, Factored | Recovered):
+        return "recovery" if name.endswith("alpha") else "attention"
     *path, tensor = name.split(".")
     if tensor.endswith("_alpha") or tensor.startswith("neurons_"):
         return "recovery"
     return "mlps" if "mlp" in path else "rest"
 
 
+def _called(decoder: Decoder) -> list[nn.Module]:
+    """The modules of all segments, as often as they are called."""
+    segments = (decoder.entry, *decoder.middles, decoder.exit)
+    return [module for segment in segments for _, module in segment.named_modules(remove_duplicate=False)]
+
+
 def calls(decoder: Decoder) -> tuple[int, int]:
     """How many linears and how many norms the program calls, however they are shared."""
-    modules = [module for segment in (decoder.entry, *decoder.middles, decoder.exit) for module in segment.modules()]
+    modules = _called(decoder)
     return sum(isinstance(module, _LINEARS) for module in modules), sum(isinstance(m, RMSNorm) for m in modules)
+
+
+def linears(decoder: Decoder) -> Counter[tuple[str, tuple[int, int], object, int, bool, int]]:
+    """The distinct linears, each as its role, [out, in], bits, group at 4 bits, whether it has a bias, and its uses."""
+    found: Counter[tuple[str, tuple[int, int], object, int, bool, int]] = Counter()
+    for linear, uses in Counter(_called(decoder)).items():
+        if isinstance(linear, QuantizedLinear):
+            group = linear.group if linear.bits == 4 else 0
+            found[str(linear.role), linear.shape, linear.bits, group, linear.bias is not None, uses] += 1
+        elif isinstance(linear, FloatLinear):
+            shape = linear.out_features, linear.in_features
+            found[linear.role, shape, "float", 0, linear.bias is not None, uses] += 1
+    return found
 
 
 def packed_bytes(decoder: Decoder) -> int:
@@ -67,5 +89,5 @@ def packed_bytes(decoder: Decoder) -> int:
 
 
 def cache_bytes(decoder: Decoder) -> int:
-    """Bytes of the KV caches of all layers."""
-    return sum(cache.nbytes for layer in decoder.attentions for cache in (layer.k_cache, layer.v_cache))
+    """Bytes of the KV caches of all layers that have one."""
+    return sum(cache.nbytes for layer in decoder.attentions for cache in layer.buffers())

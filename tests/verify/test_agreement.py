@@ -1,12 +1,20 @@
 """Two models that are not the same, or no models, never pass as equal."""
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
+from share_kinds import KINDS, Kind, shared_model
 
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.linear import FloatLinear
+from sharp_mobile.lower.program import weight_names
 from sharp_mobile.pte.runtime import Step
-from sharp_mobile.verify.agreement import Agreement, compare
+from sharp_mobile.recipe.lower_settings import LowerSettings
+from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery, recoveries
+from sharp_mobile.verify.agreement import Agreement, compare, sharing_problems
 
 VOCABULARY, PROMPT, COUNT = 16, [1, 2, 3], 8
 LOGITS = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(0)) * 3
@@ -60,3 +68,72 @@ def test_a_jitter_that_is_not_finite_excuses_nothing() -> None:
     near = LOGITS + torch.linspace(0, 1, VOCABULARY)
     assert agreement(near, LOGITS, torch.full_like(LOGITS, math.nan)).problems()
     assert agreement(near, LOGITS, torch.full_like(LOGITS, math.inf)).problems()
+
+
+def decoder_of(kind: Kind, model_type: str = "llama") -> Any:
+    return build_decoder(shared_model(kind, model_type), LowerSettings(max_length=32, attention="portable"))
+
+
+def problems(kind: Kind, decoder: Decoder) -> list[str]:
+    """What is found in names and keys as lowering gives them; here a key is where a weight lies in memory."""
+    keys: dict[str, str] = {}
+    for segment in (decoder.entry, *decoder.middles, decoder.exit):
+        linears = {name: module for name, module in segment.named_modules() if isinstance(module, FloatLinear)}
+        keys |= weight_names(segment, {f"{name}.weight": str(id(one.weight)) for name, one in linears.items()})
+    return sharing_problems(kind.parsed(), recoveries(kind.parsed(), kind.recovery), keys)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "phi3"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decoder_of_every_kind_shares_what_it_should(kind: str, model_type: str) -> None:
+    assert problems(KINDS[kind], decoder_of(KINDS[kind], model_type)) == []
+
+
+def test_attention_weights_that_are_stored_apart_are_told() -> None:
+    decoder = decoder_of(KINDS["layer"])
+    start = decoder.middles[1].start
+    start.k.shared = copy.deepcopy(start.k.shared)
+    o = decoder.middles[2].end.o
+    o.shared = copy.deepcopy(o.shared)
+    assert problems(KINDS["layer"], decoder) == [
+        "layer 3 must call layer 2's k weight, but the file has a separate one",
+        "layer 3 must call layer 2's o weight, but the file has a separate one",
+    ]
+
+
+def test_a_weight_that_is_not_there_is_told() -> None:
+    kind, other = KINDS["layer"], decoder_of(Kind("none", {}))
+    other.middles[2].end.mlp.up = torch.nn.Identity()
+    told = problems(kind, other)
+    assert "layer 3 must call layer 2's up weight, but the file has none for it" in told
+    assert len(told) == 7
+
+
+def test_keys_and_values_of_a_kv_target_are_told() -> None:
+    decoder = decoder_of(KINDS["kv"])
+    decoder.middles[1].start.v = copy.deepcopy(decoder.entry.start.v)
+    assert problems(KINDS["kv"], decoder) == ["layer 3 has no v of its own, but the file has one"]
+
+
+def test_parts_that_should_be_left_out_are_told() -> None:
+    whole = decoder_of(Kind("none", {}))
+    found = problems(KINDS["drop"], whole)
+    assert [problem for problem in found if problem.startswith("layer 3")] == [
+        f"layer 3 has no {name} of its own, but the file has one" for name in ("q", "k", "v", "o", "gate", "up", "down")
+    ]
+
+
+def test_a_basis_that_is_stored_apart_is_told() -> None:
+    decoder = decoder_of(KINDS["basis"])
+    mlp = decoder.middles[2].end.mlp
+    mlp.gate.basis = copy.deepcopy(mlp.gate.basis)
+    mlp.down.basis = copy.deepcopy(mlp.down.basis)  # is its own anyway
+    assert problems(KINDS["basis"], decoder) == [
+        "layer 3 must call layer 2's gate basis, but the file has a separate one"
+    ]
+
+
+def test_a_weight_that_one_segment_calls_twice_has_a_name_for_each_layer() -> None:
+    """Layer 3 has no attention, so that it follows layer 2 in its segment."""
+    kind = Kind("2:3", {2: Recovery(attention=AttentionRecovery("none"))})
+    assert problems(kind, decoder_of(kind)) == []

@@ -3,67 +3,26 @@
 from typing import Any
 
 import pytest
-from counted_decoder import cache_bytes, calls, packed_bytes, stored_bytes
-from tiny_models import MODEL_TYPES, tiny_config, tiny_model
+from predicted import AUTO, assert_predicted, predicted
+from tiny_models import MODEL_TYPES
 
 from sharp_mobile.bench.exports import Export
-from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.checkpoint.description import plan_source
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
-from sharp_mobile.decoder.options import decoder_options
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.share import share_layers
 from sharp_mobile.pipeline import ExportResult
-from sharp_mobile.quantize.nearest import quantize
-from sharp_mobile.quantize.stored import StoredTensors, fused_shapes, rounded_shapes, stored_tensors
+from sharp_mobile.quantize.stored import fused_shapes, rounded_shapes
 from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.size_report import predict
-from sharp_mobile.verify.estimate import FileBytes, ResidentBytes, file_bytes, resident_bytes
 from sharp_mobile.verify.manifest import read_manifest
 
 HIDDEN, INNER, VOCABULARY = 64, 96, 256
 NOTHING, SHARED = SharePlan.parse("none", 6), SharePlan.parse("2:3,4", 6)
 MLP, MLP_SCALES = 3 * HIDDEN * INNER // 2, 3 * HIDDEN * INNER // 32 * 2
 PORTABLE = LowerSettings(max_length=32, attention="portable")
-AUTO = LowerSettings(max_length=32)
-
-
-def real(plan: SharePlan, recovery: Any, section: QuantizeSettings, lower: LowerSettings, **model: Any) -> Decoder:
-    """The quantized decoder of a tiny model."""
-    shared = tiny_model(**model)
-    share_layers(shared, plan, recovery)
-    decoder = build_decoder(shared.requires_grad_(False), lower)
-    quantize(decoder, section)
-    return decoder
-
-
-def predicted(
-    plan: SharePlan, recovery: Any, section: QuantizeSettings, lower: LowerSettings = AUTO, **model: Any
-) -> tuple[StoredTensors, FileBytes, ResidentBytes]:
-    architecture = architecture_of(tiny_config(**model).to_dict())
-    tensors = stored_tensors(architecture, plan, recovery, section)
-    given = (architecture, tensors, decoder_options(lower, architecture))
-    return tensors, file_bytes(*given), resident_bytes(*given)
-
-
-def assert_predicted(
-    plan: SharePlan, recovery: Any, section: QuantizeSettings, lower: LowerSettings = AUTO, **model: Any
-) -> None:
-    """Every byte that a decoder of real weights holds is in its prediction, and no other."""
-    section = section.model_copy(update={"scales": "minmax"})  # as many scales, found faster
-    decoder, (tensors, file, resident) = (
-        real(plan, recovery, section, lower, **model),
-        predicted(plan, recovery, section, lower, **model),
-    )
-    found = {name: size for name, size in file._asdict().items() if name not in ("program", "eight_bit_budget")}
-    counted = stored_bytes(decoder)
-    assert found == {name: counted[name] for name in found}
-    assert (sum(linear.uses for linear in tensors.linears), tensors.norms) == calls(decoder)
-    assert (resident.packed, resident.cache) == (packed_bytes(decoder), cache_bytes(decoder))
 
 
 RECOVERIES = [

@@ -63,3 +63,15 @@ def test_a_target_without_reference_saves_an_mlp_as_most_layers_have_it() -> Non
     tensors = (codes(1, 8), codes(2, 4), codes(3, 4))  # the first was given 8 bits
     assert measure(2000, tensors, dropped=2) == Sizes(file=2000, tensors=1600, shared=800, recovery=0)
     assert measure(2000, (), dropped=2).shared == 0
+
+
+def test_where_more_than_mlps_is_shared_the_missing_bytes_are_given() -> None:
+    users = ("layers.2.attention.q.shared.codes", "layers.3.attention.q.shared.codes")
+    factors = (
+        "layers.3.attention.q.recovery.low.codes",
+        "layers.3.o.recovery.out.codes",
+        "layers.4.bypass.recovery.low",
+    )
+    tensors = [StoredTensor(key="q", bytes=100, kind="int4 codes", users=users)]
+    tensors += [StoredTensor(key=user, bytes=10, kind="int8 codes", users=(user,)) for user in factors]
+    assert measure(2000, tuple(tensors), missing=700) == Sizes(file=2000, tensors=130, shared=700, recovery=30)

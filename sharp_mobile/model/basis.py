@@ -111,6 +111,12 @@ class Place(NamedTuple):
     names: tuple[str, ...]
     sizes: list[int]
 
+    @property
+    def linear(self) -> nn.Linear:
+        """What is there."""
+        linear: nn.Linear = getattr(self.owner, self.attribute)
+        return linear
+
 
 def matrix_linears(layer: DecoderLayer) -> list[Place]:
     """The linears of a layer."""

@@ -34,7 +34,7 @@ class Factors(nn.Module):
         self._shared = (shared,)  # a tuple hides it from PyTorch, see `share.SharedMLP`
         if shared is None:
             self.B = nn.Parameter(torch.zeros(rank, into, dtype=weight.dtype, device=weight.device))
-            vectors = torch.linalg.qr(weight.detach().float().T)[0][:, :rank].T
+            vectors = torch.linalg.qr(weight.detach()[:rank].float().T)[0].T
             self.B.data[: len(vectors)] = vectors.to(weight.dtype)
         self.C = nn.Parameter(weight.detach() @ self.basis.detach().T)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -43,6 +44,15 @@ def skeleton(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
     with no_init_weights(), named_errors(path, "describes no model"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         return model
+
+
+def without_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A skeleton that has shapes in the place of its parameters, so that whoever shares it computes nothing of them."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty_like(parameter, device="meta")
+            module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+    return model
 
 
 def assemble(model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:

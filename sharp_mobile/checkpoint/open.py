@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from sharp_mobile.checkpoint.build import assemble, on_meta, read_generation_config, ready, skeleton
+from sharp_mobile.checkpoint.build import assemble, on_meta, read_generation_config, ready, skeleton, without_weights
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.checkpoint.config import CONFIG_JSON
 from sharp_mobile.checkpoint.gguf_fields import gguf_warnings
@@ -112,7 +112,7 @@ def _open_sharp(source: Source, path: Path, dtype: torch.dtype | None) -> Checkp
     with prefixed(path / SHARP_JSON), torch.device("meta"):
         share_layers(blueprint, plan, recovery)
     check_tensors(stored, blueprint.state_dict(), blueprint.all_tied_weights_keys, directory=path)
-    model = skeleton(config, path / CONFIG_JSON)
+    model = without_weights(skeleton(config, path / CONFIG_JSON))
     share_layers(model, plan, recovery)
     assemble(model, mapped_tensors(weights), dtype)
     read_generation_config(model, path)

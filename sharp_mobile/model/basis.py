@@ -34,7 +34,7 @@ class Factors(nn.Module):
         self._shared = (shared,)  # a tuple hides it from PyTorch, see `share.SharedMLP`
         if shared is None:
             self.B = nn.Parameter(torch.zeros(rank, into, dtype=weight.dtype, device=weight.device))
-            vectors = torch.linalg.qr(weight.detach().float().T)[0][:, :rank].T
+            vectors = torch.linalg.qr(weight.detach()[:rank].float().T)[0].T
             self.B.data[: len(vectors)] = vectors.to(weight.dtype)
         self.C = nn.Parameter(weight.detach() @ self.basis.detach().T)
 
@@ -112,10 +112,10 @@ class Place(NamedTuple):
     sizes: list[int]
 
     @property
-    def linear(self) -> nn.Module:
-        """The linear itself."""
-        found: nn.Module = getattr(self.owner, self.attribute)
-        return found
+    def linear(self) -> nn.Linear:
+        """What is there."""
+        linear: nn.Linear = getattr(self.owner, self.attribute)
+        return linear
 
 
 def matrix_linears(layer: DecoderLayer) -> list[Place]:

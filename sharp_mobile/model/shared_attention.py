@@ -10,7 +10,7 @@ are the same, so the keys are.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 import torch
@@ -193,6 +193,15 @@ def o_input(attention: SelfAttention) -> int:
     return o.reference.in_features if isinstance(o, SharedLinear) else o.in_features
 
 
+def refitted_weights(attention: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name and weight of what a `self_attn` has fitted anew of its own: o of a kv target."""
+    own = attention_recovery(attention)
+    if own is not None and own.kind == "kv":
+        o = cast(SelfAttention, attention).o_proj
+        linear, name = (o.reference, "o_proj.base.weight") if isinstance(o, SharedLinear) else (o, "o_proj.weight")
+        yield name, cast(nn.Parameter, linear.weight)
+
+
 def share_attention(layers: Sequence[DecoderLayer], recovery: Mapping[int, AttentionRecovery]) -> None:
     """Let the attention of layers call another layer's, in place; layers are 0-based, references come first.
 
@@ -306,6 +315,14 @@ def _kept_by(module: nn.Module) -> Kept:
 def kept_outputs(model: nn.Module) -> list[Kept]:
     """What the references of kv targets keep of a forward."""
     return [hook for module in model.modules() for hook in module._forward_hooks.values() if isinstance(hook, Kept)]
+
+
+def remove_kept(model: nn.Module) -> None:
+    """Let no module keep its output any more, once no target reads it."""
+    for module in model.modules():
+        for number, hook in list(module._forward_hooks.items()):
+            if isinstance(hook, Kept):
+                del module._forward_hooks[number]
 
 
 def _shape(weight: torch.Tensor) -> str:

@@ -13,7 +13,6 @@ count is that of B and C_i.
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +24,12 @@ from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import causal_lm, decoder_layers, mlp_weights, plain_mlp
 from sharp_mobile.paper.baselines.parameter_count import ParameterCount, count_parameters
+from sharp_mobile.recovery.warmup.bases import basis_factors, collecting
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
+from sharp_mobile.recovery.warmup.regression import FitError
 
 ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
 _ALONE = ("o", "down")
-_RIDGE = 1e-6  # relative to the mean diagonal of XᵀX
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,13 @@ def shared_basis(weights: list[torch.Tensor], gram: torch.Tensor, rank: int) -> 
     Raises:
         SharpError: the matrix is not positive definite.
     """
-    regular = gram.clone()
-    regular.diagonal().add_(_RIDGE * gram.diagonal().mean())
-    lower, info = torch.linalg.cholesky_ex(regular)
-    if info != 0 or not lower.isfinite().all():
+    try:
+        basis, coefficients = basis_factors(weights, gram, rank)
+    except FitError as error:
         raise SharpError(
             "Basis Sharing: the activations are not finite or all equal; check the model, or calibrate on more text"
-        )
-    s = lower.T
-    scaled = s @ torch.cat([weight.double().T for weight in weights], dim=1)
-    top = torch.linalg.eigh(scaled @ scaled.T).eigenvectors[:, -rank:]  # U_k
-    parts = (top @ (top.T @ scaled)).split([len(weight) for weight in weights], dim=1)
-    return [torch.linalg.solve_triangular(s, part, upper=True).T for part in parts]
+        ) from error
+    return [c @ basis for c in coefficients]
 
 
 def _factor(
@@ -161,24 +156,7 @@ def _groups(
             grams = {}
             for layer in layers:
                 by_kind = _matrices(model, layer)
-                with _collecting({by_kind[kind].reader for kind in matrices}) as grams[layer]:
+                with collecting({by_kind[kind].reader for kind in matrices}) as grams[layer]:
                     for part in parts:
                         hidden[part] = decoder.layer(layer, hidden[part])
             yield layers, grams
-
-
-@contextmanager
-def _collecting(linears: set[nn.Module]) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """Sum XᵀX of the inputs of linears, in float64."""
-    grams: dict[nn.Module, torch.Tensor] = {}
-
-    def collect(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        x = args[0].flatten(0, -2).double()
-        grams[linear] = grams[linear] + x.T @ x if linear in grams else x.T @ x
-
-    hooks = [linear.register_forward_pre_hook(collect) for linear in linears]
-    try:
-        yield grams
-    finally:
-        for hook in hooks:
-            hook.remove()

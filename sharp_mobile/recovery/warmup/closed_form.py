@@ -195,7 +195,7 @@ def _fit_right(
 
     (left, right, _), b, a = _in_turn(target, rank, shared)
     c = ((vectors.T / values) @ left).T  # diag(s) Θ Cᵀ = Q left
-    d, c = _balanced(unwhiten(right, root), c.T)
+    d, c = balanced(unwhiten(right, root), c.T)
     return {
         "alpha": _one(),
         "A": unwhiten(a, root),
@@ -216,7 +216,7 @@ def _fit_left(
 
     (left, right, _), b, a = _in_turn(target, rank, shared)
     f = (vectors / values) @ right.T  # Fᵀ Θ L = right Qᵀ
-    f_rows, e = _balanced(f.T, left / importance[:, None])
+    f_rows, e = balanced(f.T, left / importance[:, None])
     return {
         "alpha": _one(),
         "A": unwhiten(a, root),
@@ -330,7 +330,7 @@ def store(module: nn.Module, values: Parameters) -> None:
     Raises:
         FitError: a value that is not finite.
     """
-    a, b = _balanced(values["A"], values["B"])
+    a, b = balanced(values["A"], values["B"])
     for name, value in {**values, "A": a, "B": b}.items():
         if not value.isfinite().all():
             raise not_finite()
@@ -338,7 +338,7 @@ def store(module: nn.Module, values: Parameters) -> None:
             getattr(module, name).copy_(value)
 
 
-def _balanced(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def balanced(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The same product B A, each component's two norms made equal: A [r, in], B [out, r]."""
     balance = (b.norm(dim=0) / a.norm(dim=1).clamp_min(1e-30)).sqrt().clamp_min(1e-30)
     return a * balance[:, None], b / balance

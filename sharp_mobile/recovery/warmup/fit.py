@@ -6,9 +6,9 @@ closed_form_adam   Adam from the closed form; where that ends worse than it bega
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -16,13 +16,14 @@ from torch import nn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.recovered import RecoveredProjection
 from sharp_mobile.model.share import Bypass, SharedMLP
+from sharp_mobile.model.shared_attention import AttentionBypass
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.warmup.adam import fit_by_adam, relative_error
 from sharp_mobile.recovery.warmup.closed_form import fit_gate_up, input_statistics
 from sharp_mobile.recovery.warmup.hybrid import feature_moments, set_outputs
 from sharp_mobile.recovery.warmup.regression import Batch, FitError, Regression, not_finite
-from sharp_mobile.recovery.warmup.saved_fits import TargetFit
+from sharp_mobile.recovery.warmup.saved_fits import Part, TargetFit
 
 
 class Progress(Protocol):
@@ -47,11 +48,16 @@ class Silent:
 class Target:
     """A target while it is fitted: its layer (0-based), its original MLP, its reference's, and the one to be fitted."""
 
+    part: ClassVar[Part] = "mlp"
     layer: int
     reference_layer: int
     own: nn.Module
     reference: nn.Module
     mlp: SharedMLP
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What is fitted, by name, and the biases with it."""
+        return self.mlp.state_dict()
 
 
 @torch.no_grad()
@@ -72,14 +78,15 @@ def fit_target(target: Target, task: Regression, settings: WarmupSettings, progr
 
 
 @torch.no_grad()
-def reset(mlp: SharedMLP, seed: int) -> None:
+def reset(shared: nn.Module, seed: int) -> None:
     """Draw the random recovery parameters again, from their own seed, so that earlier work does not matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for module in mlp.modules():
+        for module in shared.modules():
             if isinstance(module, RecoveredProjection):
-                module.reset_parameters()
-            elif isinstance(module, Bypass):
+                if not module.direct:
+                    module.reset_parameters()
+            elif isinstance(module, Bypass | AttentionBypass):
                 nn.init.kaiming_uniform_(module.A, a=5**0.5)
                 module.B.zero_()
 

@@ -1,7 +1,6 @@
 """The hidden states' way through the layers, and the targets fitted on it.
 
-    sequential   original    ──layer──layer──target──►     two streams in two files; each target learns what brings the
-                 recovered   ──layer──layer──fitted──►     recovered one back to the original, and is then passed by it
+    sequential   two streams, see `sequential`
     original     original    ──layer──layer──target──►     one stream; what each target's MLP reads and writes is kept
                                          x, Y ──► fit      in two files until it is fitted
 
@@ -10,23 +9,26 @@ Memory holds one batch of hidden states, whatever the text's length.
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
 from sharp_mobile.console import progress_bar
 from sharp_mobile.model.families import Family
-from sharp_mobile.model.modules import NoMLP, decoder_layers, mlp_weights
+from sharp_mobile.model.modules import SelfAttention, causal_lm, decoder_layers
 from sharp_mobile.quantize.fake_quantize import Simulation
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
-from sharp_mobile.recovery.warmup.fit import Target, fit_target, measure, named
+from sharp_mobile.recovery.warmup.attention import AttentionTarget
+from sharp_mobile.recovery.warmup.bases import BasisGroup
+from sharp_mobile.recovery.warmup.fit import Target
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
 from sharp_mobile.recovery.warmup.parallel import Job, Workers
-from sharp_mobile.recovery.warmup.regression import FitError, StreamRegression
-from sharp_mobile.recovery.warmup.saved_fits import SavedFits, TargetFit, read_fit
+from sharp_mobile.recovery.warmup.saved_fits import Fitted, SavedFits, TargetFit, read_fit
 
 
 class _Bar:
@@ -46,13 +48,49 @@ class _Bar:
         self._bar.close()
 
 
+class Originals(NamedTuple):
+    """What a layer had before it was shared."""
+
+    self_attn: SelfAttention
+    mlp: nn.Module
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is fitted, by layer (0-based).
+
+    Args:
+        groups: of layers that have common bases.
+        first: the first layer that differs from the original model's; layers before it are the same.
+    """
+
+    mlps: Mapping[int, Target]
+    attentions: Mapping[int, AttentionTarget]
+    groups: Sequence[BasisGroup]
+    first: int
+
+    def only(self, chosen: Sequence[Fitted]) -> "Targets":
+        """Some of them; of a group of bases all or none."""
+        return replace(
+            self,
+            mlps={layer: target for layer, target in self.mlps.items() if target in chosen},
+            attentions={layer: target for layer, target in self.attentions.items() if target in chosen},
+            groups=[group for group in self.groups if any(its in chosen for its in group.targets.values())],
+        )
+
+    def all(self) -> list[Fitted]:
+        """All of them, in an order that is always the same."""
+        bases = [target for group in self.groups for target in group.targets.values()]
+        return [*bases, *self.attentions.values(), *self.mlps.values()]
+
+
 class Streams(ABC):
     """What both ways have in common.
 
     Args:
         model: already shared.
-        targets: those to be fitted, by layer.
-        originals: the original MLPs of all targets of the plan.
+        targets: those to be fitted.
+        originals: what all layers had that share anything, or have recovery parameters.
         windows: calibration tokens, int64 [windows, T].
         saved: where fits are kept, and taken from.
         directory: for hidden states; emptied by its owner.
@@ -63,25 +101,29 @@ class Streams(ABC):
         self,
         model: nn.Module,
         family: Family,
-        targets: dict[int, Target],
-        originals: dict[int, nn.Module],
+        targets: Targets,
+        originals: Mapping[int, Originals],
         windows: torch.Tensor,
         settings: WarmupSettings,
         saved: SavedFits,
         directory: Path,
         simulation: Simulation | None,
     ) -> None:
-        self.simulation = simulation
-        self.family, self.targets, self.originals = family, targets, originals
+        self.model, self.simulation = model, simulation
+        self.family, self.targets, self.originals = family, targets.mlps, originals
+        self.attentions, self.groups, self.first = targets.attentions, targets.groups, targets.first
         self.windows, self.settings, self.saved, self.directory = windows, settings, saved, directory
         self.layers = decoder_layers(model)
         self.decoder = LayerwiseDecoder(model, windows[:1])
         self.parts = batches(windows)
         length = windows.shape[1]
         self.rows = [slice(part.start * length, part.stop * length) for part in self.parts]
-        self.hidden = mlp_weights(next(iter(originals.values()))).gate.shape[1]
-        self.last = max(targets, default=-1)  # nothing is learnt after it
-        self.bar = _Bar(windows.numel() * (self.last + 1 + settings.passes * len(targets)))
+        self.hidden = causal_lm(model).config.hidden_size
+        self.last = max((*self.targets, *self.attentions), default=-1)  # nothing is learnt after it
+        passes = self.last + 1 + settings.passes * len(self.targets)
+        passes += sum(target.passes for target in self.attentions.values())
+        passes += max((group.last for group in self.groups), default=-1) + 1
+        self.bar = _Bar(windows.numel() * passes)
 
     @abstractmethod
     def fits(self) -> Iterator[TargetFit]:
@@ -111,78 +153,16 @@ class Streams(ABC):
             self.bar.step(rows.stop - rows.start)
 
     @contextmanager
-    def _mlp(self, index: int, mlp: nn.Module) -> Iterator[None]:
-        """Another MLP in a layer for a moment."""
-        before = self.layers[index].mlp
-        self.layers[index].mlp = mlp
+    def _with(self, index: int, *, mlp: nn.Module | None = None, attention: nn.Module | None = None) -> Iterator[None]:
+        """Another MLP or attention in a layer for a moment."""
+        layer = self.layers[index]
+        before = layer.self_attn, layer.mlp
+        layer.self_attn = layer.self_attn if attention is None else cast(SelfAttention, attention)
+        layer.mlp = layer.mlp if mlp is None else mlp
         try:
             yield
         finally:
-            self.layers[index].mlp = before
-
-
-class SequentialStreams(Streams):
-    """Both streams; see the module."""
-
-    def fits(self) -> Iterator[TargetFit]:
-        with self._as_original():
-            original = self._embedded("original")
-        if self.simulation is None:
-            recovered = hidden_file(self.directory / "recovered", *original.shape)
-            first = min(self.targets, default=0)  # before it the two streams are one
-        else:
-            recovered, first = self._embedded("recovered"), -1
-        for index in range(self.last + 1):
-            if index in self.targets:
-                yield self._target(index, original, original if index == first else recovered, recovered)
-                continue
-            for part, _ in self._each(index):
-                with self._as_original():
-                    original[part] = self.decoder.layer(index, original[part])
-                if index > first:
-                    recovered[part] = self.decoder.layer(index, recovered[part])
-
-    def _target(self, index: int, original: torch.Tensor, source: torch.Tensor, recovered: torch.Tensor) -> TargetFit:
-        """Fit one target; afterwards both streams are behind its layer."""
-        target = self.targets[index]
-        try:
-            task = self._task(index, original, source, recovered)
-            kept = self.saved.load(index, target.mlp)
-            if kept is None:
-                fit_target(target, task, self.settings, self.bar)
-            else:
-                self.bar.step((self.settings.passes - 1) * task.tokens)
-            fit = measure(target, task, self.bar, then=task.advance)
-        except FitError as error:
-            raise named(index, error) from error
-        if kept is None:
-            self.saved.save(target.mlp, fit)
-        return fit
-
-    def _task(
-        self, index: int, original: torch.Tensor, source: torch.Tensor, recovered: torch.Tensor
-    ) -> StreamRegression:
-        """Step both streams: `original` to the layer's end, `recovered` to its middle."""
-        own = self.originals[index]
-        scale = torch.empty(self.windows.shape)
-        position = iter(self.parts)
-
-        def keep(mlp: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            scale[next(position)] = output.pow(2).mean(-1).sqrt()
-
-        hook = own.register_forward_hook(keep)
-        try:
-            for part, _ in self._each(index):
-                with self._mlp(index, NoMLP()):
-                    middle = self.decoder.layer(index, source[part])
-                with self._mlp(index, own), self._as_original():
-                    original[part] = self.decoder.layer(index, original[part])
-                recovered[part] = middle
-        finally:
-            hook.remove()
-        weighted = self.settings.weighted
-        layer = self.layers[index]
-        return StreamRegression(layer, self.family, recovered, original, scale, self.rows, weighted)
+            layer.self_attn, layer.mlp = before
 
 
 class OriginalStream(Streams):
@@ -193,7 +173,7 @@ class OriginalStream(Streams):
         with Workers(self.settings.workers) as workers:
             for index in range(self.last + 1):
                 target = self.targets.get(index)
-                kept = self.saved.load(index, target.mlp) if target else None
+                kept = self.saved.load(target) if target else None
                 if target and not kept:
                     yield from self._taken(workers.submit(self._job(index, stream), target, self.bar))
                     continue
@@ -204,14 +184,15 @@ class OriginalStream(Streams):
             yield from self._taken(workers.rest())
 
     def _carry(self, index: int, stream: torch.Tensor) -> None:
-        with self._mlp(index, self.originals.get(index, self.layers[index].mlp)):
+        own = self.originals.get(index)
+        with self._with(index, mlp=None if own is None else own.mlp):
             for part, _ in self._each(index):
                 stream[part] = self.decoder.layer(index, stream[part])
 
     def _job(self, index: int, stream: torch.Tensor) -> Job:
         """Carry the stream through a target's layer, keeping what its original MLP reads and writes."""
         directory = Path(tempfile.mkdtemp(prefix=f"layer-{index + 1}-", dir=self.directory))
-        rows, settings, result = tuple(self.rows), self.settings, self.saved.path(index)
+        rows, settings, result = tuple(self.rows), self.settings, self.saved.path(self.targets[index])
         job = Job(directory, self.windows.numel(), self.hidden, rows, settings, result)
         x, y = job.activations()
         position = iter(self.rows)
@@ -220,7 +201,7 @@ class OriginalStream(Streams):
             part = next(position)
             x[part], y[part] = args[0].flatten(0, 1), output.flatten(0, 1)
 
-        hook = self.originals[index].register_forward_hook(keep)
+        hook = self.targets[index].own.register_forward_hook(keep)
         try:
             self._carry(index, stream)
         finally:
@@ -230,6 +211,7 @@ class OriginalStream(Streams):
     def _taken(self, fits: list[TargetFit]) -> Iterator[TargetFit]:
         for fit in fits:
             if self.settings.workers > 1:  # fitted in another process
-                read_fit(self.saved.path(fit.layer), self.targets[fit.layer].mlp)
+                target = self.targets[fit.layer]
+                read_fit(self.saved.path(target), target.state())
                 self.bar.step(self.settings.passes * self.windows.numel())
             yield fit

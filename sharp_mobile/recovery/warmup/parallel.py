@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
@@ -69,7 +68,7 @@ def fit_job(job: Job, target: Target | None = None, progress: Progress | None = 
     except FitError as error:
         raise named(found.layer, error) from error
     job.result.parent.mkdir(parents=True, exist_ok=True)
-    write_fit(job.result, found.mlp, fit)
+    write_fit(job.result, found.state(), fit)
     return fit
 
 
@@ -130,13 +129,12 @@ class Ranks:
         return position % self.world
 
     def exchange(
-        self, mlps: Mapping[int, nn.Module], owners: Mapping[int, int], fits: Sequence[TargetFit], error: str | None
+        self, owned: Sequence[tuple[int, Mapping[str, torch.Tensor]]], fits: Sequence[TargetFit], error: str | None
     ) -> list[TargetFit]:
-        """Give every rank all targets' parameters, and return all fits; a collective call.
+        """Give every rank what was fitted of all targets, and return all fits; a collective call.
 
         Args:
-            mlps: the targets, by layer.
-            owners: the rank that has each target.
+            owned: the rank that has each target, and what is fitted of it.
             fits, error: this rank's fits, or what went wrong in it.
 
         Raises:
@@ -147,10 +145,10 @@ class Ranks:
         for _, theirs in everyone:
             if theirs:
                 raise SharpError(theirs)
-        for layer, mlp in mlps.items():
-            for parameter in mlp.state_dict().values():
-                dist.broadcast(parameter, owners[layer], group=self.group)
-        return sorted((fit for theirs, _ in everyone for fit in theirs), key=lambda fit: fit.layer)
+        for owner, state in owned:
+            for tensor in state.values():
+                dist.broadcast(tensor.detach(), owner, group=self.group)
+        return [fit for theirs, _ in everyone for fit in theirs]
 
 
 @contextmanager

@@ -5,11 +5,16 @@ With `mid` the residual stream between a layer's attention and its MLP, and f th
     sequential   x = pre_mlp_norm(mid_recovered)   Y = out_original − mid_recovered   what brings the stream back
     original     x = pre_mlp_norm(mid_original)    Y = MLP_original(x)                the paper's (Section 2.2.2)
 
+and for a target's attention, with `in` the stream at the layer's start:
+
+    sequential   x = pre_attention_norm(in_recovered)   Y = mid_original − in_recovered
+
 Tokens weigh w = (‖Y‖² + median‖Y‖²)^−½, so that no outlier token rules the fit and none is left out; the paper's loss
 is unweighted, w = 1. Activations stay in files, of which a batch at a time is read.
 """
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 
@@ -86,12 +91,12 @@ class StoredRegression(Regression):
 
 
 class StreamRegression(Regression):
-    """x and Y from the two streams.
+    """x and Y from the two streams, for a layer's MLP or its attention.
 
     Args:
-        recovered: the recovered stream at the layer's middle, [windows, T, hidden].
-        original: the original stream at the layer's end, [windows, T, hidden].
-        scale: root mean square of the original MLP's output, [windows, T].
+        recovered: the recovered stream before that part of the layer, [windows, T, hidden].
+        original: the original stream behind it, [windows, T, hidden].
+        scale: root mean square of the original part's output, [windows, T].
     """
 
     def __init__(
@@ -103,12 +108,16 @@ class StreamRegression(Regression):
         scale: torch.Tensor,
         parts: list[slice],
         weighted: bool,
+        part: Literal["mlp", "attention"] = "mlp",
     ) -> None:
         self.recovered, self.original = recovered.flatten(0, 1), original.flatten(0, 1)
         self._scale = scale.flatten()
-        self._pre_norm = norm(layer, family.pre_mlp_norm)
-        self._post_norm = norm(layer, family.post_mlp_norm)
-        attribute = family.post_mlp_norm
+        before, attribute = (
+            (family.pre_mlp_norm, family.post_mlp_norm)
+            if part == "mlp"
+            else (family.pre_attention_norm, family.post_attention_norm)
+        )
+        self._pre_norm, self._post_norm = norm(layer, before), norm(layer, attribute)
         gain = None if attribute is None else rms_norm(norm(layer, attribute)).weight + family.norm_gain_offset
         self._gain: torch.Tensor | None = gain
         super().__init__(len(self.recovered), parts, weighted)
@@ -127,10 +136,10 @@ class StreamRegression(Regression):
 
 
 def before_norm(needed: torch.Tensor, gain: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """What an RMS norm turns into (nearly) `needed` [..., hidden]: needed / gain, at the original MLP's scale.
+    """What an RMS norm turns into (nearly) `needed` [..., hidden]: needed / gain, at the original part's scale.
 
-    The norm forgets its input's scale, so the root mean square `scale` [..., 1] of the original MLP's output is taken,
-    a size that the weights can reach. Channels of little gain are held down: they matter as little.
+    The norm forgets its input's scale, so the root mean square `scale` [..., 1] of the original output is taken, a size
+    that the weights can reach. Channels of little gain are held down: they matter as little.
     """
     floor = 0.05 * gain.abs().mean()
     direction = needed * gain.sign() / gain.abs().clamp_min(floor)

@@ -14,6 +14,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.files.printable import printable
 from sharp_mobile.recipe.load import load_recipe
 from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recipe.share import KINDS
 from sharp_mobile.recipe.source import RANDOM
 
 Command = Callable[..., None]
@@ -27,12 +28,13 @@ class Model:
 
     Attributes:
         argument: MODEL as the user wrote it.
-        plan: the value of --plan, if given.
+        plan, share: the values of --plan and --share, if given.
         random: whether --random-weights was given.
     """
 
     argument: str
     plan: str | None
+    share: str | None
     rank: int | None
     settings: tuple[str, ...]
     allow_pickle: bool
@@ -44,7 +46,7 @@ class Model:
         Raises:
             SharpError: there is no such model or recipe, or a setting is wrong.
         """
-        overrides: dict[str, object] = {"plan": plan or self.plan or None, "rank": self.rank}
+        overrides: dict[str, object] = {"plan": plan or self.plan or None, "share": self.share, "rank": self.rank}
         for setting in self.settings:
             name, equals, value = setting.partition("=")
             if not equals:
@@ -55,9 +57,14 @@ class Model:
 
 
 def model_options(command: Command) -> Command:
-    """Pass MODEL, --rank and --set to a command as one `Model`, with --plan, --allow-pickle and --random-weights."""
+    """Pass MODEL, --share, --rank and --set to a command as one `Model`, with --plan, --allow-pickle and --random-weights."""
 
     @click.argument("model", default="smollm2-135m", required=False)
+    @click.option(
+        "--share",
+        metavar="KIND",
+        help=f"What of the plan's layers is shared: {', '.join(KINDS)}; or a mixture, 'attention 3:4; kv 7:8'.",
+    )
     @click.option("--rank", type=int, help="Rank of the recovery parameters; 0 for none.")
     @click.option(
         "--set",
@@ -70,6 +77,7 @@ def model_options(command: Command) -> Command:
     @wraps(command)
     def with_model(
         model: str,
+        share: str | None,
         rank: int | None,
         settings: tuple[str, ...],
         plan: str | None = None,
@@ -78,7 +86,7 @@ def model_options(command: Command) -> Command:
         **options: object,
     ) -> None:
         argument = model if random_weights is None else f"{RANDOM}{random_weights}"
-        command(model=Model(argument, plan, rank, settings, allow_pickle, random_weights is not None), **options)
+        command(model=Model(argument, plan, share, rank, settings, allow_pickle, random_weights is not None), **options)
 
     return with_model
 

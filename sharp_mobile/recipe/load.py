@@ -136,7 +136,7 @@ def _one_by_one(overrides: dict[str, object]) -> Iterator[tuple[str, object]]:
 
 def _setting(path: str) -> tuple[str | None, str]:
     """Section and name of a setting, which is given by its path or by its name alone."""
-    if path in ("model", "plan"):
+    if path in ("model", "plan", "share"):
         return None, path
     section, dot, name = path.rpartition(".")
     known = setting_sections()

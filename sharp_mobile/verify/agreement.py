@@ -123,9 +123,9 @@ def sharing_problems(plan: SharePlan, recovery: Recoveries, keys: dict[str, str]
         if recovery[target].reference:
             problems += _stored_apart(keys, target, reference, MLP_MATRICES, ("", "shared"))
     for layer, own in recovery.items():
-        attention, reference = own.attention, own.attention.reference if own.attention else None
-        if attention is not None and attention.kind == "weights" and reference is not None:
-            problems += _stored_apart(keys, layer, reference, ATTENTION_MATRICES, ("", "shared"))
+        attention = own.attention
+        if attention is not None and attention.kind == "weights" and attention.reference is not None:
+            problems += _stored_apart(keys, layer, attention.reference, ATTENTION_MATRICES, ("", "shared"))
         elif attention is not None:
             names = ("k", "v") if attention.kind == "kv" else ATTENTION_MATRICES
             problems += _left_over(keys, layer, names)

@@ -101,6 +101,33 @@ def test_a_shared_checkpoint_is_sized_as_it_is_beside_its_original(tmp_path: Pat
         sized(directory, "t_next", max_length=64)
 
 
+def test_kinds_of_sharing_are_columns_of_one_report(config: Path) -> None:
+    kinds = [("t_next", "mlp"), ("2:3", "attention"), ("2:3", "kv"), ("2:3", "prune"), ("none", "kv 2:3; mlp 4:5")]
+    recipes = [load_recipe(str(config), plan=plan, share=share, max_length=64) for plan, share in kinds]
+    none, mlps, attention, kv, prune, mixture = report(recipes).plans
+    headings = [plan.heading for plan in (mlps, attention, kv, prune, mixture)]
+    assert headings == ["t_next", "attention 2:3", "kv 2:3", "prune 2:3", "kv 2:3; mlp 4:5"]
+    assert [plan["plan"] for plan in json.loads(json.dumps(report(recipes).as_json()))["plans"]][2:] == [
+        "attention 2:3",
+        "keys and values 2:3",
+        "2:3",
+        "MLPs 4:5; keys and values 2:3",
+    ]
+    assert none.size.file.mlps == attention.size.file.mlps > mlps.size.file.mlps
+    assert attention.without is not None
+    saved = none.size.file.attention - attention.size.file.attention
+    assert none.size.file.attention == 8 * saved
+    assert attention.without.file.attention == attention.size.file.attention
+    assert attention.without.file.recovery == 0 < attention.size.file.recovery
+    assert (kv.without, prune.without) == (None, None)  # o is the layer's own, and so are the neurons that are left
+    assert prune.size.file.recovery > 0
+    assert [plan.size.resident.cache * 8 for plan in (none, kv)] == [
+        none.size.resident.cache * share for share in (8, 7)
+    ]
+    assert mixture.without is not None
+    assert mixture.without.resident.cache == kv.size.resident.cache
+
+
 def test_what_an_export_would_refuse_is_refused_alike(config: Path, tmp_path: Path) -> None:
     with pytest.raises(SharpError, match="'9' must name layers between 1 and 8"):
         sized(config, "2:9")

@@ -160,6 +160,17 @@ def test_kinds_tell_structures_apart_and_neither_tensors_nor_bits() -> None:
     assert before != kind_of(plain) == kind_of(reference)
 
 
+def test_kinds_tell_apart_which_of_their_modules_are_one() -> None:
+    """Layers without attention follow one another in a segment, where one may call the MLP of any before it."""
+
+    def chain(*places: int) -> nn.Module:
+        linears = [nn.Linear(4, 4) for _ in range(3)]
+        return nn.Sequential(*(linears[place] for place in places))
+
+    assert kind_of(chain(0, 1, 2)) == kind_of(chain(2, 1, 0))
+    assert len({kind_of(chain(*places)) for places in ((0, 1, 2), (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 0, 0))}) == 5
+
+
 class Pointwise(nn.Module):
     """A segment of one operator, with a number of its own in the code."""
 

@@ -20,7 +20,6 @@ from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.plan_budget import is_auto
 from sharp_mobile.recipe.recovery import Recovery, recoveries
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recipe.share import parse_share
 from sharp_mobile.verify.estimate import FileBytes, ResidentBytes, file_bytes, resident_bytes
 
 _LABELS = {
@@ -181,12 +180,10 @@ def _sized(recipe: Recipe, model: ModelDescription) -> PlanSize:
 
 def _without_parameters(planned: PlannedModel) -> dict[int, Recovery]:
     """The layers of a plan with nothing but what they share; neurons that pruning leaves are no recovery parameters."""
-    recipe = planned.recipe
-    prunes = any(kind == "prune" for kind, _ in parse_share(recipe.share, recipe.plan))
     bare = {}
     for layer, own in planned.recovery.items():
         attention = own.attention and replace(own.attention, form="lora", rank=0, bypass=0)
-        pruned = prunes and own.neurons > 0 and not own.reference
+        pruned = own.pruned
         mlp = Recovery(neurons=own.neurons if pruned else 0, reference=not (pruned or own.dropped))
         bare[layer] = replace(mlp, attention=attention, basis=own.basis)
     return recoveries(planned.plan, bare)

@@ -91,7 +91,7 @@ def test_settings_count_as_in_an_export(config: Path) -> None:
 
 def test_a_shared_checkpoint_is_sized_as_it_is_beside_its_original(tmp_path: Path) -> None:
     model, plan = tiny_model(), SharePlan.parse("2:3,4", 6)
-    share_layers(model, plan, {2: Recovery("lora", 32), 3: Recovery(neurons=32, reference=False)})
+    share_layers(model, plan, {2: Recovery("lora", 32), 3: Recovery(neurons=32, bypass=32, reference=False)})
     directory = save_sharp_checkpoint(model, plan, tmp_path / "sharp")
     (directory / "model.safetensors").unlink()
     told = sized(directory, max_length=64)

@@ -57,7 +57,7 @@ class Model:
 
 
 def model_options(command: Command) -> Command:
-    """Pass MODEL, --share, --rank and --set to a command as one `Model`; also --plan, --allow-pickle, --random-weights."""
+    """Pass MODEL, --share, --rank and --set to a command as one `Model`, with --plan, --allow-pickle and others."""
 
     @click.argument("model", default="smollm2-135m", required=False)
     @click.option(

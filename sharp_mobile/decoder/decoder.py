@@ -487,6 +487,10 @@ def _mlp(
         return GatedMLP(*projections[index], mlp_activation(layer.mlp), mlp_biases(layer.mlp))
     if shared.recovery.dropped:
         return None
+    own = shared.neurons
+    if shared.recovery.pruned and own is not None:
+        gate, up, down = (FloatLinear(weight, "mlp") for weight in (own.gate, own.up, own.down))
+        return GatedMLP(gate, up, down, shared.activation, (own.gate_bias, own.up_bias, shared.bias))
     return fuse(shared, projections[shared.reference_layer] if shared.recovery.reference else None)
 
 

@@ -29,8 +29,6 @@ from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.share import ShareKind, parse_share
 
 _Chosen = dict[int, Recovery]
-# What 4-bit groups and XNNPACK's vectors take of neurons.
-_NEURONS = 32
 
 
 def share_plan(recipe: Recipe, model: Architecture) -> tuple[SharePlan, dict[int, Recovery]]:
@@ -81,6 +79,8 @@ def _of_kind(kind: ShareKind, plan: SharePlan, recipe: Recipe, model: Architectu
     """What one kind of sharing gives each layer of its plan."""
     settings = recipe.recovery
     rank = settings.attention_rank
+    multiple = max(32, recipe.quantize.group_size)  # what 4-bit groups and XNNPACK's vectors take of neurons
+    neurons = settings.neurons or _pruned(settings.kept, model, multiple)
     left_out = AttentionRecovery("none", bypass=settings.attention_bypass)
 
     def calling(kind: str, target: int) -> AttentionRecovery:
@@ -96,7 +96,7 @@ def _of_kind(kind: ShareKind, plan: SharePlan, recipe: Recipe, model: Architectu
         "drop": lambda target: Recovery(reference=False, attention=left_out),
         "drop-mlp": lambda target: Recovery(reference=False),
         "drop-attention": lambda target: Recovery(attention=left_out),
-        "prune": lambda target: Recovery(neurons=settings.neurons or _pruned(settings.kept, model), reference=False),
+        "prune": lambda target: Recovery(neurons=neurons, reference=False),
     }
     if kind == "mlp":
         return settings.of_mlps(plan)
@@ -105,9 +105,9 @@ def _of_kind(kind: ShareKind, plan: SharePlan, recipe: Recipe, model: Architectu
     return {target: each[kind](target) for target in plan.targets}
 
 
-def _pruned(kept: float, model: Architecture) -> int:
-    """How many neurons `kept` leaves of an MLP: a multiple of 32."""
-    return max(_NEURONS, int(kept * model.inner) // _NEURONS * _NEURONS)
+def _pruned(kept: float, model: Architecture, multiple: int) -> int:
+    """How many neurons `kept` leaves of an MLP."""
+    return max(multiple, int(kept * model.inner) // multiple * multiple)
 
 
 def _bases(plan: SharePlan, recipe: Recipe, model: Architecture) -> _Chosen:

@@ -217,6 +217,25 @@ class _SimulatedBasis(nn.Module):
         return y if linear.bias is None else y + linear.bias
 
 
+class _SimulatedPruned(nn.Module):
+    """An MLP of own neurons alone, rounded as an MLP at every call."""
+
+    def __init__(self, shared: SharedMLP, settings: QuantizeSettings, rounder: _Rounder) -> None:
+        super().__init__()
+        linears = [_SimulatedLinear(torch.empty(0), None if settings.linear == "float" else rounder) for _ in range(3)]
+        own, gate, up, down = shared.neurons, *linears
+        assert own is not None
+        self._mlp = GatedMLP(gate, up, down, shared.activation, (own.gate_bias, own.up_bias, shared.bias))
+        self._own, self._linears, self._settings = (own,), linears, settings
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own, settings = self._own[0], self._settings
+        for linear, matrix in zip(self._linears, (own.gate, own.up, own.down), strict=True):
+            linear.set_weight(_round(matrix, settings.linear, settings.group_size, settings))
+        y: torch.Tensor = self._mlp(x)
+        return y
+
+
 class Simulation:
     """A model within `simulated`, which can be made the float model again for a while."""
 
@@ -261,7 +280,9 @@ class Simulation:
             self._swap(embedding, "weight", nn.Parameter(rows.to(embedding.weight.dtype), requires_grad=False))
         self._install()  # targets read the references' rounded weights
         for mlp in shared_layers(model).values():
-            if not mlp.recovery.dropped:
+            if mlp.recovery.pruned:
+                self._swap(mlp, "forward", _SimulatedPruned(mlp, settings, self._rounder))
+            elif not mlp.recovery.dropped:
                 direct = mlp.recovery.direct
                 form = self._direct(mlp, settings) if direct else _SimulatedMLP(mlp, settings, self._rounder)
                 self._swap(mlp, "forward", form)

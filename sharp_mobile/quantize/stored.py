@@ -242,12 +242,26 @@ class _Layer:
             yield from self._matrix(name, "attention", bias, self.attention_calls)
 
     def _mlp(self) -> Iterator[StoredLinear]:
+        if self.own.pruned:
+            yield from self._pruned(self.own.neurons)
         if self.index in self.plan.reference_of:
             return
         targets = [target for target, reference in self.plan.reference_of.items() if reference == self.index]
         uses = 1 + sum(self.recovery[target].reference for target in targets)
         for name in MLP_MATRICES:
             yield from self._matrix(name, "mlp", False, uses)
+
+    def _pruned(self, neurons: int) -> Iterator[StoredLinear]:
+        """The MLP that pruning leaves."""
+        bits, group, hidden = self.quantize.linear, self.quantize.group_size, self.model.hidden
+        if bits == 4 and neurons % group:
+            raise SharpError(
+                f"layers.{self.index + 1}.mlp: groups of {group} 4-bit weights do not divide {neurons} neurons; keep a "
+                f"multiple of {group}, or use quantize.linear: 8"
+            )
+        wide = (neurons, hidden)
+        for name, shape in (("gate", wide), ("up", wide), ("down", wide[::-1])):
+            yield StoredLinear(f"layers.{self.index + 1}.mlp.{name}", "mlp", shape, bits, group)
 
     def _matrix(self, name: str, role: LinearRole, bias: bool, uses: int) -> Iterator[StoredLinear]:
         """A matrix, or what it is factored into."""
@@ -299,7 +313,7 @@ class _Layer:
         own, model = self.own, self.model
         if model.mlp_bias and not own.dropped:
             yield StoredVector("mlp", (2 * model.inner if own.reference else 0) + model.hidden)
-            yield StoredVector("recovery", 2 * own.neurons)
+            yield StoredVector("mlp" if own.pruned else "recovery", 2 * own.neurons)
 
     def _has_bias(self, name: str) -> bool:
         """Whether a projection of attention has a bias."""
@@ -344,6 +358,8 @@ def recovered_shapes(form: str, rank: int, shape: tuple[int, int]) -> dict[str, 
 
 def fused_shapes(own: Recovery, hidden: int, inner: int) -> dict[str, tuple[int, int]]:
     """[out, in] of the private matrices of a layer, as `decoder.fuse` names and stacks them."""
+    if own.pruned:
+        return {}
     low, shapes = 2 * own.neurons + own.bypass, {}
     for name, rank in zip(("gate", "up", "down"), own.ranks, strict=True):
         into, out = (inner, hidden) if name == "down" else (hidden, inner)

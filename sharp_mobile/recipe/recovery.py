@@ -188,6 +188,11 @@ class Recovery:
         return not self.reference and not self.hybrid
 
     @property
+    def pruned(self) -> bool:
+        """Whether the layer has nothing but own neurons: they are its MLP, narrower, and are quantized as one."""
+        return not self.reference and self.neurons > 0 and not self.bypass
+
+    @property
     def learns(self) -> bool:
         """Whether the layer has any parameter to be fitted."""
         attention = self.attention
@@ -233,7 +238,7 @@ Recoveries = Mapping[int, Recovery]
 
 def mlps_alone(recovery: Recoveries) -> bool:
     """Whether nothing but MLPs is shared or recovered, and no layer is without one."""
-    return not any(own.attention or own.basis or own.dropped for own in recovery.values())
+    return not any(own.attention or own.basis or own.dropped or own.pruned for own in recovery.values())
 
 
 def _factor_parameters(form: Form, ranks: Iterable[int], shapes: Iterable[tuple[int, int]]) -> int:

@@ -23,7 +23,7 @@ from sharp_mobile.model.recovered import RecoveredProjection
 from sharp_mobile.recipe.recovery import AttentionRecovery
 
 ModuleT = TypeVar("ModuleT")
-_RECOVERY = "sharp_recovery"  # the attribute of a `self_attn` that shares
+RECOVERY_MARK = "sharp_recovery"  # the attribute of a `self_attn` that shares
 
 
 class SharedLinear(nn.Module):
@@ -183,7 +183,7 @@ class NoAttention(nn.Module):
 
 def attention_recovery(attention: object) -> AttentionRecovery | None:
     """What a layer's `self_attn` has in the place of its own attention; None for its own."""
-    found: AttentionRecovery | None = getattr(attention, _RECOVERY, None)
+    found: AttentionRecovery | None = getattr(attention, RECOVERY_MARK, None)
     return found
 
 
@@ -231,13 +231,13 @@ def _replaced(attention: SelfAttention, reference: SelfAttention | None, own: At
     o = attention.o_proj
     if reference is None:
         left_out = NoAttention(own, o.out_features, o.weight)
-        setattr(left_out, _RECOVERY, own)
+        setattr(left_out, RECOVERY_MARK, own)
         return cast(SelfAttention, left_out)
     for norm in ("q_norm", "k_norm"):
         if hasattr(attention, norm) != hasattr(reference, norm):
             raise SharpError(f"one of the two has a {norm} and the other has none; choose another reference")
     new = around_same(attention)
-    setattr(new, _RECOVERY, own)
+    setattr(new, RECOVERY_MARK, own)
     q_rank, k_rank, v_rank, o_rank = own.ranks
     kv = own.kind == "kv"
     if kv:

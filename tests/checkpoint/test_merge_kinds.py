@@ -17,7 +17,7 @@ MERGED = [kind for kind in KINDS if kind not in ("kv", "kv lora", "bypass", "mix
 
 
 def randomized(kind: str, model_type: str = "llama") -> PreTrainedModel:
-    model = tiny_model(model_type)
+    model: PreTrainedModel = tiny_model(model_type)
     share_layers(model, *planned(kind, model))
     for _, parameter in recovery_parameters(model):
         torch.nn.init.normal_(parameter, std=0.2)

@@ -25,7 +25,7 @@ TOKENS = tiny_tokens()
 
 def shared(kind: str, model_type: str = "llama") -> PreTrainedModel:
     """A shared model, all that is fitted being random."""
-    model = tiny_model(model_type)
+    model: PreTrainedModel = tiny_model(model_type)
     share_layers(model, *planned(kind, model))
     for _, parameter in recovery_parameters(model):
         torch.nn.init.normal_(parameter, std=0.1)

@@ -193,13 +193,12 @@ def o_input(attention: SelfAttention) -> int:
     return o.reference.in_features if isinstance(o, SharedLinear) else o.in_features
 
 
-def refitted_weights(attention: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and weight of what a `self_attn` has fitted anew of its own: o of a kv target."""
+def refitted_linears(attention: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Name and linear of what a `self_attn` has fitted anew of its own: o of a kv target."""
     own = attention_recovery(attention)
     if own is not None and own.kind == "kv":
         o = cast(SelfAttention, attention).o_proj
-        linear, name = (o.reference, "o_proj.base.weight") if isinstance(o, SharedLinear) else (o, "o_proj.weight")
-        yield name, cast(nn.Parameter, linear.weight)
+        yield ("o_proj.base", o.reference) if isinstance(o, SharedLinear) else ("o_proj", o)
 
 
 def share_attention(layers: Sequence[DecoderLayer], recovery: Mapping[int, AttentionRecovery]) -> None:

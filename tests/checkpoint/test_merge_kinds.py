@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shared_kinds import KINDS, planned
+from share_recipes import KINDS, planned
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokenizer, tiny_tokens
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

@@ -26,7 +26,7 @@ from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.duration import finetune_seconds, spoken
 from sharp_mobile.model.share import layer_recoveries, recovery_parameters, share_layers
-from sharp_mobile.model.shared_attention import refitted_weights
+from sharp_mobile.model.shared_attention import refitted_linears
 from sharp_mobile.quantize.fake_quantize import simulated
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
@@ -132,9 +132,9 @@ def _data(checkpoint: Checkpoint, settings: FinetuneSettings, work: Path) -> tup
 @torch.no_grad()
 def _load_recovery(checkpoint: Checkpoint, warm: Path) -> None:
     """What was fitted of a SHARP checkpoint of the same model, plan and ranks."""
-    fitted = dict(recovery_parameters(checkpoint.model))
+    fitted: dict[str, torch.Tensor] = dict(recovery_parameters(checkpoint.model))
     for prefix, module in checkpoint.model.named_modules():
-        fitted |= {f"{prefix}.{name}": weight for name, weight in refitted_weights(module)}
+        fitted |= {f"{prefix}.{name}.weight": linear.weight for name, linear in refitted_linears(module)}
     with safe_open(warm / WEIGHTS, "pt") as file:
         for name, parameter in fitted.items():
             parameter.copy_(file.get_tensor(name))

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from sharp_mobile.model.modules import LayerParts, NoMLP
-from sharp_mobile.model.shared_attention import Kept, kept_outputs, share_attention
+from sharp_mobile.model.shared_attention import Kept, kept_outputs, refitted_linears, share_attention
 from sharp_mobile.recipe.recovery import AttentionRecovery
 from sharp_mobile.recovery.warmup.attention import (
     AttentionBatch,
@@ -154,6 +154,9 @@ class SequentialStreams(Streams):
             kept = self.saved.load(target)
             if kept is None:
                 fit_attention(target, task, run, self.bar)
+            if self.simulation is not None:
+                for _, linear in refitted_linears(target.attention):
+                    self.simulation.round_again(linear)
             fit = measure_attention(target, task, run, self._direct(target), self.bar)
         except FitError as error:
             raise named(index, error) from error

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from shared_kinds import KINDS, planned
+from share_recipes import KINDS, planned
 from tiny_finetune import SETTINGS, tiny_rows, trained
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 from transformers import PreTrainedModel

@@ -164,12 +164,13 @@ def _spectrum(weights: Sequence[torch.Tensor], gram: torch.Tensor) -> tuple[torc
 
 @contextmanager
 def collecting(linears: set[nn.Module]) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """Sum XᵀX of the inputs of linears, in float64."""
+    """Sum XᵀX of the inputs of linears over batches, in float64."""
     grams: dict[nn.Module, torch.Tensor] = {}
 
     def collect(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        x = args[0].flatten(0, -2).double()
-        grams[linear] = grams[linear] + x.T @ x if linear in grams else x.T @ x
+        x = args[0].flatten(0, -2)
+        gram = (x.T @ x).double()
+        grams[linear] = gram if linear not in grams else grams[linear].add_(gram)
 
     hooks = [linear.register_forward_pre_hook(collect) for linear in linears]
     try:

@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -183,7 +183,7 @@ def _targets(
             layer, own.attention, originals[layer].self_attn, cast(nn.Module, layers[layer].self_attn)
         )
         for layer, own in chosen.items()
-        if own.attention and replace(Recovery(), attention=own.attention).learns
+        if own.attention and own.attention_learns
     }
     groups: dict[int, list[BasisTarget]] = {}
     for layer, own in chosen.items():

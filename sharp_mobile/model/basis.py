@@ -17,7 +17,7 @@ from sharp_mobile.model.modules import DecoderLayer, plain_mlp
 from sharp_mobile.model.shared_attention import around_same, attention_recovery, fused_sizes
 from sharp_mobile.recipe.recovery import WITH_SHARED_BASIS, Basis
 
-_BASIS = "sharp_basis"  # the attribute of a `self_attn` whose layer is factored
+BASIS_MARK = "sharp_basis"  # the attribute of a `self_attn` whose layer is factored
 
 
 class Factors(nn.Module):
@@ -99,7 +99,7 @@ class BasisLinear(nn.Module):
 
 def layer_bases(layer: DecoderLayer) -> Basis | None:
     """How a layer's matrices are factored; None if they are not."""
-    found: Basis | None = getattr(layer.self_attn, _BASIS, None)
+    found: Basis | None = getattr(layer.self_attn, BASIS_MARK, None)
     return found
 
 
@@ -168,7 +168,7 @@ def factor_layers(layers: Sequence[DecoderLayer], bases: Mapping[int, Basis]) ->
     for layer, basis in sorted(bases.items()):
         module = layers[layer]
         module.self_attn, module.mlp = around_same(module.self_attn), around_same(module.mlp)  # the old ones stay whole
-        setattr(module.self_attn, _BASIS, basis)
+        setattr(module.self_attn, BASIS_MARK, basis)
         for owner, attribute, names, sizes in matrix_linears(module):
             if not any(name in basis.rank_of for name in names):
                 continue

@@ -19,8 +19,9 @@ from sharp_mobile.recipe.warmup_settings import WarmupSettings
 
 _WIDTH, _TIMED_SECONDS = 768, 0.2
 # Of one core of a Xeon with AMX (190 GFLOP/s): 37 s to round by 6,144 tokens, 11.6 s a target to fit by 24,576; a step
-# of fine-tuning 4,096 tokens 35 s on two.
+# of fine-tuning 4,096 tokens 35 s on two. By 16,384, roughly 6 s an attention and 3 s a layer of bases.
 _ROUNDING, _CLOSED_FORM, _TRAINING = 5.4, 17.0, 2.0
+_ATTENTION, _BASES = 40.0, 5.0
 
 
 @cache
@@ -42,12 +43,16 @@ def rounding_seconds(model: Architecture, tokens: int) -> float:
 
 def warmup_seconds(model: Architecture, warmup: WarmupSettings, recovery: Mapping[int, Recovery]) -> float:
     """To fit the recovery parameters of these layers by the warm-up's text; 0 where there is nothing to fit."""
-    fitted = sum(not own.direct for own in recovery.values())
+    mlps = sum(not (own.direct or own.dropped) for own in recovery.values())
+    attentions = sum(own.attention_learns for own in recovery.values())
+    bases = sum(own.basis is not None for own in recovery.values())
     tokens = warmup.window * warmup.windows
     mlp = 2 * 3 * model.hidden * model.inner * tokens
     each = _CLOSED_FORM * mlp * (warmup.method != "adam")
     each += 3 * _TRAINING * mlp * warmup.adam_epochs * (warmup.method != "closed_form")
-    return fitted * each / warmup.workers / products_per_second()
+    products = mlps * each / warmup.workers
+    products += attentions * _ATTENTION * _attention(model, tokens) + bases * _BASES * _forward(model, tokens, layers=1)
+    return products / products_per_second()
 
 
 def finetune_seconds(model: Architecture, settings: FinetuneSettings, steps: int) -> float:
@@ -67,11 +72,15 @@ def spoken(seconds: float) -> str:
     return f"about {_rounded(seconds / 86_400)} days"
 
 
-def _forward(model: Architecture, tokens: int) -> float:
-    """Multiplications and additions of a forward pass through the layers' linears."""
-    attention = 2 * model.hidden * (model.query_width + model.key_width)
-    layer = attention + 3 * model.hidden * model.inner
-    return 2.0 * tokens * model.layers * layer
+def _attention(model: Architecture, tokens: int) -> float:
+    """Multiplications and additions of a forward pass through the linears of an attention."""
+    return 4.0 * tokens * model.hidden * (model.query_width + model.key_width)
+
+
+def _forward(model: Architecture, tokens: int, layers: int | None = None) -> float:
+    """Multiplications and additions of a forward pass through the linears of so many layers, or all."""
+    mlp = 2.0 * tokens * 3 * model.hidden * model.inner
+    return (layers or model.layers) * (_attention(model, tokens) + mlp)
 
 
 def _rounded(count: float) -> int:

@@ -4,7 +4,7 @@ transformers sets the submodules of a model by name, so type checkers know none 
 read of each; which of a protocol's projections and options a family has, its `Family` says.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -69,6 +69,13 @@ class DecoderLayer(Protocol):
     training: bool
 
 
+class LayerParts(NamedTuple):
+    """The two parts of a layer that can be replaced."""
+
+    self_attn: SelfAttention
+    mlp: nn.Module
+
+
 class RotaryEmbedding(Protocol):
     """The RoPE tables of a model.
 
@@ -120,6 +127,12 @@ class MLPWeights(NamedTuple):
 def decoder_layers(model: nn.Module) -> Sequence[DecoderLayer]:
     """The decoder layers of a Hugging Face causal language model, in order."""
     return cast(Sequence[DecoderLayer], causal_lm(model).model.layers)
+
+
+def layer_parts(model: nn.Module, layers: Iterable[int]) -> dict[int, LayerParts]:
+    """Attention and MLP of layers (0-based) of a model, as they are now."""
+    modules = decoder_layers(model)
+    return {layer: LayerParts(modules[layer].self_attn, modules[layer].mlp) for layer in layers}
 
 
 def norm(layer: DecoderLayer, attribute: str | None) -> nn.Module:

@@ -23,7 +23,7 @@ from sharp_mobile.model.recovered import RecoveredProjection
 from sharp_mobile.recipe.recovery import AttentionRecovery
 
 ModuleT = TypeVar("ModuleT")
-_RECOVERY = "sharp_recovery"  # the attribute of a `self_attn` that shares
+RECOVERY_MARK = "sharp_recovery"  # the attribute of a `self_attn` that shares
 
 
 class SharedLinear(nn.Module):
@@ -183,7 +183,7 @@ class NoAttention(nn.Module):
 
 def attention_recovery(attention: object) -> AttentionRecovery | None:
     """What a layer's `self_attn` has in the place of its own attention; None for its own."""
-    found: AttentionRecovery | None = getattr(attention, _RECOVERY, None)
+    found: AttentionRecovery | None = getattr(attention, RECOVERY_MARK, None)
     return found
 
 
@@ -193,13 +193,12 @@ def o_input(attention: SelfAttention) -> int:
     return o.reference.in_features if isinstance(o, SharedLinear) else o.in_features
 
 
-def refitted_weights(attention: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and weight of what a `self_attn` has fitted anew of its own: o of a kv target."""
+def refitted_linears(attention: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Name and linear of what a `self_attn` has fitted anew of its own: o of a kv target."""
     own = attention_recovery(attention)
     if own is not None and own.kind == "kv":
         o = cast(SelfAttention, attention).o_proj
-        linear, name = (o.reference, "o_proj.base.weight") if isinstance(o, SharedLinear) else (o, "o_proj.weight")
-        yield name, cast(nn.Parameter, linear.weight)
+        yield ("o_proj.base", o.reference) if isinstance(o, SharedLinear) else ("o_proj", o)
 
 
 def share_attention(layers: Sequence[DecoderLayer], recovery: Mapping[int, AttentionRecovery]) -> None:
@@ -231,13 +230,13 @@ def _replaced(attention: SelfAttention, reference: SelfAttention | None, own: At
     o = attention.o_proj
     if reference is None:
         left_out = NoAttention(own, o.out_features, o.weight)
-        setattr(left_out, _RECOVERY, own)
+        setattr(left_out, RECOVERY_MARK, own)
         return cast(SelfAttention, left_out)
     for norm in ("q_norm", "k_norm"):
         if hasattr(attention, norm) != hasattr(reference, norm):
             raise SharpError(f"one of the two has a {norm} and the other has none; choose another reference")
     new = around_same(attention)
-    setattr(new, _RECOVERY, own)
+    setattr(new, RECOVERY_MARK, own)
     q_rank, k_rank, v_rank, o_rank = own.ranks
     kv = own.kind == "kv"
     if kv:

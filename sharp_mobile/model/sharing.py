@@ -111,13 +111,17 @@ def _pruned(kept: float, model: Architecture, multiple: int) -> int:
 
 
 def _bases(plan: SharePlan, recipe: Recipe, model: Architecture) -> _Chosen:
-    quantize = recipe.quantize
-    multiple = quantize.group_size if quantize.linear == 4 else 1
+    multiple = basis_multiple(recipe)
     chosen: _Chosen = {}
     for first, others in plan.groups:
         ranks = equal_ratio_ranks(model, 1 + len(others), recipe.recovery.kept, multiple)
         chosen |= dict.fromkeys((first, *others), Recovery(basis=Basis(first, ranks)))
     return chosen
+
+
+def basis_multiple(recipe: Recipe) -> int:
+    """What ranks of bases are multiples of: a rank is the input width of C, which 4-bit groups divide."""
+    return recipe.quantize.group_size if recipe.quantize.linear == 4 else 1
 
 
 def matrix_shapes(model: Architecture) -> dict[str, tuple[int, int]]:

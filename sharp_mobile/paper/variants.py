@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.modules import NoMLP, decoder_layers, mlp_weights
+from sharp_mobile.model.modules import LayerParts, NoMLP, decoder_layers, layer_parts, mlp_weights
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.paper.baselines.basis_sharing import MLP, share_bases
 from sharp_mobile.paper.baselines.layer_pruning import drop_mlps, t_ori
@@ -125,7 +124,7 @@ def build(variant: Variant, model: PreTrainedModel, setup: RecoverySetup) -> Par
     if variant.finetune and not len(setup.training):
         raise SharpError("there are no tokens for fine-tuning; use --finetune-tokens")
     plan = SharePlan.parse(variant.plan, model.config.num_hidden_layers)
-    originals = _mlps(variant, model) if variant.finetune and setup.finetune.distillation else {}
+    originals = _originals(variant, model) if variant.finetune and setup.finetune.distillation else {}
     kept = _compress(variant, model, plan, setup)
     if variant.finetune:
         if variant.method != "share":
@@ -137,11 +136,12 @@ def build(variant: Variant, model: PreTrainedModel, setup: RecoverySetup) -> Par
     return kept
 
 
-def _mlps(variant: Variant, model: PreTrainedModel) -> dict[int, nn.Module]:
-    """The original MLPs, for distillation; copied if the variant changes the modules in place."""
-    layers = decoder_layers(model)
-    changed = variant.method in ("prune_channels", "share_bases")
-    return {index: copy.deepcopy(layer.mlp) if changed else layer.mlp for index, layer in enumerate(layers)}
+def _originals(variant: Variant, model: PreTrainedModel) -> dict[int, LayerParts]:
+    """What layers have before, for distillation; MLPs are copied if the variant changes the modules in place."""
+    layers = layer_parts(model, range(len(decoder_layers(model))))
+    if variant.method not in ("prune_channels", "share_bases"):
+        return layers
+    return {index: parts._replace(mlp=copy.deepcopy(parts.mlp)) for index, parts in layers.items()}
 
 
 def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, setup: RecoverySetup) -> ParameterCount:

@@ -242,6 +242,7 @@ class Simulation:
     def __init__(self, model: nn.Module, settings: QuantizeSettings) -> None:
         self._swaps: list[tuple[nn.Module, str, object, object]] = []  # module, attribute, float value, simulated value
         self._rounder = _Rounder()
+        self._settings = settings
         self._prepare(model, settings)
         self._install()
 
@@ -253,6 +254,15 @@ class Simulation:
             yield
         finally:
             self._install()
+
+    @torch.no_grad()
+    def round_again(self, linear: nn.Linear) -> None:
+        """Round a linear of a layer anew, whose float weight was set within the simulation."""
+        settings = self._settings
+        with self.suspended():
+            quantized = quantize_linear(linear, settings.linear, settings.group_size, settings.scales)
+        if isinstance(quantized, QuantizedLinear):
+            linear.weight.copy_(quantized.weight())
 
     def _install(self) -> None:
         for module, name, _, simulated in self._swaps:

@@ -195,9 +195,12 @@ class Recovery:
     @property
     def learns(self) -> bool:
         """Whether the layer has any parameter to be fitted."""
-        attention = self.attention
-        refitted = attention is not None and (attention.kind == "kv" or not attention.direct)  # o of a kv target
-        return not (self.direct or self.dropped) or refitted or self.basis is not None
+        return not (self.direct or self.dropped) or self.attention_learns or self.basis is not None
+
+    @property
+    def attention_learns(self) -> bool:
+        """Whether its attention has; o of a kv target is fitted anew."""
+        return self.attention is not None and (self.attention.kind == "kv" or not self.attention.direct)
 
     @property
     def mlp(self) -> "Recovery":

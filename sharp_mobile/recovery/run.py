@@ -29,6 +29,7 @@ from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription, describe_recoveries
 from sharp_mobile.recovery.exclusive_writer import exclusive_writer
 from sharp_mobile.recovery.finetune.stage import fine_tune, processes
+from sharp_mobile.recovery.plan_search.basis_ranks import chooses_ranks, resolve_ranks
 from sharp_mobile.recovery.plan_search.stage import resolve
 from sharp_mobile.recovery.warmup.run import warm_up
 from sharp_mobile.system.timing import Stages
@@ -45,11 +46,11 @@ class OpenedModel(PlannedModel):
 
 
 def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED) -> OpenedModel:
-    """Open a recipe's checkpoint and parse its plan for it, or choose one if it is auto.
+    """Open a recipe's checkpoint and parse its plan for it, or choose one if it is auto; ranks of bases alike.
 
     Args:
         mapped: leave the weights in their files, with the types they have there, if nothing is to be fitted.
-        work: where a plan that was chosen is kept.
+        work: where a plan, or ranks, that were chosen are kept.
 
     Raises:
         SharpError: the checkpoint is broken, the plan does not fit it, or it is shared already by another plan.
@@ -63,6 +64,9 @@ def open_recipe(recipe: Recipe, *, mapped: bool = False, work: Path = RECOVERED)
     if is_auto(recipe.plan):
         checkpoint.model.float()
         recipe, explanation = resolve(recipe, checkpoint, work)
+    elif chooses_ranks(recipe) and checkpoint.plan is None and not checkpoint.random:
+        checkpoint.model.float()
+        recipe, explanation = resolve_ranks(recipe, checkpoint, work)
     planned = plan_model(recipe, checkpoint.description, tuple(explanation))
     opened = OpenedModel(**vars(planned), checkpoint=checkpoint)
     if opened.recovery and checkpoint.plan is None and not checkpoint.random:

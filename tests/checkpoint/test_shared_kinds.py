@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shared_kinds import KINDS, planned
+from share_recipes import KINDS, planned
 from tiny_models import MODEL_TYPES, tiny_config, tiny_model, tiny_tokens
 from transformers import PreTrainedModel
 
@@ -16,7 +16,7 @@ from sharp_mobile.checkpoint.sharp_format import save_sharp_checkpoint
 from sharp_mobile.checkpoint.weight_files import WEIGHTS
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import layer_recoveries, recovery_parameters, share_layers
-from sharp_mobile.model.shared_attention import refitted_weights
+from sharp_mobile.model.shared_attention import refitted_linears
 from sharp_mobile.recipe.sharp_json import SHARP_JSON
 from sharp_mobile.recipe.source import Source
 
@@ -25,13 +25,13 @@ TOKENS = tiny_tokens()
 
 def shared(kind: str, model_type: str = "llama") -> PreTrainedModel:
     """A shared model, all that is fitted being random."""
-    model = tiny_model(model_type)
+    model: PreTrainedModel = tiny_model(model_type)
     share_layers(model, *planned(kind, model))
     for _, parameter in recovery_parameters(model):
         torch.nn.init.normal_(parameter, std=0.1)
     for module in model.modules():
-        for _, weight in refitted_weights(module):
-            torch.nn.init.normal_(weight, std=0.1)
+        for _, linear in refitted_linears(module):
+            torch.nn.init.normal_(linear.weight, std=0.1)
     return model
 
 

@@ -1,5 +1,7 @@
 """What long steps are told to take grows with what they compute, and is told in plain words."""
 
+from dataclasses import replace
+
 import pytest
 from tiny_models import tiny_config
 
@@ -12,9 +14,10 @@ from sharp_mobile.model.duration import (
     warmup_seconds,
 )
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
-from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.recovery import AttentionRecovery, Basis, Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 
+BASIS = Recovery(basis=Basis(0, (8, 8, 8, 8, 8, 8, 8)))
 MODEL = architecture_of(tiny_config().to_dict())
 
 
@@ -42,6 +45,11 @@ def test_twice_the_work_is_twice_the_time() -> None:
     one, two = warmup_seconds(MODEL, warmup, {1: lora}), warmup_seconds(MODEL, warmup, {1: lora, 2: lora})
     assert two == pytest.approx(2 * one)
     assert warmup_seconds(MODEL, warmup, {1: Recovery()}) == 0
+    attention = AttentionRecovery("weights", 1, rank=4)
+    both = warmup_seconds(MODEL, warmup, {2: replace(lora, attention=attention)})
+    assert both == pytest.approx(one + warmup_seconds(MODEL, warmup, {2: Recovery(attention=attention)}))
+    nothing = {2: Recovery(reference=False, attention=AttentionRecovery("none"))}
+    assert warmup_seconds(MODEL, warmup, nothing) == 0 < warmup_seconds(MODEL, warmup, {2: BASIS})
     adam = warmup.model_copy(update={"method": "closed_form_adam"})
     assert warmup_seconds(MODEL, adam, {1: lora}) > one
     settings = FinetuneSettings()

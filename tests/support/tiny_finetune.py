@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tiny_models import tiny_model, tiny_tokens
-from torch import nn
 from transformers import PreTrainedModel
 
+from sharp_mobile.model.modules import LayerParts
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.finetune.run import FinetuneReport, finetune
-from sharp_mobile.recovery.finetune.teacher import target_mlps
+from sharp_mobile.recovery.finetune.teacher import original_parts
 from sharp_mobile.text.conversation import IGNORED
 
 SETTINGS: dict[str, Any] = {
@@ -31,13 +31,14 @@ SETTINGS: dict[str, Any] = {
 
 def shared_model(
     model_type: str = "llama", plan: str = "2:3, 4:5", rank: int = 4, adapters: int = 0
-) -> tuple[PreTrainedModel, dict[int, nn.Module]]:
-    """A tiny shared model, the same at every call, and its targets' original MLPs."""
+) -> tuple[PreTrainedModel, dict[int, LayerParts]]:
+    """A tiny shared model, the same at every call, and what its targets had."""
     torch.manual_seed(0)
     model = tiny_model(model_type)
     parsed = SharePlan.parse(plan, 6)
-    originals = target_mlps(model, parsed)
-    recovery = dict.fromkeys(range(6), Recovery("lora", adapters)) | dict.fromkeys(originals, Recovery("lora", rank))
+    recovery = dict.fromkeys(range(6), Recovery("lora", adapters))
+    recovery |= dict.fromkeys(parsed.targets, Recovery("lora", rank))
+    originals = original_parts(model, parsed, recovery)
     share_layers(model, parsed, recovery)
     return model, originals
 

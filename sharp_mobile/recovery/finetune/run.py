@@ -8,7 +8,7 @@
 The paper's settings are the defaults: next-token loss, learning rate 2e-5, 5% of the steps to warm it up. From a start
 that was fitted in closed form, distillation at 1e-3 does better on SmolLM2-135M.
 
-Under `torchrun` or `accelerate launch` the same code trains on several processes, with the same result (two_views.py
+Under `torchrun` or `accelerate launch` the same code trains on several processes, with the same result (teacher.py
 says what is wrapped, sequences.py in which order the data comes, shard.py how a model is split that is too large for
 one device).
 """
@@ -16,7 +16,7 @@ one device).
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,11 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from sharp_mobile import __version__
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.share import recovery_parameters, shared_layers
+from sharp_mobile.model.modules import LayerParts, decoder_layers
+from sharp_mobile.model.share import layer_recoveries, recovery_parameters, shared_layers
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
+from sharp_mobile.recipe.recovery import attention_references
+from sharp_mobile.recipe.sharp_json import describe_recoveries
 from sharp_mobile.recovery.finetune.batches import OrderedSequences, Rows, Sequences
 from sharp_mobile.recovery.finetune.run_directory import RunDirectory
 from sharp_mobile.recovery.finetune.shard import shard_frozen_weights
@@ -70,7 +73,7 @@ class FinetuneReport:
 
 def finetune(
     model: PreTrainedModel,
-    originals: Mapping[int, nn.Module],
+    originals: Mapping[int, LayerParts],
     data: Rows,
     settings: FinetuneSettings,
     run: str | Path,
@@ -86,7 +89,7 @@ def finetune(
 
     Args:
         model: a shared Hugging Face model, its recovery parameters warmed up; the same at every start of a run.
-        originals: the MLPs that its targets had before, by layer, for distillation: see `target_mlps`.
+        originals: what layers had that share anything, for distillation: see `original_parts`.
         data: rows with `input_ids` and `labels` (-100: not scored), on every process the same.
         float_view: a context in which the original computes in distillation, where `model` is a simulation of its
             export; `quantize.fake_quantize.Simulation.suspended` is one.
@@ -97,8 +100,8 @@ def finetune(
     """
     started = time.monotonic()
     names = dict(recovery_parameters(model))
-    references = {layer: mlp.reference_layer for layer, mlp in shared_layers(model).items()}
-    _check(names, references, originals, settings)
+    pairs = _pairs(model)
+    _check(names, _changed(model), originals, settings)
     home, longest = model.device, model.config.max_position_embeddings
     train = Sequences(data, longest, "training data")
     held_out = None if validation is None else Sequences(validation, longest, "validation data")
@@ -112,11 +115,11 @@ def finetune(
         if arguments.should_save:
             directory.start(identity)
     checkpoint, warnings = directory.last_good()
-    views = {**_own_mlps(model), **originals} if settings.distillation > 0 else {}
+    views = {**_adapted(model), **originals} if settings.distillation > 0 else {}
     with two_views(model, views) as both, _checkpointing(model, settings.gradient_checkpointing):
         loss_model = LossModel(model, both, settings.distillation, float_view)
         if settings.shard:
-            shard_frozen_weights(loss_model, references, arguments.device)
+            shard_frozen_weights(loss_model, pairs, arguments.device)
         trainer = RecoveryTrainer(
             loss_model, arguments, ordered, held_out, names, directory, keep_best=settings.keep_best
         )
@@ -147,21 +150,19 @@ def finetune(
 
 def _check(
     names: Mapping[str, nn.Parameter],
-    references: Mapping[int, int],
-    originals: Mapping[int, nn.Module],
+    changed: Iterable[int],
+    originals: Mapping[int, LayerParts],
     settings: FinetuneSettings,
 ) -> None:
     if not settings.is_on:
         raise SharpError("finetune.epochs: is 0, which leaves nothing to train; set epochs or max_steps")
     if not names:
         raise SharpError("fine-tuning: the model has no recovery parameters to train; share it with a positive rank")
-    missing = [
-        target + 1 for target, reference in references.items() if target != reference and target not in originals
-    ]
+    missing = [layer + 1 for layer in changed if layer not in originals]
     if settings.distillation > 0 and missing:
         raise SharpError(
-            f"finetune.distillation: needs the original MLPs, and those of layers {missing} are not there; start from "
-            "the original checkpoint, or use distillation: 0"
+            f"finetune.distillation: needs what layers had before they shared, and that of layers {missing} is not "
+            "there; start from the original checkpoint, or use distillation: 0"
         )
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
         # Its wrapping goes layer by layer, and a target's layer would find its reference's weights freed.
@@ -180,9 +181,11 @@ def _identity(
     """All that a run depends on."""
     frozen = {name: parameter for name, parameter in model.named_parameters() if name not in names}
     groups = {str(layer + 1): mlp.reference_layer + 1 for layer, mlp in shared_layers(model).items()}
+    recovery = {layer: own for layer, own in layer_recoveries(model).items() if own.attention or own.basis}
     return {
         "version": __version__,
         "plan (target: reference)": groups,
+        **({"attention and bases": describe_recoveries(recovery)} if recovery else {}),
         "recovery parameters": sum(parameter.numel() for parameter in names.values()),
         "their start": digest_of(names),
         "model": digest_of(frozen, sample=4096),
@@ -231,9 +234,29 @@ def _has_bfloat16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
-def _own_mlps(model: nn.Module) -> dict[int, nn.Module]:
-    """What an adapted layer was before: its own MLP without the adapter."""
-    return {layer: mlp.base for layer, mlp in shared_layers(model).items() if mlp.base is not None}
+def _pairs(model: nn.Module) -> list[tuple[int, int]]:
+    """Layers that share weights, or keys and values, two by two."""
+    recovery = layer_recoveries(model)
+    pairs = [(layer, mlp.reference_layer) for layer, mlp in shared_layers(model).items()]
+    pairs += attention_references(recovery).items()
+    return [*pairs, *((layer, own.basis.first) for layer, own in recovery.items() if own.basis)]
+
+
+def _changed(model: nn.Module) -> list[int]:
+    """The layers that lack something they had, ascending."""
+    recovery = layer_recoveries(model)
+    targets = {layer for layer, mlp in shared_layers(model).items() if mlp.base is None}
+    return sorted(targets | {layer for layer, own in recovery.items() if own.attention or own.basis})
+
+
+def _adapted(model: nn.Module) -> dict[int, LayerParts]:
+    """What an adapted layer was before: with its own MLP without the adapter."""
+    layers = decoder_layers(model)
+    return {
+        layer: LayerParts(layers[layer].self_attn, mlp.base)
+        for layer, mlp in shared_layers(model).items()
+        if mlp.base is not None
+    }
 
 
 @contextmanager

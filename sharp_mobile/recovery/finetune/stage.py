@@ -25,7 +25,8 @@ from sharp_mobile.checkpoint.weight_files import WEIGHTS
 from sharp_mobile.console import say
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.duration import finetune_seconds, spoken
-from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
+from sharp_mobile.model.share import layer_recoveries, recovery_parameters, share_layers
+from sharp_mobile.model.shared_attention import refitted_linears
 from sharp_mobile.quantize.fake_quantize import simulated
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
@@ -34,7 +35,7 @@ from sharp_mobile.recipe.recovery import Recoveries
 from sharp_mobile.recipe.sharp_json import SHARP_JSON, SharpDescription
 from sharp_mobile.recovery.finetune.batches import Rows, rows_of_windows
 from sharp_mobile.recovery.finetune.run import FinetuneReport, finetune
-from sharp_mobile.recovery.finetune.teacher import target_mlps
+from sharp_mobile.recovery.finetune.teacher import original_parts
 from sharp_mobile.text.sequences import prepare_data
 from sharp_mobile.text.windows import check_length, source_windows
 
@@ -80,10 +81,10 @@ def fine_tune(
     steps = settings.steps(len(data))
     seconds = finetune_seconds(checkpoint.architecture, settings, steps)
     say(f"fine-tuning afterwards: {steps:,} steps, {spoken(seconds)} on this machine")
-    originals = target_mlps(checkpoint.model, plan)
+    originals = original_parts(checkpoint.model, plan, recovery)
     warm_up()
     group.wait_for_everyone()
-    if not shared_layers(checkpoint.model):
+    if not layer_recoveries(checkpoint.model):
         share_layers(checkpoint.model, plan, recovery)
     _load_recovery(checkpoint, warm)
     run = kept.with_name(f"{kept.name}.run")
@@ -130,9 +131,12 @@ def _data(checkpoint: Checkpoint, settings: FinetuneSettings, work: Path) -> tup
 
 @torch.no_grad()
 def _load_recovery(checkpoint: Checkpoint, warm: Path) -> None:
-    """The recovery parameters of a SHARP checkpoint of the same model, plan and ranks."""
+    """What was fitted of a SHARP checkpoint of the same model, plan and ranks."""
+    fitted: dict[str, torch.Tensor] = dict(recovery_parameters(checkpoint.model))
+    for prefix, module in checkpoint.model.named_modules():
+        fitted |= {f"{prefix}.{name}.weight": linear.weight for name, linear in refitted_linears(module)}
     with safe_open(warm / WEIGHTS, "pt") as file:
-        for name, parameter in recovery_parameters(checkpoint.model):
+        for name, parameter in fitted.items():
             parameter.copy_(file.get_tensor(name))
 
 

@@ -4,55 +4,65 @@
     original                          Θ_l                                     no gradients
     recovered                         α Θ_j + B A                             gradients for α, A, B alone
 
-Everything but the MLPs of the recovered layers is the same in both, so that distillation costs the memory of the
-original model, which sharing started from, and one more forward pass.
+Everything but the MLPs and attentions that were recovered is the same in both, so that distillation costs the memory of
+the original model, which sharing started from, and one more forward pass.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from sharp_mobile.model.modules import causal_lm, decoder_layers
+from sharp_mobile.model.modules import LayerParts, SelfAttention, causal_lm, decoder_layers, layer_parts
 from sharp_mobile.recipe.plan import SharePlan
+from sharp_mobile.recipe.recovery import Recoveries
 from sharp_mobile.recovery.finetune.token_loss import FrozenHead, token_loss
 
 
-def target_mlps(model: nn.Module, plan: SharePlan) -> dict[int, nn.Module]:
-    """The MLPs that a plan's targets have before `share_layers`, by layer (0-based): what the original view needs."""
-    layers = decoder_layers(model)
-    return {target: layers[target].mlp for target in plan.targets}
+def original_parts(model: nn.Module, plan: SharePlan, recovery: Recoveries) -> dict[int, LayerParts]:
+    """What layers that share anything have before `share_layers` (0-based): what the original view needs."""
+    more = {layer for layer, own in recovery.items() if own.attention or own.basis}
+    return layer_parts(model, sorted({*plan.targets, *more}))
 
 
 class TwoViews(nn.Module):
-    """A layer's MLP as recovered and as it was."""
+    """A layer's MLP, or its attention, as recovered and as it was."""
 
     def __init__(self, recovered: nn.Module, original: nn.Module) -> None:
         super().__init__()
         self.recovered, self.original = recovered, original
         self.teaches = False
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., hidden] -> [..., hidden]."""
-        output: torch.Tensor = self.original(x) if self.teaches else self.recovered(x)
-        return output
+    def forward(self, *args: object, **others: object) -> object:
+        """What the one or the other answers."""
+        return self.original(*args, **others) if self.teaches else self.recovered(*args, **others)
 
 
 @contextmanager
-def two_views(model: nn.Module, originals: Mapping[int, nn.Module]) -> Iterator[list[TwoViews]]:
-    """Within the block, each layer of `originals` (0-based) has both MLPs; afterwards the recovered one alone."""
+def two_views(model: nn.Module, originals: Mapping[int, LayerParts]) -> Iterator[list[TwoViews]]:
+    """Within the block, each layer of `originals` (0-based) is both; afterwards the recovered one alone."""
     layers = decoder_layers(model)
-    recovered = {index: layers[index].mlp for index in originals}
-    views = {index: TwoViews(recovered[index], original) for index, original in originals.items()}
-    for index, view in views.items():
-        layers[index].mlp = view
+    recovered = layer_parts(model, originals)
+    views: list[TwoViews] = []
+
+    def both(now: object, before: object) -> nn.Module:
+        if now is before:
+            return cast(nn.Module, now)
+        views.append(TwoViews(cast(nn.Module, now), cast(nn.Module, before)))
+        return views[-1]
+
+    for index, before in originals.items():
+        layer, now = layers[index], recovered[index]
+        layer.self_attn = cast(SelfAttention, both(now.self_attn, before.self_attn))
+        layer.mlp = both(now.mlp, before.mlp)
     try:
-        yield list(views.values())
+        yield views
     finally:
-        for index, mlp in recovered.items():
-            layers[index].mlp = mlp
+        for index, parts in recovered.items():
+            layers[index].self_attn, layers[index].mlp = parts
 
 
 class LossModel(nn.Module):
@@ -60,7 +70,7 @@ class LossModel(nn.Module):
 
     Args:
         model: a shared Hugging Face model.
-        views: its two-view MLPs; none for next-token loss alone.
+        views: its two-view parts; none for next-token loss alone.
         distillation: λ of `token_loss`.
         float_view: a context in which the original computes, where the shared model computes otherwise than in float.
     """

@@ -11,7 +11,7 @@ none      bypass    the reduced-rank regression of w Y on w x
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 from sharp_mobile.model.modules import SelfAttention
 from sharp_mobile.model.recovered import RecoveredProjection
 from sharp_mobile.model.share import recovery_parameters
-from sharp_mobile.model.shared_attention import NoAttention, SharedLinear, refitted_weights
+from sharp_mobile.model.shared_attention import NoAttention, SharedLinear, refitted_linears
 from sharp_mobile.recipe.recovery import AttentionRecovery
 from sharp_mobile.recovery.warmup.closed_form import (
     INNER_RIDGE,
@@ -47,6 +47,7 @@ class AttentionTarget:
         recovery: what stands in for it.
         own: the original `self_attn`.
         attention: what has taken its place.
+        refitted: the weights of a kv target that are fitted anew, in float.
     """
 
     part: ClassVar[Part] = "attention"
@@ -54,6 +55,12 @@ class AttentionTarget:
     recovery: AttentionRecovery
     own: SelfAttention
     attention: nn.Module
+    refitted: Mapping[str, nn.Parameter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Held from before a simulation, within which a linear has its rounded weight.
+        weights = {f"{name}.weight": linear.weight for name, linear in refitted_linears(self.attention)}
+        object.__setattr__(self, "refitted", weights)
 
     @property
     def passes(self) -> int:
@@ -62,7 +69,7 @@ class AttentionTarget:
 
     def state(self) -> Mapping[str, torch.Tensor]:
         """What is fitted, by name: the recovery parameters, and of a kv target the weight of o."""
-        return dict(recovery_parameters(self.attention)) | dict(refitted_weights(self.attention))
+        return {**dict(recovery_parameters(self.attention)), **self.refitted}
 
 
 class AttentionBatch(NamedTuple):
@@ -102,7 +109,7 @@ def fit_attention(target: AttentionTarget, task: Regression, run: Run, progress:
         return
     progress.say("fits o")
     moments = _moments(attention, task, run, progress)
-    for _, weight in refitted_weights(attention):
+    for weight in target.refitted.values():
         _refit(weight, moments)
 
 

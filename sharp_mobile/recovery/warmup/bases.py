@@ -55,17 +55,26 @@ class BasisTarget:
     @property
     def weights(self) -> dict[str, torch.Tensor]:
         """The original matrices [out, in] that are factored."""
-        found: dict[str, torch.Tensor] = {}
-        for place in self.places:
-            weights = place.linear.weight.split(place.sizes)
-            found |= {name: weight for name, weight in zip(place.names, weights, strict=True) if name in self.factors}
-        return found
+        return {name: weight for name, weight in matrix_weights(self.places).items() if name in self.factors}
 
     @property
     def readers(self) -> dict[str, nn.Module]:
         """An original linear that reads what each matrix reads that is factored."""
-        linears = {name: place.linear for place in self.places for name in place.names}
-        return {name: linears[_READER.get(name, name)] for name in self.factors}
+        return {name: linear for name, linear in matrix_readers(self.places).items() if name in self.factors}
+
+
+def matrix_weights(places: Sequence[Place]) -> dict[str, torch.Tensor]:
+    """The matrices [out, in] of a layer, by name."""
+    found: dict[str, torch.Tensor] = {}
+    for place in places:
+        found |= zip(place.names, place.linear.weight.split(place.sizes), strict=True)
+    return found
+
+
+def matrix_readers(places: Sequence[Place]) -> dict[str, nn.Module]:
+    """A linear that reads what each matrix of a layer reads; one for all that read the same."""
+    linears = {name: place.linear for place in places for name in place.names}
+    return {name: linears[_READER.get(name, name)] for name in linears}
 
 
 class BasisGroup:
@@ -164,12 +173,13 @@ def _spectrum(weights: Sequence[torch.Tensor], gram: torch.Tensor) -> tuple[torc
 
 @contextmanager
 def collecting(linears: set[nn.Module]) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """Sum XᵀX of the inputs of linears, in float64."""
+    """Sum XᵀX of the inputs of linears over batches, in float64."""
     grams: dict[nn.Module, torch.Tensor] = {}
 
     def collect(linear: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        x = args[0].flatten(0, -2).double()
-        grams[linear] = grams[linear] + x.T @ x if linear in grams else x.T @ x
+        x = args[0].flatten(0, -2)
+        gram = (x.T @ x).double()
+        grams[linear] = gram if linear not in grams else grams[linear].add_(gram)
 
     hooks = [linear.register_forward_pre_hook(collect) for linear in linears]
     try:

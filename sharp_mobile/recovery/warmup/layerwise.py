@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from sharp_mobile.console import progress_bar
 from sharp_mobile.model.families import Family
-from sharp_mobile.model.modules import SelfAttention, causal_lm, decoder_layers
+from sharp_mobile.model.modules import LayerParts, SelfAttention, causal_lm, decoder_layers
 from sharp_mobile.quantize.fake_quantize import Simulation
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.warmup.attention import AttentionTarget
@@ -46,13 +46,6 @@ class _Bar:
 
     def close(self) -> None:
         self._bar.close()
-
-
-class Originals(NamedTuple):
-    """What a layer had before it was shared."""
-
-    self_attn: SelfAttention
-    mlp: nn.Module
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ class Streams(ABC):
         model: nn.Module,
         family: Family,
         targets: Targets,
-        originals: Mapping[int, Originals],
+        originals: Mapping[int, LayerParts],
         windows: torch.Tensor,
         settings: WarmupSettings,
         saved: SavedFits,

@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -38,7 +38,7 @@ from torch import nn
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.basis import Place, layer_factors, matrix_linears
 from sharp_mobile.model.families import family_of
-from sharp_mobile.model.modules import causal_lm, decoder_layers, mlp_weights
+from sharp_mobile.model.modules import LayerParts, causal_lm, decoder_layers, layer_parts, mlp_weights
 from sharp_mobile.model.share import share_layers, shared_layers
 from sharp_mobile.model.shared_attention import remove_kept
 from sharp_mobile.quantize.fake_quantize import Simulation, simulated
@@ -50,7 +50,7 @@ from sharp_mobile.recovery.warmup.attention import AttentionTarget
 from sharp_mobile.recovery.warmup.bases import BasisGroup, BasisTarget
 from sharp_mobile.recovery.warmup.fit import Target
 from sharp_mobile.recovery.warmup.layer_activations import norm_ratios, sink_layers
-from sharp_mobile.recovery.warmup.layerwise import Originals, OriginalStream, Targets
+from sharp_mobile.recovery.warmup.layerwise import OriginalStream, Targets
 from sharp_mobile.recovery.warmup.parallel import Ranks, ranks
 from sharp_mobile.recovery.warmup.saved_fits import SavedFits, TargetFit
 from sharp_mobile.recovery.warmup.sequential import SequentialStreams
@@ -130,7 +130,7 @@ def warm_up(
     ratios = norm_ratios(model, windows[:2])
     sinks = sink_layers(ratios)
     layers = decoder_layers(model)
-    originals = {layer: Originals(layers[layer].self_attn, layers[layer].mlp) for layer in chosen}
+    originals = layer_parts(model, chosen)
     places = {layer: matrix_linears(layers[layer]) for layer, own in chosen.items() if own.basis}
     fits: tuple[TargetFit, ...] = ()
     with ExitStack() as stack:
@@ -161,7 +161,7 @@ def warm_up(
     )
 
 
-def _restore(model: nn.Module, originals: Mapping[int, Originals]) -> None:
+def _restore(model: nn.Module, originals: Mapping[int, LayerParts]) -> None:
     """Make a model whole again, as it was before it was shared."""
     layers = decoder_layers(model)
     for layer, own in originals.items():
@@ -174,7 +174,7 @@ def _targets(
     plan: SharePlan,
     chosen: Recoveries,
     owns: Mapping[int, nn.Module],
-    originals: Mapping[int, Originals],
+    originals: Mapping[int, LayerParts],
     places: Mapping[int, list[Place]],
 ) -> Targets:
     layers, shared = decoder_layers(model), shared_layers(model)
@@ -183,7 +183,7 @@ def _targets(
             layer, own.attention, originals[layer].self_attn, cast(nn.Module, layers[layer].self_attn)
         )
         for layer, own in chosen.items()
-        if own.attention and replace(Recovery(), attention=own.attention).learns
+        if own.attention and own.attention_learns
     }
     groups: dict[int, list[BasisTarget]] = {}
     for layer, own in chosen.items():
@@ -201,7 +201,7 @@ def _targets(
 def _fit(
     model: nn.Module,
     targets: Targets,
-    originals: Mapping[int, Originals],
+    originals: Mapping[int, LayerParts],
     windows: torch.Tensor,
     settings: WarmupSettings,
     saved: SavedFits,

@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from sharp_mobile.model.modules import NoMLP
-from sharp_mobile.model.shared_attention import Kept, kept_outputs, share_attention
+from sharp_mobile.model.modules import LayerParts, NoMLP
+from sharp_mobile.model.shared_attention import Kept, kept_outputs, refitted_linears, share_attention
 from sharp_mobile.recipe.recovery import AttentionRecovery
 from sharp_mobile.recovery.warmup.attention import (
     AttentionBatch,
@@ -28,7 +28,7 @@ from sharp_mobile.recovery.warmup.attention import (
 from sharp_mobile.recovery.warmup.bases import collecting
 from sharp_mobile.recovery.warmup.fit import fit_target, measure, named
 from sharp_mobile.recovery.warmup.layer_activations import hidden_file
-from sharp_mobile.recovery.warmup.layerwise import Originals, Streams
+from sharp_mobile.recovery.warmup.layerwise import Streams
 from sharp_mobile.recovery.warmup.regression import FitError, StreamRegression
 from sharp_mobile.recovery.warmup.saved_fits import TargetFit
 
@@ -88,7 +88,7 @@ class SequentialStreams(Streams):
         """The original layer, within the original stream."""
         for kept in self._kept:
             kept.key = None  # what it makes is no recovered target's
-        own = self.originals.get(index) or Originals(self.layers[index].self_attn, self.layers[index].mlp)
+        own = self.originals.get(index) or LayerParts(self.layers[index].self_attn, self.layers[index].mlp)
         with self._as_original(), self._with(index, attention=cast(nn.Module, own.self_attn), mlp=own.mlp):
             yield
 
@@ -154,6 +154,9 @@ class SequentialStreams(Streams):
             kept = self.saved.load(target)
             if kept is None:
                 fit_attention(target, task, run, self.bar)
+            if self.simulation is not None:
+                for _, linear in refitted_linears(target.attention):
+                    self.simulation.round_again(linear)
             fit = measure_attention(target, task, run, self._direct(target), self.bar)
         except FitError as error:
             raise named(index, error) from error

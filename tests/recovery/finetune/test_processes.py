@@ -59,7 +59,7 @@ def test_a_run_of_two_processes_goes_on_as_one(tmp_path: Path) -> None:
 
 def test_a_reference_is_gathered_together_with_its_targets() -> None:
     # 2:3, 4:5-6 and, after them, a layer with an adapter, which refers to itself
-    assert layer_groups(8, {2: 1, 4: 3, 5: 3, 7: 7}) == [[0], [1, 2], [3, 4, 5], [6], [7]]
+    assert layer_groups(8, [(2, 1), (4, 3), (5, 3), (7, 7)]) == [[0], [1, 2], [3, 4, 5], [6], [7]]
 
 
 @pytest.mark.slow

@@ -42,14 +42,14 @@ def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 def test_only_recovery_parameters_move(tmp_path: Path, model_type: str, adapters: int) -> None:
     model, originals = shared_model(model_type, adapters=adapters)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = [parameter.clone() for mlp in originals.values() for parameter in mlp.parameters()]
+    kept = [parameter.clone() for parts in originals.values() for parameter in parts.mlp.parameters()]
     # The first step warms the rate up from 0, and while B is 0, A does not move.
     settings = FinetuneSettings(**{**SETTINGS, "max_steps": 3, "batch_size": 2})
     finetune(model, originals, tiny_rows(), settings, tmp_path / "run")
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name, _ in recovery_parameters(model)}
     assert before.keys() == model.state_dict().keys()
-    after = [parameter for mlp in originals.values() for parameter in mlp.parameters()]
+    after = [parameter for parts in originals.values() for parameter in parts.mlp.parameters()]
     assert all(torch.equal(now, then) for now, then in zip(after, kept, strict=True))
     assert not model.training
 
@@ -240,7 +240,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 
     model, originals = shared_model()
     refused(model, originals, tiny_rows(3, length=129), "row 1: its 129 tokens are more than the model's 128")
-    refused(model, {}, tiny_rows(), r"those of layers \[3, 5\] are not there")
+    refused(model, {}, tiny_rows(), r"that of layers \[3, 5\] is not there")
     refused(shared_model(rank=0)[0], originals, tiny_rows(), "no recovery parameters")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     refused(model, originals, tiny_rows(), "finetune.shard")

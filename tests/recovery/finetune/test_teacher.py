@@ -3,7 +3,7 @@ import torch
 from tiny_finetune import shared_model
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 
-from sharp_mobile.model.modules import decoder_layers
+from sharp_mobile.model.modules import LayerParts, decoder_layers
 from sharp_mobile.model.share import recovery_parameters
 from sharp_mobile.quantize.fake_quantize import simulated
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
@@ -18,7 +18,9 @@ def test_the_original_view_is_the_original_model(model_type: str, adapters: int)
         for _, parameter in recovery_parameters(model):
             parameter.add_(0.1)
     if adapters:
-        originals = {layer: decoder_layers(model)[layer].mlp.reference for layer in range(6)} | originals
+        layers = decoder_layers(model)
+        adapted = {index: LayerParts(layer.self_attn, layer.mlp.reference) for index, layer in enumerate(layers)}
+        originals = adapted | originals
     tokens, expected = tiny_tokens(), tiny_model(model_type).model(tiny_tokens()).last_hidden_state
     recovered = model.model(tokens).last_hidden_state
     with two_views(model, originals) as views:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shared_kinds import KINDS, planned
+from share_recipes import KINDS, planned
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 from transformers import PreTrainedModel

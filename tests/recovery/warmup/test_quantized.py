@@ -13,7 +13,7 @@ from sharp_mobile.model.share import shared_layers
 from sharp_mobile.quantize.fake_quantize import simulated
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
-from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.warmup.run import warm_up
 
@@ -62,6 +62,34 @@ def test_fitted_to_the_quantized_model_it_is_closer_to_the_original(recovery: Re
     after = fitted("2:3", recovery, None)
     aware = fitted("2:3", recovery, OPTIONS)
     assert stream_error(aware, original, 3) < 0.97 * stream_error(after, original, 3)
+
+
+ATTENTIONS = {
+    "weights": AttentionRecovery("weights", 1, rank=32),
+    "kv": AttentionRecovery("kv", 0),
+    "kv with LoRA": AttentionRecovery("kv", 0, rank=32),
+    "bypass": AttentionRecovery("none", bypass=32),
+}
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_attention_is_fitted_to_the_quantized_model(kind: str) -> None:
+    original = tiny_model(tie_word_embeddings=True)
+    recovery = {2: Recovery(attention=ATTENTIONS[kind])}
+    after, aware = fitted("none", recovery, None), fitted("none", recovery, OPTIONS)
+    assert stream_error(aware, original, 3) < 0.995 * stream_error(after, original, 3)
+
+
+def test_a_resumed_fit_of_o_is_the_float_one(tmp_path: Path) -> None:
+    recovery = {2: Recovery(attention=ATTENTIONS["kv"]), 4: Recovery(attention=AttentionRecovery("kv", 0))}
+    whole = fitted("none", recovery, OPTIONS, checkpoint_dir=tmp_path)
+    (saved,) = tmp_path.iterdir()
+    (saved / "layer-5.attention.safetensors").unlink()
+    resumed = fitted("none", recovery, OPTIONS, checkpoint_dir=tmp_path)
+    for layer in (2, 4):
+        ours, theirs = (model.model.layers[layer].self_attn.o_proj.weight for model in (whole, resumed))
+        assert torch.equal(ours, theirs)
+        assert len(ours.unique()) > 0.9 * ours.numel()  # not a few 4-bit codes a group
 
 
 def test_adapters_repair_the_rounding_where_nothing_is_shared() -> None:

@@ -1,4 +1,4 @@
-"""A tiny model that shares more than MLPs, one recipe a kind."""
+"""What recipes share of a tiny model of six layers, one recipe a kind; `share_kinds` has what no `share` alone says."""
 
 from typing import Any
 

@@ -120,7 +120,7 @@ def test_kinds_of_sharing_are_columns_of_one_report(config: Path) -> None:
     assert attention.without.file.attention == attention.size.file.attention
     assert attention.without.file.recovery == 0 < attention.size.file.recovery
     assert (kv.without, prune.without) == (None, None)  # o is the layer's own, and so are the neurons that are left
-    assert prune.size.file.recovery > 0
+    assert prune.size.file.recovery == 0 < none.size.file.mlps - prune.size.file.mlps
     assert [plan.size.resident.cache * 8 for plan in (none, kv)] == [
         none.size.resident.cache * share for share in (8, 7)
     ]

@@ -65,7 +65,12 @@ class AttentionTarget:
     @property
     def passes(self) -> int:
         """How often its tokens are gone through: the middle of the stream, statistics, and to measure the errors."""
-        return {"weights": 5, "kv": 4, "none": 3}[self.recovery.kind]
+        return 1 + self.fitting_passes + (1 if self.recovery.kind == "none" else 2)
+
+    @property
+    def fitting_passes(self) -> int:
+        """How often for the statistics alone."""
+        return 2 if self.recovery.kind == "weights" else 1
 
     def state(self) -> Mapping[str, torch.Tensor]:
         """What is fitted, by name: the recovery parameters, and of a kv target the weight of o."""

@@ -154,6 +154,8 @@ class SequentialStreams(Streams):
             kept = self.saved.load(target)
             if kept is None:
                 fit_attention(target, task, run, self.bar)
+            else:
+                self.bar.step(target.fitting_passes * task.tokens)
             if self.simulation is not None:
                 for _, linear in refitted_linears(target.attention):
                     self.simulation.round_again(linear)
@@ -225,13 +227,15 @@ class SequentialStreams(Streams):
                 yield from fits
             else:
                 left.append(each)
+        walked = max((each.last for each in left), default=-1)
+        self.bar.step(self.windows.numel() * (max((each.last for each in self.groups), default=-1) - walked))
         if not left:
             return
         group_of = {layer: group for group in left for layer in group.targets}
         with self._as_original():
             stream = self._embedded("original")
         self._kept = kept_outputs(self.model)
-        for index in range(max(group_of) + 1):
+        for index in range(walked + 1):
             group = group_of.get(index)
             linears = set(group.targets[index].readers.values()) if group else set[nn.Module]()
             with collecting(linears) as grams, self._as_it_was(index):

@@ -69,6 +69,7 @@ def test_gradients_reach_all_and_nothing_else(kind: str, distillation: float) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layer", "kv lora", "basis", "bypass"])
 def test_the_loss_falls_and_an_interrupted_run_resumes(kind: str, tmp_path: Path) -> None:
     model, report = tuned(kind, tmp_path / "whole", max_steps=12, learning_rate=1e-2, log_every=2)
@@ -81,6 +82,7 @@ def test_the_loss_falls_and_an_interrupted_run_resumes(kind: str, tmp_path: Path
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layer", "kv lora", "basis"])
 def test_gradient_checkpointing_gives_the_same_numbers(kind: str, tmp_path: Path) -> None:
     plain, _ = tuned(kind, tmp_path / "plain", max_steps=2)
@@ -90,6 +92,7 @@ def test_gradient_checkpointing_gives_the_same_numbers(kind: str, tmp_path: Path
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", ["layer", "kv", "basis"])
 def test_a_recipe_is_recovered_and_fine_tuned(
     share: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path

@@ -6,7 +6,7 @@ The `SharePlan` that comes out is that of the MLPs; what attention calls, and wh
 `Recovery`. Whatever a model's shapes or windows forbid is refused here, before any weight is read.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from sharp_mobile.recipe.recovery import (
     WITH_SHARED_BASIS,
     AttentionRecovery,
     Basis,
+    Form,
     Recoveries,
     Recovery,
     Seven,
@@ -39,21 +40,20 @@ def share_plan(recipe: Recipe, model: Architecture) -> tuple[SharePlan, dict[int
     """
     mlps: dict[int, int] = {}  # target -> reference
     chosen: _Chosen = {}
-    direct, rule = False, ""
+    directs, rule = [], ""
     for kind, text in parse_share(recipe.share, recipe.plan):
         plan = SharePlan.parse(text, model.layers)
-        direct |= plan.direct
-        own = _of_kind(kind, plan, recipe, model)
-        for layer, new in own.items():
-            chosen[layer] = _both(layer, chosen[layer], new, mlps) if layer in chosen else new
-        if _takes_mlps(kind):
+        takes = set(plan.targets) if _takes_mlps(kind) else set[int]()
+        for layer, new in _of_kind(kind, plan, recipe, model).items():
+            chosen[layer] = _both(layer, mlps.keys(), takes, chosen[layer], new) if layer in chosen else new
+        if takes:
             mlps |= plan.reference_of
             rule = plan.rule or rule
+        if kind in ("mlp", "layer") and takes:
+            directs.append(plan.direct)
     chosen = recipe.recovery.written_out(model.layers, chosen)
     groups = {reference: tuple(t for t, its in sorted(mlps.items()) if its == reference) for reference in mlps.values()}
-    plan = SharePlan(model.layers, tuple(sorted(groups.items())), direct and bool(groups), rule)
-    if direct:
-        chosen |= {layer: replace(own, attention=_direct(own.attention)) for layer, own in chosen.items()}
+    plan = SharePlan(model.layers, tuple(sorted(groups.items())), bool(directs) and all(directs), rule)
     found = recoveries(plan, chosen)
     check_sharing(model, plan, found)
     return plan, found
@@ -63,35 +63,37 @@ def _takes_mlps(kind: ShareKind) -> bool:
     return kind in ("mlp", "layer", "drop", "drop-mlp", "prune")
 
 
-def _direct(attention: AttentionRecovery | None) -> AttentionRecovery | None:
-    return attention and replace(attention, form="lora", rank=0, bypass=0)
+def _both(layer: int, taken: Set[int], takes: Set[int], old: Recovery, new: Recovery) -> Recovery:
+    """What two kinds of a mixture make of one layer.
 
-
-def _both(layer: int, old: Recovery, new: Recovery, mlps: dict[int, int]) -> Recovery:
-    """What two kinds of a mixture make of one layer."""
-    takes = layer in mlps or not old.mlp.direct, not new.mlp.direct or new.attention is None
-    if all(takes) or (old.attention and new.attention) or old.basis or new.basis:
+    Args:
+        taken, takes: the layers whose MLPs are targets by the kinds before, and by this one.
+    """
+    if (layer in taken and layer in takes) or (old.attention and new.attention) or old.basis or new.basis:
         raise SharpError(f"share: layer {layer + 1} is a target twice; name it once")
-    return replace(new if takes[1] else old, attention=old.attention or new.attention)
+    own = new if layer in takes or (layer not in taken and old.direct) else old
+    return replace(own, attention=old.attention or new.attention)
 
 
 def _of_kind(kind: ShareKind, plan: SharePlan, recipe: Recipe, model: Architecture) -> _Chosen:
-    """What one kind of sharing gives each layer of its plan."""
+    """What one kind of sharing gives each layer of its plan; a direct one, what calls a reference no parameters."""
     settings = recipe.recovery
-    rank = settings.attention_rank
     multiple = max(32, recipe.quantize.group_size)  # what 4-bit groups and XNNPACK's vectors take of neurons
     neurons = settings.neurons or _pruned(settings.kept, model, multiple)
+    rank = 0 if plan.direct else settings.attention_rank
+    form: Form = "lora" if plan.direct else settings.attention_form
+    mlp = Recovery() if plan.direct or kind != "layer" else settings.usual
     left_out = AttentionRecovery("none", bypass=settings.attention_bypass)
 
     def calling(kind: str, target: int) -> AttentionRecovery:
         reference = plan.reference_of[target]
         if kind == "kv":  # o is fitted anew, so that LoRA is for who asks for it
             return AttentionRecovery("kv", reference, "lora", rank if "attention_rank" in settings.changed() else 0)
-        return AttentionRecovery("weights", reference, settings.attention_form, rank)
+        return AttentionRecovery("weights", reference, form, rank)
 
     each: dict[str, Callable[[int], Recovery]] = {
         "attention": lambda target: Recovery(attention=calling("weights", target)),
-        "layer": lambda target: replace(settings.usual, attention=calling("weights", target)),
+        "layer": lambda target: replace(mlp, attention=calling("weights", target)),
         "kv": lambda target: Recovery(attention=calling("kv", target)),
         "drop": lambda target: Recovery(reference=False, attention=left_out),
         "drop-mlp": lambda target: Recovery(reference=False),

@@ -257,7 +257,8 @@ def _factor_parameters(form: Form, ranks: Iterable[int], shapes: Iterable[tuple[
 def recoveries(plan: SharePlan, recovery: Recovery | Recoveries) -> dict[int, Recovery]:
     """The recovery parameters of each layer that has any, and of every target; 0-based and ascending.
 
-    One `Recovery` is that of all targets. In a direct plan targets have none, whatever `recovery` says.
+    One `Recovery` is that of all targets. In a direct plan MLPs that call their reference have none, whatever
+    `recovery` says; what is left out or pruned stays so.
 
     Raises:
         SharpError: a target without an entry, a layer that does not exist, or one that is no target and has no
@@ -265,7 +266,7 @@ def recoveries(plan: SharePlan, recovery: Recovery | Recoveries) -> dict[int, Re
     """
     given = dict.fromkeys(plan.targets, recovery) if isinstance(recovery, Recovery) else dict(recovery)
     if plan.direct:
-        given.update({target: _direct(given.get(target)) for target in plan.targets})
+        given.update({target: _direct(given.get(target, Recovery())) for target in plan.targets})
     for target in plan.targets:
         if target not in given:
             raise SharpError(f"recovery: target {target + 1} has no entry; add one")
@@ -283,10 +284,9 @@ def recoveries(plan: SharePlan, recovery: Recovery | Recoveries) -> dict[int, Re
     }
 
 
-def _direct(own: Recovery | None) -> Recovery:
-    """A direct share of everything that a layer shares."""
-    attention = own.attention if own else None
-    return Recovery(attention=attention and replace(attention, form="lora", rank=0, bypass=0))
+def _direct(own: Recovery) -> Recovery:
+    """The direct share of an MLP that calls its reference."""
+    return replace(own, form="lora", rank=0, neurons=0, bypass=0) if own.reference else own
 
 
 def attention_references(recovery: Recoveries) -> dict[int, int]:

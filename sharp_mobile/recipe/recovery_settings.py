@@ -154,7 +154,7 @@ class RecoverySettings(Section):
         """What stands in for the MLPs of a plan's targets, and the adapters of other layers."""
         adapter = Recovery("lora", self.adapters)
         chosen = {} if plan.direct or self.adapters == 0 else dict.fromkeys(range(plan.layers), adapter)
-        return chosen | dict.fromkeys(plan.targets, self.usual)
+        return chosen | dict.fromkeys(plan.targets, Recovery() if plan.direct else self.usual)
 
     def written_out(self, layers: int, usual: dict[int, Recovery]) -> dict[int, Recovery]:
         """`usual`, but for the layers of which `layers` says otherwise; what it leaves open there stays."""

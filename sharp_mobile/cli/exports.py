@@ -45,7 +45,8 @@ def export(model: Model, out: Path | None, profile: bool) -> None:
     recipe, name = model.recipe(), recipe_name(model.argument)
     result = run(recipe, name, out or Path("build/exports", name))
     show(summary(result, profile=profile))
-    if recipe.plan == "none" and model.plan is None and not model.random and recipe_file(model.argument) is None:
+    of_model = not model.random and recipe_file(model.argument) is None
+    if result.manifest.plan == "none" and not (model.plan or model.share) and of_model:
         show(sharing_offers(recipe, model.argument))
 
 

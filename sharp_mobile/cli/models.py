@@ -15,7 +15,7 @@ from sharp_mobile.cli.options import (
     show,
     show_json,
 )
-from sharp_mobile.console import say
+from sharp_mobile.console import say, warn
 
 
 @click.command()
@@ -24,13 +24,16 @@ from sharp_mobile.console import say
 @pickle_option
 @quiet_option
 def plan(model: Model) -> None:
-    """Show which layers of MODEL share, the stored ratio τ and the compression ratio s (paper, Eq. 1)."""
+    """Show what layers of MODEL share, and how much is kept: of MLPs the ratios τ and s (paper, Eq. 1)."""
     from sharp_mobile.checkpoint.description import plan_source
     from sharp_mobile.recipe.plan_budget import is_auto
 
     recipe = model.recipe()
     if not is_auto(recipe.plan):
-        say(plan_source(recipe).describe())
+        planned = plan_source(recipe)
+        for warning in planned.warnings:
+            warn(warning)
+        say(planned.describe())
         return
     from sharp_mobile.recovery.run import open_recipe  # measures the weights, so it needs PyTorch
 
@@ -48,6 +51,7 @@ def size(model: Model, plans: tuple[str, ...], as_json: bool) -> None:
     \b
     sharp-mobile size smollm2-135m
     sharp-mobile size ./Llama-3.2-1B --plan t_next --plan t_back --rank 128
+    sharp-mobile size ./Llama-3.2-1B --share attention --plan t_next
     sharp-mobile size --random-weights llama-2-7b --plan t_next --plan t_back --rank 384
     """
     from sharp_mobile.size_report import report

@@ -14,12 +14,12 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.files.printable import printable
 from sharp_mobile.recipe.load import load_recipe
 from sharp_mobile.recipe.settings import Recipe
-from sharp_mobile.recipe.share import KINDS
+from sharp_mobile.recipe.share import KINDS, is_mixture
 from sharp_mobile.recipe.source import RANDOM
 
 Command = Callable[..., None]
 
-PLAN = "none, a preset (t_next, t_back, …), or '3:4, 16:17-22' (reference:targets)."
+PLAN = "none, a preset (t_next, t_back, recursive 2, …), or '3:4, 16:17-22' (reference:targets)."
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,13 @@ class Model:
     random: bool
 
     def recipe(self, plan: str | None = None) -> Recipe:
-        """Load the recipe with these overrides; `plan` overrides --plan.
+        """Load the recipe with these overrides; `plan` overrides --plan, and a mixture the recipe's plan.
 
         Raises:
             SharpError: there is no such model or recipe, or a setting is wrong.
         """
-        overrides: dict[str, object] = {"plan": plan or self.plan or None, "share": self.share, "rank": self.rank}
+        plan = plan or self.plan or ("none" if self.share and is_mixture(self.share) else None)
+        overrides: dict[str, object] = {"plan": plan, "share": self.share, "rank": self.rank}
         for setting in self.settings:
             name, equals, value = setting.partition("=")
             if not equals:

@@ -58,8 +58,8 @@ class PlannedModel:
         shares = sharing is not None and (last in self.plan.targets or sharing.attention is not None)
         return (
             (
-                f"layer {last + 1}, the last one, shares: its output goes into the LM head uncorrected, and costs more "
-                f"quality than any other; leave it out: '{self.plan} without {last + 1}'",
+                f"layer {last + 1}, the last one, shares: its output goes into the LM head uncorrected, which costs "
+                f"more quality than sharing any other; leave it out by 'without {last + 1}' after the plan",
             )
             if shares
             else ()
@@ -103,7 +103,8 @@ def plan_model(recipe: Recipe, model: ModelDescription, explanation: tuple[str, 
     plan, recovery = share_plan(recipe, model.architecture)
     if model.plan is not None and (model.plan, model.recovery) != (plan, recovery):
         raise SharpError(
-            f"{model.path}: already shares layers, by plan {model.plan}; leave out plan and recovery, or "
+            f"{model.path}: already shares layers, by plan {sharing_text(model.plan, model.recovery or {})}; leave out "
+            "plan, share and recovery, or "
             "start from the original model"
         )
     if model.plan is not None:

@@ -16,6 +16,7 @@ from sharp_mobile.recipe.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe.recovery import (
     MATRICES,
     WITH_SHARED_BASIS,
+    AttentionKind,
     AttentionRecovery,
     Basis,
     Form,
@@ -80,16 +81,13 @@ def _of_kind(kind: ShareKind, plan: SharePlan, recipe: Recipe, model: Architectu
     settings = recipe.recovery
     multiple = max(32, recipe.quantize.group_size)  # what 4-bit groups and XNNPACK's vectors take of neurons
     neurons = settings.neurons or _pruned(settings.kept, model, multiple)
-    rank = 0 if plan.direct else settings.attention_rank
-    form: Form = "lora" if plan.direct else settings.attention_form
     mlp = Recovery() if plan.direct or kind != "layer" else settings.usual
     left_out = AttentionRecovery("none", bypass=settings.attention_bypass)
 
-    def calling(kind: str, target: int) -> AttentionRecovery:
-        reference = plan.reference_of[target]
-        if kind == "kv":  # o is fitted anew, so that LoRA is for who asks for it
-            return AttentionRecovery("kv", reference, "lora", rank if "attention_rank" in settings.changed() else 0)
-        return AttentionRecovery("weights", reference, form, rank)
+    def calling(kind: AttentionKind, target: int) -> AttentionRecovery:
+        form: Form = "lora" if plan.direct or kind == "kv" else settings.attention_form
+        rank = 0 if plan.direct else settings.attention_rank_of(kind)
+        return AttentionRecovery(kind, plan.reference_of[target], form, rank)
 
     each: dict[str, Callable[[int], Recovery]] = {
         "attention": lambda target: Recovery(attention=calling("weights", target)),

@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sharp_mobile.recipe.plan_budget import PlanBudget, is_auto
+from sharp_mobile.recipe.share import ShareKind, is_mixture, parse_share
 
 if TYPE_CHECKING:
+    from sharp_mobile.recipe.recovery_settings import RecoverySettings
     from sharp_mobile.recipe.settings import Recipe
 
 _TARGET = ("form", "rank", "neurons", "bypass", "reference")  # what `recovery` says of every target
+_CALLED = ("attention_form", "attention_rank")  # of every target that calls another's attention
+_OTHERS = (*_CALLED, "attention_bypass", "kept", "basis_ranks")
 _ADAM = ("adam_epochs", "adam_lr", "adam_batch")
 
 # Settings as "section.field" or "section.*", and why they have no effect.
@@ -33,12 +37,28 @@ def without_effect(recipe: "Recipe") -> list[str]:
 
 def recovers(recipe: "Recipe") -> bool:
     """Whether any layer may have recovery parameters, as far as it is known without the model."""
-    plan, recovery = recipe.plan.strip(), recipe.recovery
-    if is_auto(plan) or recovery.layers or recipe.share != "mlp":
+    if is_auto(recipe.plan) or recipe.recovery.layers:
         return True
+    return any(_recovers(kind, plan.strip(), recipe.recovery) for kind, plan in _kinds(recipe))
+
+
+def _kinds(recipe: "Recipe") -> list[tuple[ShareKind, str]]:
+    return parse_share(recipe.share, recipe.plan)
+
+
+def _recovers(kind: ShareKind, plan: str, recovery: "RecoverySettings") -> bool:
+    """Whether a kind of sharing gives a layer parameters that are fitted."""
+    if plan == "none" or kind == "drop-mlp":
+        return kind == "mlp" and recovery.adapters > 0
+    if kind in ("kv", "basis", "prune"):
+        return True
+    if kind in ("drop", "drop-attention"):
+        return recovery.attention_bypass > 0
     if _is_direct(plan):
         return False
-    return recovery.adapters > 0 or not (plan == "none" or recovery.usual.direct)
+    of_mlps = kind != "attention" and (recovery.adapters > 0 or not recovery.usual.direct)
+    rank = recovery.attention_rank_of("weights")
+    return of_mlps or (kind != "mlp" and (any(rank) if isinstance(rank, tuple) else rank > 0))
 
 
 def _rules(recipe: "Recipe") -> Iterator[_Rule]:
@@ -56,7 +76,8 @@ def _rules(recipe: "Recipe") -> Iterator[_Rule]:
 def _of_the_plan(recipe: "Recipe") -> Iterator[_Rule]:
     plan, layers = recipe.plan.strip(), recipe.recovery.layers
     if is_auto(plan):
-        yield ("recovery.adapters", "recovery.layers"), f"plan '{plan}' chooses what every layer has; name the layers"
+        chosen = ("adapters", "layers", *_OTHERS)
+        yield _named("recovery", chosen), f"plan '{plan}' chooses what every layer has; name the layers"
         if PlanBudget.parse(plan).kind == "tau":
             yield ("auto.choices",), "with a budget of tau every target has what recovery says; use s or bytes"
         else:
@@ -64,15 +85,46 @@ def _of_the_plan(recipe: "Recipe") -> Iterator[_Rule]:
         return
     yield ("auto.*",), f"plan '{plan}' is not chosen; use a plan such as 'auto s=0.62'"
     if _is_direct(plan):
-        yield ("recovery.adapters",), f"plan '{plan}' shares without recovery parameters; leave 'direct' out"
+        reason = f"plan '{plan}' shares without recovery parameters; leave 'direct' out"
+        yield ("recovery.adapters",), reason
         if not layers:
-            yield _named("recovery", _TARGET), f"plan '{plan}' shares without recovery parameters; leave 'direct' out"
-    elif plan == "none" and not layers:
-        yield _named("recovery", _TARGET), "plan none has no targets; name a plan"
+            of_targets = (*(_TARGET if recipe.share != "prune" else ()), *_CALLED)
+            yield _named("recovery", of_targets), reason
+    elif plan == "none" and not layers and not is_mixture(recipe.share):
+        yield _named("recovery", (*_TARGET, *_OTHERS)), "plan none has no targets; name a plan"
+    yield from _of_the_kinds(recipe)
     if not recovers(recipe):
         of_warmup = [name for name in type(recipe.warmup).model_fields if not _read_by_rounding(recipe, name)]
         useless = (*_named("warmup", of_warmup), "finetune.*", "quantize.recovery")
         yield useless, "no layer has recovery parameters; name a plan that shares, or a rank"
+
+
+def _of_the_kinds(recipe: "Recipe") -> Iterator[_Rule]:
+    """Settings of what is not shared, or is left out."""
+    kinds, recovery = {kind for kind, _ in _kinds(recipe)}, recipe.recovery
+
+    def unless(needed: set[ShareKind], *names: str) -> Iterator[_Rule]:
+        if not needed & kinds:
+            yield _named("recovery", names), f"share '{recipe.share}' has no use for it; use {_either(sorted(needed))}"
+
+    if not recovery.layers:
+        yield from unless({"mlp", "layer"}, "form", "rank", "bypass", "reference")
+        yield from unless({"mlp", "layer", "prune"}, "neurons")
+    yield from unless({"mlp"}, "adapters")
+    yield from unless({"attention", "layer"}, "attention_form")
+    yield from unless({"attention", "layer", "kv"}, "attention_rank")
+    yield from unless({"drop", "drop-attention"}, "attention_bypass")
+    yield from unless({"prune", "basis"}, "kept")
+    yield from unless({"basis"}, "basis_ranks")
+    if recovery.neurons and "basis" not in kinds:
+        yield ("recovery.kept",), "recovery.neurons says how many are kept; leave one out"
+    only = kinds <= {"basis", "prune", "kv"} and not recovery.layers
+    if only and not ("kv" in kinds and recovery.attention_rank):
+        yield ("quantize.recovery",), f"share '{recipe.share}' has no recovery matrices; leave it out"
+
+
+def _either(kinds: list[ShareKind]) -> str:
+    return " or ".join(kinds)
 
 
 def _of_finetune(recipe: "Recipe") -> Iterator[_Rule]:

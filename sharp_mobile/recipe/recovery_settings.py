@@ -88,11 +88,11 @@ class RecoverySettings(Section):
     layers that are no targets (Full-LoRA). `quantization_aware` fits and tunes all of it against the model as it will
     be exported (see `quantize.fake_quantize`), not against the float one.
 
-    `attention_form` and `attention_rank`, or ranks [q, k, v, o], are the same for attention; of a kv target, of q and o
-    alone, and 0 unless they are given. `attention_bypass` is the rank of a linear map in the place of an attention that
-    is left out. `kept` is the part of a target's neurons that `share: prune`
-    keeps, and of the parameters that `share: basis` keeps; the ranks of bases are chosen by an equal `ratio` of every
-    matrix, or so that what truncation loses is least in total (`loss`).
+    `attention_form` and `attention_rank`, or ranks [q, k, v, o], are the same for attention, 32 if not given; of a kv
+    target, of q and o alone, and 0 if not given. `attention_bypass` is the rank of a linear map in the place of
+    an attention that is left out. `kept` is the part of a target's neurons that `share: prune` keeps, and of the
+    parameters that `share: basis` keeps; the ranks of bases are chosen by an equal `ratio` of every matrix, or so that
+    what truncation loses is least in total (`loss`).
     """
 
     form: Form = "lora"
@@ -102,7 +102,7 @@ class RecoverySettings(Section):
     reference: Flag = True
     adapters: int = Field(default=0, ge=0)
     attention_form: Form = "lora"
-    attention_rank: AttentionRanks = 32
+    attention_rank: AttentionRanks | None = None
     attention_bypass: int = Field(default=0, ge=0)
     kept: Float = Field(default=0.8, gt=0, le=1)
     basis_ranks: Literal["ratio", "loss"] = "ratio"
@@ -123,6 +123,12 @@ class RecoverySettings(Section):
                 "share: drop-mlp"
             )
         return usual
+
+    def attention_rank_of(self, kind: AttentionKind) -> int | Four:
+        """The rank of a target's attention; of a kv target, o is fitted anew, so that LoRA is for who asks for it."""
+        if self.attention_rank is None:
+            return 0 if kind == "kv" else 32
+        return self.attention_rank
 
     def of(self, own: LayerRecovery) -> Recovery:
         """What a layer has whose own settings come before the section's.
@@ -172,7 +178,7 @@ class RecoverySettings(Section):
         """Every width that a recovery parameter can have, as far as it is known without a plan."""
         mine = [self.usual, *(self.of(own) for own in self.layers.values())]
         widths = {width for own in mine for width in (*own.ranks, own.neurons, own.bypass)}
-        rank = self.attention_rank
+        rank = self.attention_rank_of("weights")
         widths |= {self.adapters, self.attention_bypass, *(rank if isinstance(rank, tuple) else (rank,))}
         return widths | {
             width for own in mine if own.attention for width in (*own.attention.ranks, own.attention.bypass)

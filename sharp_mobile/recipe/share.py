@@ -19,6 +19,11 @@ ShareKind = Literal["mlp", "attention", "layer", "kv", "basis", "drop", "drop-ml
 KINDS: tuple[ShareKind, ...] = get_args(ShareKind)
 
 
+def is_mixture(share: str) -> bool:
+    """Whether a `share` names the plans itself."""
+    return share.strip() not in KINDS
+
+
 def parse_share(share: str, plan: str) -> list[tuple[ShareKind, str]]:
     """Each kind of a recipe's `share` with its plan, which is the recipe's for a kind that stands alone.
 
@@ -26,7 +31,7 @@ def parse_share(share: str, plan: str) -> list[tuple[ShareKind, str]]:
         SharpError: a kind that does not exist, or plans in both places.
     """
     text = share.strip()
-    if text in KINDS:
+    if not is_mixture(share):
         return [(_kind(text), plan)]
     if plan.strip() != "none":
         raise SharpError(

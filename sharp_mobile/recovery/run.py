@@ -97,14 +97,15 @@ def share(opened: OpenedModel, *, work: Path, stages: Stages) -> RecoveredModel:
         SharpError: a text or tokenizer that is not there or does not suffice, or a model that cannot be fitted.
     """
     checkpoint = opened.checkpoint
-    for warning in checkpoint.warnings:
+    told = (*checkpoint.warnings, *opened.warnings)
+    for warning in told:
         warn(warning)
     say(opened.describe())
     if checkpoint.random and opened.recovery:
         share_random(checkpoint.model, opened.plan, opened.recovery)
         checkpoint = replace(checkpoint, plan=opened.plan, recovery=opened.recovery)
     if not opened.recovery or checkpoint.plan is not None:
-        return RecoveredModel(opened, checkpoint, checkpoint.warnings, checkpoint.path)
+        return RecoveredModel(opened, checkpoint, told, checkpoint.path)
     kept = work / f"{checkpoint.name}-{_recovery_key(opened, opened.recipe.finetune)}"
     with exclusive_writer(kept) as missing:
         if missing:
@@ -118,7 +119,7 @@ def share(opened: OpenedModel, *, work: Path, stages: Stages) -> RecoveredModel:
     for warning in warnings:
         warn(warning)
     named = replace(recovered, name=checkpoint.name, source=checkpoint.source)
-    return RecoveredModel(opened, named, (*checkpoint.warnings, *warnings), kept)
+    return RecoveredModel(opened, named, (*told, *warnings), kept)
 
 
 def _recovery_key(opened: OpenedModel, finetune: FinetuneSettings) -> str:

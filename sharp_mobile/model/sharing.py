@@ -152,7 +152,8 @@ def equal_ratio_ranks(model: Architecture, group: int, kept: float, multiple: in
         out, into = matrix_shapes(model)[name]
         outputs = out * (group if name in WITH_SHARED_BASIS else 1)
         rank = int(into * outputs * kept / (into + outputs)) // multiple * multiple
-        if kept < 1 and rank == 0:
+        smaller = multiple * (into + outputs) < into * outputs  # whether any factors are
+        if kept < 1 and rank == 0 and smaller:
             raise SharpError(
                 f"recovery.kept {kept} leaves {name} a basis of rank 0 (in multiples of {multiple}, as 4-bit groups "
                 "ask for); keep more"

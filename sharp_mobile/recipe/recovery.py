@@ -62,6 +62,11 @@ class AttentionRecovery:
             raise SharpError(
                 f"attention '{self.kind}' does not exist; choose one of {', '.join(get_args(AttentionKind))}"
             )
+        if self.kind == "kv" and self.form != "lora" and any(self.ranks):
+            raise SharpError(
+                f"recovery form '{self.form}' corrects shared weights, and q and o of a kv target are its own; use "
+                "'lora'"
+            )
         _check_form(self.form, self.ranks)
         _check_not_negative(rank=min(self.ranks), bypass=self.bypass)
         if (self.reference is None) != (self.kind == "none"):
@@ -70,10 +75,6 @@ class AttentionRecovery:
             raise SharpError(f"attention that is left out has no weight to correct with rank {self.rank}; use bypass")
         if self.kind != "none" and self.bypass:
             raise SharpError("a bypass stands in the place of attention; give it to a layer without attention")
-        if self.kind == "kv" and self.form != "lora" and any(self.ranks):
-            raise SharpError(
-                f"recovery form '{self.form}' corrects shared weights, and q and o of a kv target are its own"
-            )
 
     @property
     def ranks(self) -> Four:

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.recipe.plan import PRESETS, SharePlan
+from sharp_mobile.recipe.plan import PRESETS, SharePlan, layer_ranges
 
 # Table 8 of the SHARP paper, as it prints the types for 32 layers.
 TABLE_8 = {
@@ -144,3 +144,58 @@ def test_a_plan_that_is_suggested_fits_the_model(preset: str, layers: int) -> No
 def test_a_reference_needs_targets() -> None:
     with pytest.raises(SharpError, match="reference 3 has no target"):
         SharePlan(9, ((2, ()),))
+
+
+@pytest.mark.parametrize(
+    ("text", "written_out"),
+    [
+        ("recursive 2", "1:5, 2:6, 3:7, 4:8"),
+        ("recursive 4", "1:3,5,7, 2:4,6,8"),
+        ("blocks 2", "1:2, 3:4, 5:6, 7:8"),
+        ("blocks 3", "1:2,3, 4:5,6, 7:8"),
+        ("blocks 8", "1:2-8"),
+    ],
+)
+def test_rules_take_all_layers(text: str, written_out: str) -> None:
+    plan = SharePlan.parse(text, 8)
+    groups = ", ".join(f"{first + 1}:{layer_ranges(its)}" for first, its in plan.groups)
+    assert groups == written_out
+    assert str(plan) == text
+    assert SharePlan.parse(str(plan), 8) == plan
+    assert SharePlan.parse(f"  {text.replace(' ', '   ')} ", 8) == plan
+    assert plan.targets[-1] == 7  # which no plan that is written out may have
+
+
+def test_a_rule_without_some_targets_is_still_that_rule() -> None:
+    plan = SharePlan.parse("recursive 2 without 8, 5", 8)
+    assert plan.groups == ((1, (5,)), (2, (6,)))
+    assert str(plan) == "recursive 2 without 5,8"
+    assert SharePlan.parse(str(plan), 8) == plan
+    direct = SharePlan.parse("direct: recursive 2 without 5", 8)
+    assert str(direct) == "direct:recursive 2 without 5"
+    assert SharePlan.parse(str(direct), 8) == direct
+    assert SharePlan.parse("recursive 2 without 5-8", 8).is_none
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recursive 3", "'recursive 3' does not divide the 8 layers into equal blocks; use recursive 2 or 4"),
+        ("recursive 8", "use recursive 2 or 4"),
+        ("recursive 1", "'recursive 1' shares nothing; use recursive 2 or more"),
+        ("blocks 0", "'blocks 0' shares nothing; use blocks 2 or more"),
+        ("blocks 9", "needs groups of 9 layers, the model has 8; use blocks 2"),
+        ("recursive", "'recursive' is not a plan"),
+        ("recursive 2 without 4", "layer 4 is no target of this plan"),
+        ("recursive -2", "is not a plan"),
+    ],
+)
+def test_a_rule_that_does_not_fit_names_one_that_does(text: str, message: str) -> None:
+    with pytest.raises(SharpError) as refused:
+        SharePlan.parse(text, 8)
+    assert message in str(refused.value)
+
+
+def test_a_prime_number_of_layers_has_no_loops() -> None:
+    with pytest.raises(SharpError, match="no number does; write a plan out"):
+        SharePlan.parse("recursive 2", 7)

@@ -77,6 +77,45 @@ def test_plan_tells_the_plan_and_its_ratios(tiny_checkpoint: Path) -> None:
     assert "τ = 0.50, compression ratio s = 0.500" in direct
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ("--share", "attention", "--plan", "2:3-5"),
+            "shares attention 2:3-5 (reference:targets, 1-based), attention + ",
+        ),
+        (("--share", "layer", "--plan", "2:3"), "shares MLPs 2:3; attention 2:3 (reference:targets, 1-based), "),
+        (("--share", "layer", "--plan", "recursive 2"), "shares MLPs recursive 2; attention 1:4, 2:5, 3:6 (reference"),
+        (
+            ("--share", "kv", "--plan", "t_next"),
+            "shares keys and values 3:4 (reference:targets, 1-based), keys and val",
+        ),
+        (
+            ("--share", "drop", "--plan", "2:3"),
+            "shares no attention in layer 3; no MLP in layer 3 (reference:targets, ",
+        ),
+        (("--share", "basis", "--plan", "blocks 3", "--set", "linear=8"), "shares bases in layers 1-6 (reference:tar"),
+        (("--share", "prune", "--plan", "2:3"), "plan 2:3 (reference:targets, 1-based), no reference + 64 own neurons"),
+        (("--share", "attention 2:3; drop-mlp 4:5"), "shares attention 2:3; no MLP in layer 5 (reference:targets, 1-b"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_plan_tells_what_is_shared(arguments: tuple[str, ...], line: str, tiny_checkpoint: Path) -> None:
+    result = run("plan", tiny_checkpoint, "--quiet", *arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(line)
+    assert ("the last one, shares" in result.stderr) == ("recursive 2" in arguments)
+
+
+def test_a_mixture_takes_the_place_of_the_recipes_plan(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: {tiny_checkpoint}\nplan: t_next\n")
+    result = run("plan", recipe, "--share", "kv 2:3; attention 4:5", "--quiet")
+    assert result.stdout.startswith("shares attention 4:5; keys and values 2:3 ")
+    assert "give one kind" in told(run("plan", recipe, "--share", "kv 2:3; attention 4:5", "--plan", "t_next"))
+    assert "'heads' cannot be shared; choose one of" in told(run("plan", recipe, "--share", "heads", "--quiet"))
+
+
 def test_size_tells_several_plans_from_a_configuration(tiny_checkpoint: Path) -> None:
     plans = ("--plan", "2:3", "--plan", "2:3-5", "--rank", 32)
     arguments = (*plans, "--set", "max_length=64", "--set", "rounding=nearest")

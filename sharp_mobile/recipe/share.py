@@ -41,7 +41,7 @@ def parse_share(share: str, plan: str) -> list[tuple[ShareKind, str]]:
     pairs = []
     for item in text.split(";"):
         kind, _, its_plan = item.strip().partition(" ")
-        if not its_plan.strip():
+        if not its_plan.strip() and (kind in KINDS or not kind):
             raise SharpError(f"share '{share}': '{item.strip()}' names no plan; write such as 'kv 7:8; mlp 9:10'")
         pairs.append((_kind(kind), its_plan.strip()))
     if len({kind for kind, _ in pairs}) < len(pairs):

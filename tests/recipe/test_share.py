@@ -22,7 +22,7 @@ def test_a_mixture_names_a_plan_for_each() -> None:
 @pytest.mark.parametrize(
     ("share", "plan", "message"),
     [
-        ("heads", "none", "'heads' names no plan"),
+        ("heads", "none", "'heads' cannot be shared; choose one of mlp, attention"),
         ("heads 2:3", "none", "'heads' cannot be shared; choose one of mlp, attention"),
         ("kv", "2:3; mlp 4:5", None),  # the plan itself is read later
         ("kv 2:3", "2:3", "give one kind (mlp, attention"),

@@ -10,10 +10,10 @@ from tiny_models import tiny_config, tiny_model
 from sharp_mobile.checkpoint.config import architecture_of
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import decoder_layers
-from sharp_mobile.model.sharing import equal_ratio_ranks, kept_parameters, share_plan, sharing_text
 from sharp_mobile.model.shared_attention import share_attention
+from sharp_mobile.model.sharing import equal_ratio_ranks, kept_parameters, share_plan, sharing_text
 from sharp_mobile.recipe.plan import SharePlan
-from sharp_mobile.recipe.recovery import AttentionRecovery, Basis, Recovery
+from sharp_mobile.recipe.recovery import MATRICES, AttentionRecovery, Basis, Recovery
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import describe_recoveries
 
@@ -138,12 +138,12 @@ def test_kept_parameters_by_hand() -> None:
 
 def test_ranks_of_an_equal_ratio_keep_that_part() -> None:
     model = architecture_of(tiny_config().to_dict())
-    ranks = dict(zip("q k v o gate up down".split(), equal_ratio_ranks(model, 2, 0.5, 1), strict=True))
+    ranks = dict(zip(MATRICES, equal_ratio_ranks(model, 2, 0.5, 1), strict=True))
     assert ranks["q"] == 64 * 128 // 2 // (64 + 128)
     assert ranks["o"] == 64 * 64 // 2 // 128
     assert ranks["gate"] == ranks["up"] == 64 * 192 // 2 // (64 + 192)
     # The factors of k and v, 64 by 64 for two layers, would not be smaller: they stay whole.
-    assert dict(zip("q k v o".split(), equal_ratio_ranks(model, 2, 0.9, 32), strict=False))["k"] == 0
+    assert equal_ratio_ranks(model, 2, 0.9, 32)[1] == 0
     with pytest.raises(SharpError, match=r"kept 0\.1 leaves q a basis of rank 0 \(in multiples of 32.*; keep more"):
         equal_ratio_ranks(model, 2, 0.1, 32)
     with pytest.raises(SharpError, match=r"kept 1\.0 factors nothing.*; keep less"):

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -5,8 +6,13 @@ import pytest
 from reported import recorded
 
 from sharp_mobile.errors import SharpError
+from sharp_mobile.model.planned import PlannedModel
+from sharp_mobile.model.sharing import kept_parameters
+from sharp_mobile.quantize.stored import stored_tensors
+from sharp_mobile.recipe.load import load_recipe
+from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan_budget import PlanBudget
-from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.recovery import Recovery, layers_of_kind
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recovery.plan_search.stage import usual_choices
 from sharp_mobile.recovery.run import open_recipe, recover
@@ -86,6 +92,79 @@ def test_a_chosen_plan_is_recovered(tiny_checkpoint: Path, tiny_text: Path, tmp_
         kept = recover(wanted, None, work=tmp_path / "work")
     assert (kept / "sharp.json").is_file()
     assert "auto: " in report.lines[0]
+
+
+def shared(checkpoint: Path, text: Path, share: str, plan: str) -> Recipe:
+    return recipe(checkpoint, text, plan).model_copy(update={"share": share})
+
+
+def stored(opened: PlannedModel, *roles: str) -> int:
+    """The bytes of what an export of these roles stores."""
+    model, quantize = opened.architecture, opened.recipe.quantize
+    tensors = stored_tensors(model, opened.plan, opened.recovery, quantize)
+    return sum(linear.nbytes for linear in tensors.linears if linear.role in roles)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ["0.07MB", "0.16MB resident", "s=0.6"])
+def test_a_plan_of_whole_layers_keeps_its_budget(
+    budget: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    wanted = shared(tiny_checkpoint, tiny_text, "layer", f"auto {budget}")
+    wanted = wanted.model_copy(update={"lower": LowerSettings(max_length=64)})
+    opened = open_recipe(wanted, work=tmp_path)
+    size = stored(opened, "attention", "mlp", "recovery")
+    model = opened.architecture
+    holding = [layer for layer in range(6) if layer not in layers_of_kind(opened.recovery, "kv")]
+    holding = [layer for layer in holding if layer not in layers_of_kind(opened.recovery, "none")]
+    cache = len(holding) * 2 * model.key_width * 64 * 4
+    match budget:
+        case "0.07MB":
+            assert 0.9 * 70_000 < size <= 1.03 * 70_000  # scales of 8-bit rows come on top
+        case "0.16MB resident":
+            assert 0.9 * 160_000 < size + cache <= 1.03 * 160_000
+        case "s=0.6":
+            kept = kept_parameters(model, opened.plan, opened.recovery)
+            assert 0.5 < kept.planned / kept.original <= 0.6
+    assert any(own.attention for own in opened.recovery.values())
+    lines = opened.describe().splitlines()
+    assert re.fullmatch(r"auto: \d MLPs and \d attentions are targets, 0\.\d+ of .* nats a token", lines[0])
+    assert len(lines) == 1 + 6 + 1
+    assert any("; no attention" in line or "; keys and values of layer" in line for line in lines)
+    again = open_recipe(wanted, work=tmp_path)
+    assert (again.plan, again.recovery) == (opened.plan, opened.recovery)
+    assert len(list(tmp_path.glob("trials-*.json"))) == 1
+
+
+@pytest.mark.slow
+def test_a_plan_of_attention_leaves_mlps_and_is_recovered(
+    tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    wanted = shared(tiny_checkpoint, tiny_text, "attention", "auto s=0.7")
+    opened = open_recipe(wanted, work=tmp_path)
+    assert opened.plan.is_none
+    assert opened.recovery
+    assert all(own.attention and own.mlp == Recovery() for own in opened.recovery.values())
+    attention = 2 * 64 * (64 + 32)
+    kept = kept_parameters(opened.architecture, opened.plan, opened.recovery)
+    assert kept.original - kept.planned >= 0.3 * 6 * attention
+    directory = recover(wanted, None, work=tmp_path)
+    again = open_recipe(load_recipe(directory), work=tmp_path)
+    assert (again.plan, again.recovery) == (opened.plan, opened.recovery)
+
+
+@pytest.mark.parametrize("share", ["kv", "basis", "drop", "drop-mlp", "drop-attention", "prune"])
+def test_kinds_that_are_not_chosen_are_refused(
+    share: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SharpError, match=f"plan auto with share '{share}': .* use share: mlp, attention or layer, or"):
+        open_recipe(shared(tiny_checkpoint, tiny_text, share, "auto s=0.8"), work=tmp_path)
+
+
+@pytest.mark.parametrize("share", ["attention", "layer"])
+def test_tau_is_of_mlps_alone(share: str, tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:
+    with pytest.raises(SharpError, match=f"tau counts MLPs alone; with share {share} name s, bytes or resident bytes"):
+        open_recipe(shared(tiny_checkpoint, tiny_text, share, "auto tau=0.5"), work=tmp_path)
 
 
 def test_a_budget_below_the_least_is_refused(tiny_checkpoint: Path, tiny_text: Path, tmp_path: Path) -> None:

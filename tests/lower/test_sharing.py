@@ -1,0 +1,94 @@
+"""The `.pte` of whatever layers share predicts what its eager decoder predicts, and holds what is shared once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from share_kinds import KINDS, Kind, shared_model
+from tiny_models import tiny_tokens
+
+from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.eager import eager_step
+from sharp_mobile.lower.program import assemble, lower_segments
+from sharp_mobile.pte.runtime import load_pte
+from sharp_mobile.quantize.nearest import quantize
+from sharp_mobile.recipe.lower_settings import LowerSettings
+from sharp_mobile.recipe.quantize_settings import QuantizeSettings
+from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery, recoveries
+from sharp_mobile.verify.agreement import TOLERANCE_INTEGER, compare, sharing_problems
+from sharp_mobile.verify.inspect import inspect_pte
+
+LENGTH = 32
+MIXTURE = Kind(
+    "2:3, 4:5",
+    {
+        2: Recovery("lora", 32, attention=AttentionRecovery("weights", 1, rank=32)),
+        3: Recovery(attention=AttentionRecovery("kv", 0)),
+        4: Recovery(reference=False, attention=AttentionRecovery("none", bypass=32)),
+    },
+)
+ALL = {**KINDS, "mixture": MIXTURE}
+
+
+def quantized(kind: Kind, model_type: str = "llama", **settings: int) -> Decoder:
+    """With portable attention, so that both kinds of program come of one lowering."""
+    lower = LowerSettings(max_length=settings.pop("max_length", LENGTH), attention="portable", **settings)
+    decoder = build_decoder(shared_model(kind, model_type, max_position_embeddings=lower.max_length), lower)
+    quantize(decoder, QuantizeSettings())
+    return decoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ALL)
+def test_a_program_of_every_kind_predicts_what_its_eager_decoder_predicts(kind: str, tmp_path: Path) -> None:
+    decoder = quantized(ALL[kind])
+    lowered, keys = lower_segments(decoder)
+    own = recoveries(ALL[kind].parsed(), ALL[kind].recovery)
+    assert sharing_problems(ALL[kind].parsed(), own, keys) == []
+    decoder.options = replace(decoder.options, all_logits=True)
+    prompt = tiny_tokens(8)[0].tolist()
+    for attention in ("portable", "custom_sdpa"):
+        lowered.options = replace(lowered.options, attention=attention)
+        program = lowered.deployed(lowered.entry, list(lowered.middles), lowered.exit)
+        path = tmp_path / f"{attention}.pte"
+        path.write_bytes(assemble(program, {"get_max_context_len": LENGTH}).buffer)
+        agreement = compare(lambda path=path: load_pte(path), eager_step(decoder), prompt, 12, [], TOLERANCE_INTEGER)  # type: ignore[misc]
+        assert agreement.problems() == []
+        assert agreement.divergence < 0.02
+        assert len(agreement.tokens) == 12
+
+
+def written(decoder: Decoder, path: Path) -> tuple[dict[str, str], int]:
+    """The keys of a decoder's tensors in its file by their names, and the file's bytes of tensors."""
+    lowered, keys = lower_segments(decoder)
+    path.write_bytes(assemble(lowered, {"get_max_context_len": LENGTH}).buffer)
+    return keys, sum(tensor.nbytes for tensor in inspect_pte(path, keys).tensors)
+
+
+@pytest.mark.slow
+def test_what_is_shared_lies_in_the_file_once(tmp_path: Path) -> None:
+    """Layer 3's attention and MLP are layer 2's, without recovery parameters: the file lacks exactly their weights."""
+    direct = Kind("direct:2:3", {2: Recovery(attention=AttentionRecovery("weights", 1))})
+    alone = Kind("none", {})
+    _, whole = written(quantized(alone), tmp_path / "alone.pte")
+    keys, shared = written(quantized(direct), tmp_path / "shared.pte")
+    weights = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96
+    assert whole - shared == weights // 2 + 2 * weights // 32  # 4 bits and a bfloat16 scale for each group of 32
+    for name in ("attention.q", "attention.k", "attention.v", "attention.o", "mlp.gate", "mlp.up", "mlp.down"):
+        same = [key for full, key in keys.items() if f"layers.1.{name}." in full]
+        assert same
+        assert [key for full, key in keys.items() if f"layers.2.{name}." in full] == same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kv", "drop attention"])
+def test_a_layer_without_keys_of_its_own_has_no_cache(kind: str) -> None:
+    """The memory that the program plans is smaller by exactly the caches of such layers."""
+    length, planned = 2048, []
+    for its in (Kind("none", {}), ALL[kind]):
+        lowered, _ = lower_segments(quantized(its, max_length=length, prefill_chunk=8))
+        method = assemble(lowered, {}).executorch_program.execution_plan[0]
+        planned.append(sum(method.non_const_buffer_sizes))
+    without = sum(own.attention is not None and own.attention.kind in ("kv", "none") for own in ALL[kind].recovery.values())
+    caches = without * 2 * 32 * length * 4
+    assert planned[0] - planned[1] == pytest.approx(caches, rel=0.01)

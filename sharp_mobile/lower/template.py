@@ -208,7 +208,10 @@ def _with_given(program: ExportedProgram) -> tuple[ExportedProgram, dict[str, to
 
 
 def _state(module: nn.Module, *, recurse: bool = True) -> dict[str, torch.Tensor]:
-    return {**dict(module.named_parameters(recurse=recurse)), **dict(module.named_buffers(recurse=recurse))}
+    """By name; what is called in several places has several, and `torch.export` takes the last."""
+    parameters = module.named_parameters(recurse=recurse, remove_duplicate=False)
+    buffers = module.named_buffers(recurse=recurse, remove_duplicate=False)
+    return {**dict(parameters), **dict(buffers)}
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,9 @@ MIXTURE = Kind(
         4: Recovery(reference=False, attention=AttentionRecovery("none", bypass=32)),
     },
 )
-ALL = {**KINDS, "mixture": MIXTURE}
+# Two segments of one kind, each of which calls its MLP's weights twice.
+TWICE = Kind("2:3, 4:5", dict.fromkeys((2, 4), Recovery("lora", 32, attention=AttentionRecovery("none"))))
+ALL = {**KINDS, "mixture": MIXTURE, "twice in a segment": TWICE}
 
 
 def quantized(kind: Kind, model_type: str = "llama", **settings: int) -> Decoder:
@@ -62,7 +64,7 @@ def written(decoder: Decoder, path: Path) -> tuple[dict[str, str], int]:
     """The keys of a decoder's tensors in its file by their names, and the file's bytes of tensors."""
     lowered, keys = lower_segments(decoder)
     path.write_bytes(assemble(lowered, {"get_max_context_len": LENGTH}).buffer)
-    return keys, sum(tensor.nbytes for tensor in inspect_pte(path, keys).tensors)
+    return keys, sum(tensor.bytes for tensor in inspect_pte(path, keys).tensors)
 
 
 @pytest.mark.slow
@@ -74,10 +76,14 @@ def test_what_is_shared_lies_in_the_file_once(tmp_path: Path) -> None:
     keys, shared = written(quantized(direct), tmp_path / "shared.pte")
     weights = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96
     assert whole - shared == weights // 2 + 2 * weights // 32  # 4 bits and a bfloat16 scale for each group of 32
-    for name in ("attention.q", "attention.k", "attention.v", "attention.o", "mlp.gate", "mlp.up", "mlp.down"):
-        same = [key for full, key in keys.items() if f"layers.1.{name}." in full]
-        assert same
-        assert [key for full, key in keys.items() if f"layers.2.{name}." in full] == same
+    codes = {tuple(name.split(".")): key for name, key in keys.items() if name.endswith(".codes")}
+    for projection in ("q", "k", "v", "o", "gate", "up", "down"):
+        of_reference, of_target = (
+            {key for parts, key in codes.items() if parts[:2] == ("layers", layer) and projection in parts}
+            for layer in ("2", "3")
+        )
+        assert len(of_reference) == 1
+        assert of_target == of_reference
 
 
 @pytest.mark.slow
@@ -89,6 +95,7 @@ def test_a_layer_without_keys_of_its_own_has_no_cache(kind: str) -> None:
         lowered, _ = lower_segments(quantized(its, max_length=length, prefill_chunk=8))
         method = assemble(lowered, {}).executorch_program.execution_plan[0]
         planned.append(sum(method.non_const_buffer_sizes))
-    without = sum(own.attention is not None and own.attention.kind in ("kv", "none") for own in ALL[kind].recovery.values())
+    kinds = [own.attention.kind for own in ALL[kind].recovery.values() if own.attention]
+    without = kinds.count("kv") + kinds.count("none")
     caches = without * 2 * 32 * length * 4
     assert planned[0] - planned[1] == pytest.approx(caches, rel=0.01)

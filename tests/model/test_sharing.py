@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from shared_kinds import KINDS, planned
+from share_recipes import KINDS, planned
 from tiny_models import tiny_config, tiny_model
 
 from sharp_mobile.checkpoint.config import architecture_of

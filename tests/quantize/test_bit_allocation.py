@@ -1,10 +1,13 @@
 """Where 8 bits go: what a linear's rounding costs the predictions, and a budget that is spent and kept."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from counted_decoder import stored_bytes
 from pydantic import ValidationError
+from share_kinds import KINDS, shared_model
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
@@ -48,6 +51,11 @@ def shared_decoder() -> Decoder:
     return build_decoder(model, LowerSettings(max_length=64, logits="all"))
 
 
+def decoder_of(kind: str) -> Decoder:
+    """Of a model that shares in one of the ways of `share_kinds`."""
+    return build_decoder(shared_model(KINDS[kind]), LowerSettings(max_length=64, attention="portable", logits="all"))
+
+
 def distinct_linears(decoder: Decoder) -> list[nn.Linear]:
     return list({linear: None for segment in segments_of(decoder) for linear in linears_of(segment)})
 
@@ -76,13 +84,22 @@ def whole_model_sensitivities(decoder: Decoder, tokens: torch.Tensor) -> dict[nn
 
 
 @pytest.mark.usefixtures("exact_products")
-@pytest.mark.parametrize("make", [plain_decoder, shared_decoder, lambda: plain_decoder("gemma2")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        plain_decoder,
+        shared_decoder,
+        lambda: plain_decoder("gemma2"),
+        *(partial(decoder_of, kind) for kind in ("attention", "kv", "drop attention", "basis")),
+    ],
+)
 def test_segment_by_segment_gives_the_gradients_of_the_whole_model(make) -> None:  # type: ignore[no-untyped-def]
-    found = sensitivities(make(), windows()[:1])
-    whole = whole_model_sensitivities(make(), windows()[0])
-    assert len(found) == len(whole)
-    for one, other in zip(found.values(), whole.values(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    decoder = make()
+    found = sensitivities(decoder, windows()[:1])
+    whole = whole_model_sensitivities(decoder, windows()[0])
+    assert found.keys() == whole.keys()
+    for linear, rows in found.items():
+        torch.testing.assert_close(rows, whole[linear], rtol=1e-3, atol=1e-5)
 
 
 def test_products_in_bfloat16_give_nearly_the_same_and_end_with_the_walk() -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from share_kinds import KINDS, Kind, shared_model
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
@@ -17,12 +19,14 @@ from sharp_mobile.quantize.run import check_lowerable
 from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
-from sharp_mobile.recipe.recovery import Recovery
+from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recovery.run import open_recipe
 
 GROUP, WIDTH, OUT = 32, 128, 48
 OPTIONS = QuantizeSettings(group_size=GROUP, lm_head=4, recovery=4, eight_bit_budget=0)
+PLAIN = Kind("none", {})
+WINDOWS = torch.cat([tiny_tokens(48, seed=seed) for seed in range(12)])
 DTYPES = (torch.bfloat16, torch.float32)
 
 
@@ -111,6 +115,39 @@ def test_a_shared_weight_stays_one_and_sees_all_its_users() -> None:
     assert torch.equal(decoder.entry.start.q.codes, alone.entry.start.q.codes)
     assert isinstance(decoder.exit.head.lm_head, nn.Linear)
     assert all(isinstance(linear, nn.Linear) for linear in target.recovery.values())
+
+
+def test_shared_attention_stays_one_and_sees_all_its_users() -> None:
+    kind = Kind("none", {2: Recovery(attention=AttentionRecovery("weights", 1, rank=32))})
+    decoder, alone = (build_decoder(shared_model(its), LowerSettings(max_length=64)) for its in (kind, PLAIN))
+    for one in (decoder, alone):
+        round_to_text(one, WINDOWS, OPTIONS)
+    q, its_q = decoder.middles[0].start.q, decoder.middles[1].start.q
+    assert isinstance(q, QuantizedLinear)
+    assert its_q.shared is q
+    assert not torch.equal(q.codes, alone.middles[0].start.q.codes)  # other inputs came, too
+    assert torch.equal(decoder.entry.start.q.codes, alone.entry.start.q.codes)
+
+
+@pytest.mark.parametrize("name", ["kv", "drop attention", "basis", "basis in part"])
+def test_what_shares_otherwise_is_rounded_by_text_too(name: str) -> None:
+    """The rounded decoder is nearer to the float one than the decoder of nearest codes."""
+    decoders = [
+        build_decoder(shared_model(KINDS[name]), LowerSettings(max_length=64, attention="portable", logits="all"))
+        for _ in range(3)
+    ]
+    exact, rounded, nearest = decoders
+    round_to_text(rounded, WINDOWS, OPTIONS)
+    for one in (rounded, nearest):
+        quantize(one, OPTIONS)
+        assert not any(isinstance(module, nn.Linear) for module in one.modules())
+    texts = [tiny_tokens(48, seed=seed) for seed in range(20, 24)]
+
+    def divergence(one: Decoder) -> float:
+        pairs = [[its(text, torch.tensor([0])).log_softmax(-1) for its in (one, exact)] for text in texts]
+        return sum(float(F.kl_div(ours, its, log_target=True, reduction="sum")) for ours, its in pairs)
+
+    assert divergence(rounded) < divergence(nearest)
 
 
 def test_quantizing_leaves_what_is_rounded_and_takes_the_rest() -> None:

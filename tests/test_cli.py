@@ -95,7 +95,7 @@ def test_plan_tells_the_plan_and_its_ratios(tiny_checkpoint: Path) -> None:
             "shares no attention in layer 3; no MLP in layer 3 (reference:targets, ",
         ),
         (("--share", "basis", "--plan", "blocks 3", "--set", "linear=8"), "shares bases in layers 1-6 (reference:tar"),
-        (("--share", "prune", "--plan", "2:3"), "plan 2:3 (reference:targets, 1-based), no reference + 64 own neurons"),
+        (("--share", "prune", "--plan", "2:3"), "shares fewer neurons in layer 3 (reference:targets, 1-based), no re"),
         (("--share", "attention 2:3; drop-mlp 4:5"), "shares attention 2:3; no MLP in layer 5 (reference:targets, 1-b"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

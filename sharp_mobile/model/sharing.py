@@ -300,11 +300,12 @@ def sharing_text(plan: SharePlan, recovery: Recoveries) -> str:
             parts.append(f"{name} {', '.join(written)}")
     parts += _named("no attention in layer", layers_of_kind(recovery, "none"))
     parts += _named("no MLP in layer", (layer for layer, own in recovery.items() if own.dropped))
+    parts += _named("fewer neurons in layer", (layer for layer, own in recovery.items() if own.pruned))
     parts += _named("bases in layer", (layer for layer, own in recovery.items() if own.basis))
     if not parts:
         return str(plan)
-    dropped = {layer for layer, own in recovery.items() if own.dropped}
-    left = tuple((r, tuple(t for t in its if t not in dropped)) for r, its in plan.groups)
+    alone = {layer for layer, own in recovery.items() if own.dropped or own.pruned}
+    left = tuple((r, tuple(t for t in its if t not in alone)) for r, its in plan.groups)
     groups_left = tuple((reference, its) for reference, its in left if its)
     if groups_left:
         parts.insert(0, f"MLPs {replace(plan, groups=groups_left)}")

@@ -114,6 +114,7 @@ def test_a_recipe_with_every_layer_written_out_is_the_same(kind: str) -> None:
         ("layer", "recursive 2", "MLPs recursive 2; attention 1:4, 2:5, 3:6"),
         ("drop", "2:3,4", "no attention in layers 3,4; no MLP in layers 3,4"),
         ("drop-mlp", "2:3", "no MLP in layer 3"),
+        ("prune", "2:3,4", "fewer neurons in layers 3,4"),
         ("mlp 2:3; drop-mlp 4:5", "none", "MLPs 2:3; no MLP in layer 5"),
         ("attention 2:3; kv 4:5", "none", "attention 2:3; keys and values 4:5"),
     ],

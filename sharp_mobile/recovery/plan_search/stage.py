@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,6 +20,8 @@ from sharp_mobile.errors import SharpError, first_problem
 from sharp_mobile.files.json_file import parse_json, read_text
 from sharp_mobile.files.outputs import replace_text
 from sharp_mobile.model.architecture import Architecture
+from sharp_mobile.quantize.stored import Role, stored_tensors
+from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.plan_budget import PlanBudget
 from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery
 from sharp_mobile.recipe.recovery_settings import LayerRecovery, RecoverySettings
@@ -149,14 +152,13 @@ def _measured(
 class Costs:
     """What the parts of a layer cost, in the unit of a budget, and what all may cost.
 
-    Attention: its weights, and with a budget of resident bytes its KV cache, which is float32.
+    In bytes that is what an export stores of them, scales included; a budget of resident bytes counts an attention's KV
+    cache too, which is float32.
     """
 
     def __init__(self, budget: PlanBudget, recipe: Recipe, model: Architecture) -> None:
-        quantize, self._model, self._tau = recipe.quantize, model, budget.kind == "tau"
-        in_bytes = budget.kind in ("bytes", "resident")
-        self._stored = _bytes_a_weight(quantize.linear, quantize.group_size) if in_bytes else 1.0
-        self._private = _bytes_a_weight(quantize.recovery, 32) if in_bytes else 1.0
+        self._model, self._quantize, self._kind = model, recipe.quantize, budget.kind
+        self._bytes: dict[Recovery, int] = {}
         length = decoder_options(recipe.lower, model).max_length
         self._cache = 2 * model.key_width * length * 4 if budget.kind == "resident" else 0
         self._mlp = 3 * model.hidden * model.inner
@@ -168,29 +170,51 @@ class Costs:
         self.allowed = budget.amount * whole.get(budget.kind, 1)
         if recipe.share == "mlp":  # attention stays: its caches are there
             self.allowed -= model.layers * self._cache
-        if recipe.share == "attention":  # MLPs stay, and do not count
-            self._mlp = 0
+        self._counts_mlps = recipe.share != "attention"  # else they stay, and do not count
 
     def mlp(self, recovery: Recovery | None) -> float:
         """Of an MLP: its own, or what stands in for it."""
-        if self._tau:
+        if not self._counts_mlps:
+            return 0.0
+        if self._kind == "tau":
             return 1.0 if recovery is None else 0.0
-        if recovery is None:
-            return self._stored * self._mlp
-        return self._private * recovery.parameters(self._model.hidden, self._model.inner)
+        if self._kind == "s":
+            return self._mlp if recovery is None else recovery.parameters(self._model.hidden, self._model.inner)
+        return self._whole("mlp") + (0 if recovery is None else self._more(recovery))
 
     def attention(self, recovery: AttentionRecovery | None) -> float:
         """Of an attention with its cache: its own, or what stands in for it."""
         model = self._model
+        cache = self._cache if recovery is None or recovery.kind == "weights" else 0
+        if self._kind == "s":
+            if recovery is None:
+                return self._queries + self._keys
+            private = recovery.parameters(model.hidden, model.query_width, model.key_width)
+            return private + (self._queries if recovery.kind == "kv" else 0)
         if recovery is None:
-            return self._stored * (self._queries + self._keys) + self._cache
-        private = self._private * recovery.parameters(model.hidden, model.query_width, model.key_width)
-        own = self._stored * self._queries if recovery.kind == "kv" else 0
-        return private + own + (self._cache if recovery.kind == "weights" else 0)
+            return self._whole("attention") + cache
+        reference = None if recovery.reference is None else 0  # what it costs does not depend on which
+        return self._whole("attention") + self._more(Recovery(attention=replace(recovery, reference=reference))) + cache
+
+    def _whole(self, role: Literal["mlp", "attention"]) -> float:
+        """The bytes of a layer's own MLP or attention."""
+        nothing = stored_tensors(self._model, SharePlan(self._model.layers, ()), {}, self._quantize)
+        return nothing.nbytes(role) / self._model.layers
+
+    def _more(self, own: Recovery) -> int:
+        """The bytes by which an export grows if its second layer has this; less than 0 where it shrinks."""
+        if own not in self._bytes:
+            shared = SharePlan(self._model.layers, () if own.attention else ((0, (1,)),))
+            plans: tuple[tuple[SharePlan, dict[int, Recovery]], ...] = (
+                (shared, {1: own}),
+                (SharePlan(self._model.layers, ()), {}),
+            )
+            with_it, without = (
+                sum(stored_tensors(self._model, plan, its, self._quantize).nbytes(role) for role in _COUNTED)
+                for plan, its in plans
+            )
+            self._bytes[own] = with_it - without
+        return self._bytes[own]
 
 
-def _bytes_a_weight(bits: int | str, group: int) -> float:
-    """With its part of the scales: bfloat16 a group at 4 bits; at 8 bits one a row, which is next to nothing."""
-    if bits == "float":
-        return 4.0
-    return 0.5 + 2 / group if bits == 4 else 1.0
+_COUNTED: tuple[Role, ...] = ("attention", "mlp", "recovery")

@@ -49,6 +49,7 @@ def test_an_attention_that_equals_anothers_costs_nothing_to_share(model_type: st
     assert torch.equal(model(WINDOWS).logits, before)
 
 
+@pytest.mark.slow
 def test_every_reference_within_reach_is_tried() -> None:
     for reach in (1, 2):
         found = damages(tiny_model(), LEFT_OUT, KEYS, reach=reach)
@@ -69,6 +70,7 @@ def test_keys_of_another_window_are_not_offered() -> None:
         assert weights == set(range(max(0, layer - 3), layer))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_damage_of_what_needs_no_fit_is_the_divergence_of_the_shared_model() -> None:
     original, model = tiny_model(), tiny_model()

@@ -86,6 +86,10 @@ class AttentionBatch(NamedTuple):
     output: torch.Tensor
 
 
+# Of the mean diagonal of HᵀH: holds o of a kv target to its own weight. On 24 windows 1e-2 gives SmolLM2-135M a
+# perplexity of 72 with twelve targets and 1e-3 gives 85; on 8 windows 79 with 1e-1, 225 with 1e-2 and 2,516 with 1e-3.
+_OWN_RIDGE = 1e-1
+
 # Runs a `self_attn` in the target's layer on the recovered stream.
 Run = Callable[[nn.Module], Iterable[AttentionBatch]]
 
@@ -174,7 +178,7 @@ def _output_bias(attention: nn.Module) -> torch.Tensor | None:
 def _refit(weight: torch.Tensor, moments: Moments) -> None:
     """W [out, features] + the regression of what it leaves."""
     left = moments.moment - moments.gram @ weight.double().T
-    change = torch.cholesky_solve(left, cholesky(moments.gram, INNER_RIDGE))
+    change = torch.cholesky_solve(left, cholesky(moments.gram, _OWN_RIDGE))
     if not change.isfinite().all():
         raise not_finite()
     weight.add_(change.T)

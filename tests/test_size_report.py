@@ -110,7 +110,7 @@ def test_kinds_of_sharing_are_columns_of_one_report(config: Path) -> None:
     assert [plan["plan"] for plan in json.loads(json.dumps(report(recipes).as_json()))["plans"]][2:] == [
         "attention 2:3",
         "keys and values 2:3",
-        "2:3",
+        "fewer neurons in layer 3",
         "MLPs 4:5; keys and values 2:3",
     ]
     assert none.size.file.mlps == attention.size.file.mlps > mlps.size.file.mlps

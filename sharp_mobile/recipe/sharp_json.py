@@ -13,7 +13,7 @@ from sharp_mobile.files.digests import remembered_sha256
 from sharp_mobile.files.json_file import read_json
 from sharp_mobile.files.paths import inside, is_regular_file
 from sharp_mobile.recipe.plan import SharePlan, layer_ranges, parse_layers
-from sharp_mobile.recipe.recovery import Recoveries, Recovery, mlps_alone
+from sharp_mobile.recipe.recovery import Recoveries, Recovery
 
 SHARP_JSON = "sharp.json"
 # 2 since layers share more than MLPs; what shares MLPs alone is still written as 1.
@@ -123,7 +123,7 @@ def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, object]]:
 
 def format_version(recovery: Recoveries) -> int:
     """The oldest version that can say what these layers have."""
-    return 1 if mlps_alone(recovery) else FORMAT_VERSION
+    return FORMAT_VERSION if any(own.attention or own.basis or own.dropped for own in recovery.values()) else 1
 
 
 def _described(own: Recovery) -> dict[str, object]:

@@ -98,7 +98,9 @@ def test_a_plan_that_does_not_fit_is_refused(tiny_checkpoint: Path, tmp_path: Pa
     share_layers(model, plan, Recovery("lora", 4))
     out = save_sharp_checkpoint(model, plan, tmp_path / "sharp")
     assert str(plan_source(load_recipe(str(out))).plan) == "2:3"
-    with pytest.raises(SharpError, match=r"sharp: already shares layers, by plan 2:3; leave out plan and recovery"):
+    with pytest.raises(
+        SharpError, match=r"sharp: already shares layers, by plan 2:3; leave out plan, share and recovery"
+    ):
         plan_source(load_recipe(str(out), plan="2:3,4"))
     (out / "sharp.json").write_text(json.dumps(json.loads((out / "sharp.json").read_text()) | {"layers": 7}))
     with pytest.raises(SharpError, match=r"it is for 7 layers and the model has 6"):

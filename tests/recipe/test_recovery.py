@@ -32,8 +32,8 @@ def test_what_shares_mlps_alone_is_of_version_1() -> None:
     assert format_version({1: Recovery("lora", 4), 2: Recovery(neurons=4, bypass=4, reference=False)}) == 1
     for layer in (2, 4, 5, 6):
         assert format_version({layer: LAYERS[layer]}) == 2
-    for pruned in (Recovery(reference=False), Recovery(neurons=4, reference=False)):
-        assert format_version({1: pruned}) == 2
+    assert format_version({1: Recovery(neurons=4, reference=False)}) == 1
+    assert format_version({1: Recovery(reference=False)}) == 2
     (written,) = describe_recoveries({1: Recovery("lora", 4)}).values()
     assert "attention" not in written
     assert "basis" not in written

@@ -14,8 +14,8 @@ from sharp_mobile.decoder.integer import Composite, project
 from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.role import LinearRole
 from sharp_mobile.model.basis import BasisLinear
-from sharp_mobile.model.recovered import RecoveredProjection
-from sharp_mobile.model.shared_attention import AttentionBypass, SharedLinear
+from sharp_mobile.model.recovered import Bypass, RecoveredProjection
+from sharp_mobile.model.shared_attention import SharedLinear
 
 
 class Recovered(Composite):
@@ -96,7 +96,7 @@ class Factored(Composite):
 class LowRank(nn.Module):
     """B (A x): a linear map in the place of attention."""
 
-    def __init__(self, bypass: AttentionBypass) -> None:
+    def __init__(self, bypass: Bypass) -> None:
         super().__init__()
         self.recovery = nn.ModuleDict(
             {name: FloatLinear(value, "recovery") for name, value in (("low", bypass.A), ("out", bypass.B))}

@@ -1,4 +1,4 @@
-"""One projection that calls another layer's weight: its recovery parameters in one of the paper's forms (`share`)."""
+"""What stands around or in the place of one weight: the paper's forms (see `share`), and a linear map of low rank."""
 
 import torch
 import torch.nn.functional as F
@@ -81,3 +81,27 @@ class RecoveredProjection(nn.Module):
                 return F.linear(x, (self.U @ self.V) * weight)
             case _:
                 return F.linear(x, weight)
+
+
+class Bypass(nn.Module):
+    """A linear map of rank r past an MLP or in the place of attention: A [r, hidden], B [hidden, r]; it starts at zero.
+
+    Args:
+        like: gives dtype and device.
+    """
+
+    def __init__(self, rank: int, hidden: int, like: torch.Tensor) -> None:
+        super().__init__()
+        self.A = nn.Parameter(torch.empty(rank, hidden, dtype=like.dtype, device=like.device))
+        self.B = nn.Parameter(torch.zeros(hidden, rank, dtype=like.dtype, device=like.device))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set A at random and B to zero."""
+        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        self.B.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., hidden] -> [..., hidden]."""
+        return F.linear(F.linear(x, self.A), self.B)

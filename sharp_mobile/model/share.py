@@ -40,8 +40,8 @@ from sharp_mobile.model.modules import (
     mlp_biases,
     mlp_weights,
 )
-from sharp_mobile.model.recovered import RecoveredProjection
-from sharp_mobile.model.shared_attention import AttentionBypass, attention_recovery, share_attention
+from sharp_mobile.model.recovered import Bypass, RecoveredProjection
+from sharp_mobile.model.shared_attention import attention_recovery, share_attention
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recoveries, Recovery, recoveries
 
@@ -85,21 +85,6 @@ class OwnNeurons(nn.Module):
         return activation(F.linear(x, self.gate, self.gate_bias)) * F.linear(x, self.up, self.up_bias)
 
 
-class Bypass(nn.Module):
-    """A linear map of rank r past the MLP: A [r, hidden], B [hidden, r]; it starts at zero."""
-
-    def __init__(self, rank: int, like: torch.Tensor) -> None:
-        super().__init__()
-        hidden = like.shape[1]
-        self.A = nn.Parameter(torch.empty(rank, hidden, dtype=like.dtype, device=like.device))
-        self.B = nn.Parameter(torch.zeros(hidden, rank, dtype=like.dtype, device=like.device))
-        nn.init.kaiming_uniform_(self.A, a=5**0.5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., hidden] -> [..., hidden]."""
-        return F.linear(F.linear(x, self.A), self.B)
-
-
 class SharedMLP(nn.Module):
     """A target's MLP on the reference's weights, with its recovery parameters (see the module).
 
@@ -136,7 +121,7 @@ class SharedMLP(nn.Module):
         kept = None if recovery.reference or recovery.dropped else biases[2]
         self.bias = None if kept is None else nn.Parameter(kept.detach().clone())
         self.neurons = OwnNeurons(recovery.neurons, mlp, beside_shared=recovery.reference) if recovery.neurons else None
-        self.bypass = Bypass(recovery.bypass, own.gate) if recovery.bypass else None
+        self.bypass = Bypass(recovery.bypass, own.gate.shape[1], own.gate) if recovery.bypass else None
 
     @property
     def reference(self) -> nn.Module:
@@ -246,7 +231,7 @@ def own_mlp(mlp: nn.Module) -> nn.Module:
 def recovery_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names (as in `model.named_parameters()`) and tensors of all recovery parameters."""
     for prefix, module in model.named_modules():
-        if isinstance(module, RecoveredProjection | OwnNeurons | Bypass | AttentionBypass | Factors):
+        if isinstance(module, RecoveredProjection | OwnNeurons | Bypass | Factors):
             for name, parameter in module.named_parameters(recurse=False):
                 if not name.endswith("bias"):
                     yield f"{prefix}.{name}", parameter

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import DecoderLayer, SelfAttention
-from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.recovered import Bypass, RecoveredProjection
 from sharp_mobile.recipe.recovery import AttentionRecovery
 
 ModuleT = TypeVar("ModuleT")
@@ -155,26 +154,12 @@ class OwnQuery(nn.Module):
         return torch.cat([q, self.kept.output()[..., q.shape[-1] :]], dim=-1)
 
 
-class AttentionBypass(nn.Module):
-    """A linear map of rank r in the place of attention: A [r, hidden], B [hidden, r]; it starts at zero."""
-
-    def __init__(self, rank: int, hidden: int, like: torch.Tensor) -> None:
-        super().__init__()
-        self.A = nn.Parameter(torch.empty(rank, hidden, dtype=like.dtype, device=like.device))
-        self.B = nn.Parameter(torch.zeros(hidden, rank, dtype=like.dtype, device=like.device))
-        nn.init.kaiming_uniform_(self.A, a=5**0.5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., hidden] -> [..., hidden]."""
-        return F.linear(F.linear(x, self.A), self.B)
-
-
 class NoAttention(nn.Module):
     """Attention that is left out; it answers as the Hugging Face modules do, with a pair."""
 
     def __init__(self, recovery: AttentionRecovery, hidden: int, like: torch.Tensor) -> None:
         super().__init__()
-        self.bypass = AttentionBypass(recovery.bypass, hidden, like) if recovery.bypass else None
+        self.bypass = Bypass(recovery.bypass, hidden, like) if recovery.bypass else None
 
     def forward(self, hidden_states: torch.Tensor, *args: object, **others: object) -> tuple[torch.Tensor, None]:
         """hidden_states [batch, T, hidden] -> the same shape, and no attention weights."""

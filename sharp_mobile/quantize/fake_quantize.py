@@ -34,9 +34,9 @@ from sharp_mobile.decoder.projections import Recovered, recovered_factors
 from sharp_mobile.decoder.segments import GatedMLP
 from sharp_mobile.model.basis import BasisLinear
 from sharp_mobile.model.modules import causal_lm, mlp_weights
-from sharp_mobile.model.recovered import RecoveredProjection
+from sharp_mobile.model.recovered import Bypass, RecoveredProjection
 from sharp_mobile.model.share import SharedMLP, shared_layers
-from sharp_mobile.model.shared_attention import AttentionBypass, SharedLinear
+from sharp_mobile.model.shared_attention import NoAttention, SharedLinear
 from sharp_mobile.quantize.groups import recovery_group
 from sharp_mobile.quantize.nearest import is_tied, quantize_embedding, quantize_linear
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
@@ -178,9 +178,9 @@ class _SimulatedShared(nn.Module):
 
 
 class _SimulatedBypass(nn.Module):
-    """An `AttentionBypass`, made from its recovery parameters at every call."""
+    """The `Bypass` of an attention that is left out, made from its recovery parameters at every call."""
 
-    def __init__(self, bypass: AttentionBypass, settings: QuantizeSettings, rounder: _Rounder) -> None:
+    def __init__(self, bypass: Bypass, settings: QuantizeSettings, rounder: _Rounder) -> None:
         super().__init__()
         self._bypass = (bypass,)
         self.factors = _SimulatedFactors(iter(("low", "out")), settings, rounder)
@@ -299,8 +299,8 @@ class Simulation:
         for module in model.modules():
             if isinstance(module, SharedLinear):
                 self._swap(module, "forward", _SimulatedShared(module, settings, self._rounder))
-            elif isinstance(module, AttentionBypass):
-                self._swap(module, "forward", _SimulatedBypass(module, settings, self._rounder))
+            elif isinstance(module, NoAttention) and module.bypass is not None:
+                self._swap(module.bypass, "forward", _SimulatedBypass(module.bypass, settings, self._rounder))
             elif isinstance(module, BasisLinear) and settings.linear != "float":
                 self._swap(module, "forward", _SimulatedBasis(module, settings, self._rounder))
 

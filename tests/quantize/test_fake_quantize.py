@@ -17,8 +17,9 @@ from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.decoder.projections import LowRank, SharedFloats
 from sharp_mobile.model.basis import BasisLinear
 from sharp_mobile.model.modules import mlp_weights
+from sharp_mobile.model.recovered import Bypass
 from sharp_mobile.model.share import recovery_parameters, share_layers, shared_layers
-from sharp_mobile.model.shared_attention import AttentionBypass, SharedLinear
+from sharp_mobile.model.shared_attention import SharedLinear
 from sharp_mobile.quantize.fake_quantize import simulated
 from sharp_mobile.quantize.nearest import quantize, quantize_modules
 from sharp_mobile.recipe.lower_settings import LowerSettings
@@ -111,11 +112,11 @@ def test_linears_of_attention_compute_as_their_exported_form(
         if isinstance(module, SharedLinear | BasisLinear):
             replaced[key], role = module, "mlp" if ".mlp." in name else "attention"
             exported[key] = torch.nn.ModuleList(floats.parts(module, module.sizes, role))  # type: ignore[arg-type]
-        elif isinstance(module, AttentionBypass):
+        elif isinstance(module, Bypass):
             replaced[key], exported[key] = module, LowRank(module)
     quantize_modules(exported, options, 4)
     for key, module in replaced.items():
-        width = module.A.shape[1] if isinstance(module, AttentionBypass) else linear_of(module).in_features
+        width = module.A.shape[1] if isinstance(module, Bypass) else linear_of(module).in_features
         x, form = torch.randn(1, 9, width), exported[key]
         with torch.no_grad():
             expected = form(x) if isinstance(form, LowRank) else torch.cat(project(x, *form), dim=-1)

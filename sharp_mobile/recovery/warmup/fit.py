@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.recovered import RecoveredProjection
-from sharp_mobile.model.share import Bypass, SharedMLP
-from sharp_mobile.model.shared_attention import AttentionBypass
+from sharp_mobile.model.recovered import Bypass, RecoveredProjection
+from sharp_mobile.model.share import SharedMLP
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.warmup.adam import fit_by_adam, relative_error
@@ -86,9 +85,8 @@ def reset(shared: nn.Module, seed: int) -> None:
             if isinstance(module, RecoveredProjection):
                 if not module.direct:
                     module.reset_parameters()
-            elif isinstance(module, Bypass | AttentionBypass):
-                nn.init.kaiming_uniform_(module.A, a=5**0.5)
-                module.B.zero_()
+            elif isinstance(module, Bypass):
+                module.reset_parameters()
 
 
 def _closed_form(target: Target, task: Regression, progress: Progress) -> None:

@@ -60,6 +60,10 @@ class Architecture:
         """The conventions of its family."""
         return family_of(self.model_type)
 
+    def keys_alike(self, layer: int, other: int) -> bool:
+        """Whether keys and values of two layers (0-based) mean the same: one window, one RoPE table."""
+        return self.windows[layer] == self.windows[other] and self.table_of[layer] == self.table_of[other]
+
     @property
     def query_width(self) -> int:
         """Width of all query heads together."""

@@ -14,6 +14,7 @@ from sharp_mobile.errors import SharpError
 from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.recipe.plan import SharePlan, layer_ranges
 from sharp_mobile.recipe.recovery import (
+    ATTENTION_MATRICES,
     MATRICES,
     WITH_SHARED_BASIS,
     AttentionKind,
@@ -31,6 +32,8 @@ from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.share import ShareKind, parse_share
 
 _Chosen = dict[int, Recovery]
+# What a target calls of its reference's attention.
+_CALLED: dict[AttentionKind, str] = {"weights": "attention", "kv": "keys and values"}
 
 
 def share_plan(recipe: Recipe, model: Architecture) -> tuple[SharePlan, dict[int, Recovery]]:
@@ -172,18 +175,18 @@ def check_sharing(model: Architecture, plan: SharePlan, recovery: Recoveries) ->
         SharpError: a reference after its target, a chain of references, a reference without what its target calls,
             keys and values of another window or RoPE, or a basis that is no group's or above its matrix.
     """
-    for target, reference in attention_references(recovery).items():
-        kind = "kv" if target in layers_of_kind(recovery, "kv") else "weights"
-        _check_reference(model, kind, target, reference, recovery)
-    for layer in layers_of_kind(recovery, "none"):
-        if layer == 0:
-            raise _refused("layer 1 needs its attention, since the cache's length is read there; leave it out")
+    for target, own in sorted(recovery.items()):
+        if own.attention and own.attention.reference is not None:
+            _check_reference(model, own.attention.kind, target, own.attention.reference, recovery)
+    if 0 in layers_of_kind(recovery, "none"):
+        raise _refused("layer 1 needs its attention, since the cache's length is read there; leave it out")
     _check_bases(model, plan, recovery)
 
 
-def _check_reference(model: Architecture, kind: str, target: int, reference: int, recovery: Recoveries) -> None:
-    called = "keys and values" if kind == "kv" else "attention"
-    both = f"layer {target + 1} cannot take the {called} of layer {reference + 1}"
+def _check_reference(
+    model: Architecture, kind: AttentionKind, target: int, reference: int, recovery: Recoveries
+) -> None:
+    both = f"layer {target + 1} cannot take the {_CALLED[kind]} of layer {reference + 1}"
     if not 0 <= target < model.layers or not 0 <= reference < model.layers:
         raise _refused(f"{both}: the model has layers 1 to {model.layers}")
     if target <= reference:
@@ -198,20 +201,16 @@ def _check_reference(model: Architecture, kind: str, target: int, reference: int
         )
     if recovery.get(reference, Recovery()).basis:
         raise _refused(f"{both}: the weights of that layer are factored by a basis; leave one out")
-    if kind != "kv":
+    if kind != "kv" or model.keys_alike(target, reference):
         return
-    if model.windows[target] != model.windows[reference]:
-        alike = [i + 1 for i in range(target) if model.windows[i] == model.windows[target]]
-        raise _refused(
-            f"{both}: one sees {_window(model.windows[reference])}, the other {_window(model.windows[target])}"
-            + (f"; take layer {alike[-1]}" if alike else "; leave it out")
-        )
-    if model.table_of[target] != model.table_of[reference]:
-        alike = [i + 1 for i in range(target) if model.table_of[i] == model.table_of[target]]
-        raise _refused(
-            f"{both}: their positions are encoded differently (RoPE)"
-            + (f"; take layer {alike[-1]}" if alike else "; leave it out")
-        )
+    theirs, its_own = model.windows[reference], model.windows[target]
+    why = (
+        f"one sees {_window(theirs)}, the other {_window(its_own)}"
+        if theirs != its_own
+        else "their positions are encoded differently (RoPE)"
+    )
+    alike = [layer + 1 for layer in range(target) if model.keys_alike(layer, target)]
+    raise _refused(f"{both}: {why}; " + (f"take layer {alike[-1]}" if alike else "leave it out"))
 
 
 def _window(window: int | None) -> str:
@@ -268,9 +267,9 @@ def kept_parameters(model: Architecture, plan: SharePlan, recovery: Recoveries) 
     planned = 0
     for layer in range(model.layers):
         own = recovery.get(layer, Recovery())
-        stored = set(MATRICES) - (_WITHOUT_MLP if layer in plan.reference_of else set())
+        stored = set(ATTENTION_MATRICES if layer in plan.reference_of else MATRICES)
         if own.attention:
-            stored -= {"k", "v"} if own.attention.kind == "kv" else _ATTENTION
+            stored -= {"k", "v"} if own.attention.kind == "kv" else set(ATTENTION_MATRICES)
             planned += own.attention.parameters(model.hidden, model.query_width, model.key_width)
         if own.basis:
             for name, rank in own.basis.rank_of.items():
@@ -282,22 +281,17 @@ def kept_parameters(model: Architecture, plan: SharePlan, recovery: Recoveries) 
     return Kept(planned, model.layers * sum(sizes.values()))
 
 
-_ATTENTION = {"q", "k", "v", "o"}
-_WITHOUT_MLP = {"gate", "up", "down"}
-
-
 def sharing_text(plan: SharePlan, recovery: Recoveries) -> str:
     """Who shares what in a line; of MLPs alone, the plan."""
     references = attention_references(recovery)
     parts = []
-    for kind, name in (("weights", "attention"), ("kv", "keys and values")):
-        targets = sorted(layers_of_kind(recovery, "kv" if kind == "kv" else "weights"))
+    for kind, called in _CALLED.items():
         groups: dict[int, list[int]] = {}
-        for target in targets:
+        for target in sorted(layers_of_kind(recovery, kind)):
             groups.setdefault(references[target], []).append(target)
         if groups:
             written = (f"{first + 1}:{layer_ranges(tuple(its))}" for first, its in sorted(groups.items()))
-            parts.append(f"{name} {', '.join(written)}")
+            parts.append(f"{called} {', '.join(written)}")
     parts += _named("no attention in layer", layers_of_kind(recovery, "none"))
     parts += _named("no MLP in layer", (layer for layer, own in recovery.items() if own.dropped))
     parts += _named("fewer neurons in layer", (layer for layer, own in recovery.items() if own.pruned))

@@ -189,6 +189,11 @@ class Recovery:
         return not self.reference and not self.hybrid
 
     @property
+    def beyond_mlp(self) -> bool:
+        """Whether the layer has something in the place of its attention, or factored matrices."""
+        return self.attention is not None or self.basis is not None
+
+    @property
     def pruned(self) -> bool:
         """Whether the layer has nothing but own neurons: they are its MLP, narrower, and are quantized as one."""
         return not self.reference and self.neurons > 0 and not self.bypass
@@ -242,7 +247,7 @@ Recoveries = Mapping[int, Recovery]
 
 def mlps_alone(recovery: Recoveries) -> bool:
     """Whether nothing but MLPs is shared or recovered, and no layer is without one."""
-    return not any(own.attention or own.basis or own.dropped or own.pruned for own in recovery.values())
+    return not any(own.beyond_mlp or own.dropped or own.pruned for own in recovery.values())
 
 
 def _factor_parameters(form: Form, ranks: Iterable[int], shapes: Iterable[tuple[int, int]]) -> int:
@@ -281,7 +286,7 @@ def recoveries(plan: SharePlan, recovery: Recovery | Recoveries) -> dict[int, Re
     return {
         layer: own
         for layer, own in sorted(given.items())
-        if layer in plan.reference_of or not own.direct or own.attention or own.basis
+        if layer in plan.reference_of or not own.direct or own.beyond_mlp
     }
 
 

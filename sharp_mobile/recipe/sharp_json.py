@@ -123,7 +123,7 @@ def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, object]]:
 
 def format_version(recovery: Recoveries) -> int:
     """The oldest version that can say what these layers have."""
-    return FORMAT_VERSION if any(own.attention or own.basis or own.dropped for own in recovery.values()) else 1
+    return FORMAT_VERSION if any(own.beyond_mlp or own.dropped for own in recovery.values()) else 1
 
 
 def _described(own: Recovery) -> dict[str, object]:

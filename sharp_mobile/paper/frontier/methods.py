@@ -187,8 +187,8 @@ def _calling(share: ShareKind, subject: Subject, limit: int) -> Found | TooLarge
     """Targets that call something of a reference."""
     model = subject.description.architecture
 
-    def fits(reference: int, target: int) -> bool:  # keys and values are those of a window and a RoPE table
-        return share != "kv" or all(each[reference] == each[target] for each in (model.windows, model.table_of))
+    def fits(reference: int, target: int) -> bool:
+        return share != "kv" or model.keys_alike(reference, target)
 
     return largest(subject, _targets(subject, share, apart(subject.order), fits), limit)
 

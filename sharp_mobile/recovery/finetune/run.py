@@ -181,7 +181,7 @@ def _identity(
     """All that a run depends on."""
     frozen = {name: parameter for name, parameter in model.named_parameters() if name not in names}
     groups = {str(layer + 1): mlp.reference_layer + 1 for layer, mlp in shared_layers(model).items()}
-    recovery = {layer: own for layer, own in layer_recoveries(model).items() if own.attention or own.basis}
+    recovery = {layer: own for layer, own in layer_recoveries(model).items() if own.beyond_mlp}
     return {
         "version": __version__,
         "plan (target: reference)": groups,
@@ -246,7 +246,7 @@ def _changed(model: nn.Module) -> list[int]:
     """The layers that lack something they had, ascending."""
     recovery = layer_recoveries(model)
     targets = {layer for layer, mlp in shared_layers(model).items() if mlp.base is None}
-    return sorted(targets | {layer for layer, own in recovery.items() if own.attention or own.basis})
+    return sorted(targets | {layer for layer, own in recovery.items() if own.beyond_mlp})
 
 
 def _adapted(model: nn.Module) -> dict[int, LayerParts]:

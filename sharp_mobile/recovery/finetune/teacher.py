@@ -24,7 +24,7 @@ from sharp_mobile.recovery.finetune.token_loss import FrozenHead, token_loss
 
 def original_parts(model: nn.Module, plan: SharePlan, recovery: Recoveries) -> dict[int, LayerParts]:
     """What layers that share anything have before `share_layers` (0-based): what the original view needs."""
-    more = {layer for layer, own in recovery.items() if own.attention or own.basis}
+    more = {layer for layer, own in recovery.items() if own.beyond_mlp}
     return layer_parts(model, sorted({*plan.targets, *more}))
 
 

@@ -68,15 +68,11 @@ class AttentionTrials:
         """
         task = self._task(index, inputs[index])
         for option in options:
-            for reference in [None] if option.reference is None else sorted(inputs.keys() - {index}, reverse=True):
-                if option.kind != "kv" or self._keys_alike(index, reference):
-                    recovery = replace(option, reference=reference)
+            references = [None] if option.reference is None else sorted(inputs.keys() - {index}, reverse=True)
+            for recovery in (replace(option, reference=reference) for reference in references):
+                of = recovery.reference
+                if recovery.kind != "kv" or (of is not None and self._architecture.keys_alike(index, of)):
                     yield AttentionTrial(recovery, self._damage(index, recovery, task, inputs))
-
-    def _keys_alike(self, index: int, reference: int | None) -> bool:
-        """Whether two layers' keys and values mean the same: window and RoPE."""
-        model = self._architecture
-        return reference is not None and all(of[index] == of[reference] for of in (model.windows, model.table_of))
 
     def _task(self, index: int, hidden: torch.Tensor) -> StoredRegression:
         """What the layer's own attention reads and answers, [tokens, hidden] each."""

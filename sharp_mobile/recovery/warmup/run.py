@@ -194,7 +194,7 @@ def _targets(
         layer: Target(layer, shared[layer].reference_layer, own, shared[layer].reference, shared[layer])
         for layer, own in owns.items()
     }
-    changed = [layer for layer, own in chosen.items() if layer in plan.reference_of or own.attention or own.basis]
+    changed = [layer for layer, own in chosen.items() if layer in plan.reference_of or own.beyond_mlp]
     return Targets(mlps, attentions, [BasisGroup(group) for group in groups.values()], min(changed, default=0))
 
 
@@ -247,7 +247,7 @@ def _saved_fits(
 
 
 def _check(model: nn.Module, chosen: Recoveries, mlps: Recoveries, settings: WarmupSettings) -> None:
-    more = [layer for layer, own in chosen.items() if own.attention or own.basis]
+    more = [layer for layer, own in chosen.items() if own.beyond_mlp]
     if more and (settings.inputs, settings.method) != ("sequential", "closed_form"):
         raise SharpError(
             f"warm-up: layer {more[0] + 1} shares more than its MLP, which is fitted in closed form and on sequential "

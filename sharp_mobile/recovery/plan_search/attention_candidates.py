@@ -18,7 +18,7 @@ from sharp_mobile.model.families import Family
 from sharp_mobile.model.modules import NoMLP, decoder_layers, norm
 from sharp_mobile.model.shared_attention import kept_outputs, remove_kept, share_attention
 from sharp_mobile.recipe.recovery import AttentionRecovery
-from sharp_mobile.recovery.warmup.attention import AttentionBatch, AttentionTarget, fit_attention
+from sharp_mobile.recovery.warmup.attention import AttentionBatch, AttentionTarget, fit_attention, watched
 from sharp_mobile.recovery.warmup.fit import Silent
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder
 from sharp_mobile.recovery.warmup.regression import StoredRegression
@@ -79,10 +79,7 @@ class AttentionTrials:
         pre_norm = norm(self._layers[index], self._family.pre_attention_norm)
         own = cast(nn.Module, self._layers[index].self_attn)
         outputs = [batch.output for batch in self._run(index, hidden, own)]
-        rows, length = [], hidden.shape[1]
-        for part in self._parts:
-            rows.append(slice(part.start * length, part.stop * length))
-        return StoredRegression(pre_norm(hidden.flatten(0, 1)), torch.cat(outputs), rows, True)
+        return StoredRegression(pre_norm(hidden.flatten(0, 1)), torch.cat(outputs), self._rows(hidden), True)
 
     def _damage(
         self, index: int, recovery: AttentionRecovery, task: StoredRegression, inputs: Mapping[int, torch.Tensor]
@@ -117,20 +114,17 @@ class AttentionTrials:
     def _run(self, index: int, hidden: torch.Tensor, attention: nn.Module) -> Iterator[AttentionBatch]:
         """An attention in the layer: what o reads, and what comes of it."""
         layer, own, mlp = self._layers[index], self._layers[index].self_attn, self._layers[index].mlp
-        found: dict[str, torch.Tensor] = {}
-        hooks = [attention.register_forward_hook(lambda _, args, output: found.update(output=output[0]))]
-        if hasattr(attention, "o_proj"):
-            o = cast(nn.Module, attention.o_proj)
-            hooks.append(o.register_forward_pre_hook(lambda _, args: found.update(features=args[0])))
         try:
             layer.self_attn, layer.mlp = attention, NoMLP()  # type: ignore[assignment]
-            for part in self._parts:
-                self._set_key(part.start)
-                self._decoder.layer(index, hidden[part])
-                output = found["output"].flatten(0, 1)
-                rows = slice(part.start * hidden.shape[1], part.stop * hidden.shape[1])
-                yield AttentionBatch(rows, found.get("features", output[:, :0][None]).flatten(0, 1), output)
+            with watched(attention) as batch:
+                for part, rows in zip(self._parts, self._rows(hidden), strict=True):
+                    self._set_key(part.start)
+                    self._decoder.layer(index, hidden[part])
+                    yield batch(rows)
         finally:
             layer.self_attn, layer.mlp = own, mlp
-            for hook in hooks:
-                hook.remove()
+
+    def _rows(self, hidden: torch.Tensor) -> list[slice]:
+        """The rows of each batch's tokens."""
+        length = hidden.shape[1]
+        return [slice(part.start * length, part.stop * length) for part in self._parts]

@@ -11,10 +11,7 @@ SmolLM2-135M-Instruct (blocks 2, kept 0.8, 16,384 tokens) perplexity is 65 by th
 absolute losses.
 """
 
-import hashlib
 import heapq
-import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +19,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import nn
 
-from sharp_mobile import __version__
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
-from sharp_mobile.errors import SharpError, first_problem
-from sharp_mobile.files.json_file import parse_json, read_text
-from sharp_mobile.files.outputs import replace_text
+from sharp_mobile.errors import SharpError
 from sharp_mobile.model.basis import matrix_linears
 from sharp_mobile.model.modules import causal_lm, decoder_layers
 from sharp_mobile.model.sharing import basis_multiple, share_plan
@@ -39,6 +33,7 @@ from sharp_mobile.recipe.recovery_settings import LayerRecovery
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.share import parse_share
 from sharp_mobile.recipe.sharp_json import describe_recoveries
+from sharp_mobile.recovery.plan_search.measured_once import kept_path, measured_once
 from sharp_mobile.recovery.warmup.bases import (
     collecting,
     matrix_readers,
@@ -111,21 +106,17 @@ def _chosen(recipe: Recipe, checkpoint: Checkpoint, equal: Mapping[int, Basis], 
     warmup, count = recipe.warmup, recipe.auto.auto_windows
     multiple = basis_multiple(recipe)
     ratio = [(layer, basis.first, basis.ranks) for layer, basis in sorted(equal.items())]
-    settings: list[object] = [checkpoint.fingerprint, ratio, multiple, __version__]
-    settings += [warmup.text, warmup.window, count]
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    kept = work / f"ranks-{key}.json"
-    if not os.path.lexists(kept):
+
+    def measure() -> dict[int, Seven]:
         check_length(warmup.window, checkpoint.config)
         tokenizer = checkpoint.tokenizer_for("recovery.basis_ranks: loss")
         windows = source_windows(tokenizer, warmup.text, warmup.window, count)
         ranks = choose_ranks(measure_spectra(checkpoint.model, equal, windows), equal, multiple)
-        replace_text(kept, _RANKS.dump_json({layer: basis.ranks for layer, basis in ranks.items()}).decode() + "\n")
-    remedy = "delete it to choose again"
-    try:
-        found = _RANKS.validate_python(parse_json(read_text(kept), kept, remedy=remedy))
-    except ValidationError as error:
-        raise SharpError(f"{kept}: {first_problem(error)}; {remedy}") from error
+        return {layer: basis.ranks for layer, basis in ranks.items()}
+
+    settings = [checkpoint.fingerprint, ratio, multiple, warmup.text, warmup.window, count]
+    kept, remedy = kept_path(work, "ranks", settings), "delete it to choose again"
+    found = measured_once(kept, _RANKS, measure, remedy)
     if found.keys() != equal.keys():
         raise SharpError(f"{kept}: is for other layers; {remedy}")
     return {layer: replace(basis, ranks=found[layer]) for layer, basis in equal.items()}

@@ -3,22 +3,16 @@
 What was measured is kept as JSON under the work directory, and taken from there the next time, whatever the budget.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from sharp_mobile import __version__
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.decoder.options import decoder_options
-from sharp_mobile.errors import SharpError, first_problem
-from sharp_mobile.files.json_file import parse_json, read_text
-from sharp_mobile.files.outputs import replace_text
+from sharp_mobile.errors import SharpError
 from sharp_mobile.model.architecture import Architecture
 from sharp_mobile.quantize.stored import Role, stored_tensors
 from sharp_mobile.recipe.plan import SharePlan
@@ -28,6 +22,7 @@ from sharp_mobile.recipe.recovery_settings import LayerRecovery, RecoverySetting
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recipe.sharp_json import describe_recoveries
 from sharp_mobile.recovery.plan_search.choose import choose_plan
+from sharp_mobile.recovery.plan_search.measured_once import kept_path, measured_once
 from sharp_mobile.recovery.plan_search.plan_candidates import LayerCandidates, measure_candidates
 from sharp_mobile.text.windows import check_length, source_windows
 
@@ -132,21 +127,15 @@ def _measured(
 ) -> list[LayerCandidates]:
     """The options of all layers, measured now or before."""
     warmup, auto = recipe.warmup, recipe.auto
-    settings: list[object] = [checkpoint.fingerprint, [asdict(own) for own in recoveries], __version__]
-    settings += [warmup.text, warmup.window, auto.auto_windows, auto.reach]
-    settings += [asdict(own) for own in attentions]
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    kept = work / f"trials-{key}.json"
-    if not os.path.lexists(kept):
+
+    def measure() -> list[LayerCandidates]:
         tokenizer = checkpoint.tokenizer_for("plan auto")
         windows = source_windows(tokenizer, warmup.text, warmup.window, auto.auto_windows)
-        measured = measure_candidates(checkpoint.model, recoveries, windows, auto.reach, attentions)
-        replace_text(kept, _TRIALS.dump_json(measured, indent=1).decode() + "\n")
-    remedy = "delete it to measure again"
-    try:
-        return _TRIALS.validate_python(parse_json(read_text(kept), kept, remedy=remedy))
-    except ValidationError as error:
-        raise SharpError(f"{kept}: {first_problem(error)}; {remedy}") from error
+        return measure_candidates(checkpoint.model, recoveries, windows, auto.reach, attentions)
+
+    settings: list[object] = [checkpoint.fingerprint, [asdict(own) for own in recoveries]]
+    settings += [warmup.text, warmup.window, auto.auto_windows, auto.reach, *(asdict(own) for own in attentions)]
+    return measured_once(kept_path(work, "trials", settings), _TRIALS, measure, "delete it to measure again")
 
 
 class Costs:

@@ -11,6 +11,7 @@ none      bypass    the reduced-rank regression of w Y on w x
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -90,6 +91,32 @@ class AttentionBatch(NamedTuple):
 # 8 windows of warm-up give 79 with 1e-1, 225 with 1e-2 and 2,516 with 1e-3; 24 give 65 with 1e-1 and 72 with 1e-2,
 # and on another text 56 and 63. More windows were not compared.
 _OWN_RIDGE = 1e-1
+
+
+@contextmanager
+def watched(attention: nn.Module) -> Iterator[Callable[[slice], AttentionBatch]]:
+    """Within the block, the given function tells of the attention's latest call, for the rows of its tokens."""
+    latest: dict[str, torch.Tensor] = {}
+
+    def read(o: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        latest["features"] = args[0].flatten(0, 1)
+
+    def written(attention: nn.Module, args: object, output: tuple[torch.Tensor, object]) -> None:
+        latest["output"] = output[0].flatten(0, 1)
+
+    def batch(rows: slice) -> AttentionBatch:
+        output = latest.pop("output")
+        return AttentionBatch(rows, latest.pop("features", output[:, :0]), output)
+
+    o = getattr(attention, "o_proj", None)
+    hooks = [attention.register_forward_hook(written)]
+    hooks += [] if o is None else [o.register_forward_pre_hook(read)]
+    try:
+        yield batch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
 
 # Runs a `self_attn` in the target's layer on the recovered stream.
 Run = Callable[[nn.Module], Iterable[AttentionBatch]]

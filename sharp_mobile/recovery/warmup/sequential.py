@@ -24,6 +24,7 @@ from sharp_mobile.recovery.warmup.attention import (
     AttentionTarget,
     fit_attention,
     measure_attention,
+    watched,
 )
 from sharp_mobile.recovery.warmup.bases import collecting
 from sharp_mobile.recovery.warmup.fit import fit_target, measure, named
@@ -186,27 +187,10 @@ class SequentialStreams(Streams):
 
     def _run(self, index: int, source: torch.Tensor, attention: nn.Module) -> Iterator[AttentionBatch]:
         """An attention in a layer, on the recovered stream at the layer's start."""
-        features: list[torch.Tensor] = []
-        outputs: list[torch.Tensor] = []
-
-        def read(o: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            features.append(args[0].flatten(0, 1))
-
-        def written(attention: nn.Module, args: object, output: tuple[torch.Tensor, object]) -> None:
-            outputs.append(output[0].flatten(0, 1))
-
-        o = getattr(attention, "o_proj", None)
-        hooks = [attention.register_forward_hook(written)]
-        hooks += [] if o is None else [o.register_forward_pre_hook(read)]
-        try:
-            with self._with(index, mlp=NoMLP(), attention=attention):
-                for part, rows in zip(self.parts, self.rows, strict=True):
-                    self._layer(index, part, source[part])
-                    output = outputs.pop()
-                    yield AttentionBatch(rows, features.pop() if features else output[:, :0], output)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with watched(attention) as batch, self._with(index, mlp=NoMLP(), attention=attention):
+            for part, rows in zip(self.parts, self.rows, strict=True):
+                self._layer(index, part, source[part])
+                yield batch(rows)
 
     def _direct(self, target: AttentionTarget) -> nn.Module | None:
         """The direct share in the place of a target's attention; None where nothing is called."""

@@ -141,6 +141,11 @@ def matrix_shapes(model: Architecture) -> dict[str, tuple[int, int]]:
     }
 
 
+def ratio_rank(inputs: int, outputs: int, kept: float) -> int:
+    """k = ⌊ in · out · kept / (in + out) ⌋: the rank whose factors keep this part of a matrix's parameters."""
+    return int(inputs * outputs * kept / (inputs + outputs))
+
+
 def equal_ratio_ranks(model: Architecture, group: int, kept: float, multiple: int) -> Seven:
     """Ranks of the bases of a group of layers that keep this part of each matrix's parameters.
 
@@ -154,7 +159,7 @@ def equal_ratio_ranks(model: Architecture, group: int, kept: float, multiple: in
     for name in MATRICES:
         out, into = matrix_shapes(model)[name]
         outputs = out * (group if name in WITH_SHARED_BASIS else 1)
-        rank = int(into * outputs * kept / (into + outputs)) // multiple * multiple
+        rank = ratio_rank(into, outputs, kept) // multiple * multiple
         smaller = multiple * (into + outputs) < into * outputs  # whether any factors are
         if kept < 1 and rank == 0 and smaller:
             raise SharpError(

@@ -19,13 +19,13 @@ from transformers import PreTrainedModel
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.modules import LayerParts, NoMLP, decoder_layers, layer_parts, mlp_weights
 from sharp_mobile.model.share import share_layers
-from sharp_mobile.paper.baselines.basis_sharing import MLP, share_bases
+from sharp_mobile.paper.baselines.basis_sharing import share_bases
 from sharp_mobile.paper.baselines.layer_pruning import drop_mlps, t_ori
 from sharp_mobile.paper.baselines.llm_pruner import prune_channels
 from sharp_mobile.paper.baselines.parameter_count import ParameterCount, count_parameters
 from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
-from sharp_mobile.recipe.recovery import Form, Recoveries, Recovery
+from sharp_mobile.recipe.recovery import MLP_MATRICES, Form, Recoveries, Recovery
 from sharp_mobile.recipe.warmup_settings import WarmupSettings
 from sharp_mobile.recovery.finetune.batches import rows_of_windows
 from sharp_mobile.recovery.finetune.run import finetune
@@ -158,7 +158,7 @@ def _compress(variant: Variant, model: PreTrainedModel, plan: SharePlan, setup: 
         case "prune_channels":
             return prune_channels(model, setup.calibration, s)
         case "share_bases":
-            return share_bases(model, setup.calibration, s, matrices=MLP)
+            return share_bases(model, setup.calibration, s, matrices=MLP_MATRICES)
         case "share":
             return _share(variant, model, plan, recovery, setup)
 

@@ -13,7 +13,6 @@ count is that of B and C_i.
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,22 +21,14 @@ from transformers import PreTrainedModel
 
 from sharp_mobile.console import progress_bar
 from sharp_mobile.errors import SharpError
-from sharp_mobile.model.modules import causal_lm, decoder_layers, mlp_weights, plain_mlp
+from sharp_mobile.model.basis import matrix_linears
+from sharp_mobile.model.modules import decoder_layers
+from sharp_mobile.model.sharing import ratio_rank
 from sharp_mobile.paper.baselines.parameter_count import ParameterCount, count_parameters
-from sharp_mobile.recovery.warmup.bases import basis_factors, collecting
+from sharp_mobile.recipe.recovery import ATTENTION_MATRICES, MATRICES, MLP_MATRICES, WITH_SHARED_BASIS
+from sharp_mobile.recovery.warmup.bases import basis_factors, collecting, matrix_readers, matrix_weights
 from sharp_mobile.recovery.warmup.layer_activations import LayerwiseDecoder, batches, hidden_file
 from sharp_mobile.recovery.warmup.regression import FitError
-
-ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
-_ALONE = ("o", "down")
-
-
-@dataclass(frozen=True)
-class _Matrix:
-    """A layer's weight [out, in] (a view of a parameter), and the linear that reads its input."""
-
-    weight: torch.Tensor
-    reader: nn.Module
 
 
 @torch.no_grad()
@@ -47,7 +38,7 @@ def share_bases(
     kept: float,
     *,
     group: int = 2,
-    matrices: tuple[str, ...] = (*ATTENTION, *MLP),
+    matrices: tuple[str, ...] = MATRICES,
 ) -> ParameterCount:
     """Factor the weights of a model with shared bases, in place; biases stay.
 
@@ -57,31 +48,31 @@ def share_bases(
         windows: calibration tokens, int64 [windows, T].
         kept: 1 − ρ of the paper, the share of each matrix's parameters to store; 1 leaves the model unchanged.
         group: G, the number of consecutive layers that share a basis.
-        matrices: the kinds of matrix to factor; `MLP` compares with methods that do not change attention.
+        matrices: the kinds of matrix to factor; `MLP_MATRICES` compares with methods that do not change attention.
 
     Raises:
         SharpError: `kept` is not in (0, 1], a kind of matrix does not exist, or the activations are not finite.
     """
     if not 0 < kept <= 1:
         raise SharpError(f"Basis Sharing: {kept} of the parameters cannot be stored; use more than 0 and at most 1")
-    if unknown := set(matrices) - {*ATTENTION, *MLP}:
-        raise SharpError(f"Basis Sharing: no matrix '{unknown.pop()}'; choose from {', '.join((*ATTENTION, *MLP))}")
+    if unknown := set(matrices) - set(MATRICES):
+        raise SharpError(f"Basis Sharing: no matrix '{unknown.pop()}'; choose from {', '.join(MATRICES)}")
     original = count_parameters(model)
     if kept == 1:
         return ParameterCount(original, original)
     saved = dict.fromkeys(matrices, 0)
     for layers, grams in _groups(model, windows, group, matrices):
         for kind in matrices:
-            sharing = [[layer] for layer in layers] if kind in _ALONE else [layers]
+            sharing = [layers] if kind in WITH_SHARED_BASIS else [[layer] for layer in layers]
             for members in sharing:
                 saved[kind] += _factor(model, kind, members, [grams[layer] for layer in members], kept)
-    mlp, attention = (sum(saved.get(kind, 0) for kind in kinds) for kinds in (MLP, ATTENTION))
+    mlp, attention = (sum(saved.get(kind, 0) for kind in kinds) for kinds in (MLP_MATRICES, ATTENTION_MATRICES))
     return ParameterCount(original.without(mlp=mlp, attention=attention), original)
 
 
 def basis_rank(inputs: int, outputs: int, kept: float) -> int:
     """k for a matrix [inputs, outputs], with the outputs of all layers that share the basis; at least 1."""
-    return max(1, int(inputs * outputs * kept / (inputs + outputs)))
+    return max(1, ratio_rank(inputs, outputs, kept))
 
 
 def shared_basis(weights: list[torch.Tensor], gram: torch.Tensor, rank: int) -> list[torch.Tensor]:
@@ -106,36 +97,15 @@ def _factor(
     model: PreTrainedModel, kind: str, layers: list[int], grams: list[dict[nn.Module, torch.Tensor]], kept: float
 ) -> int:
     """Replace one kind of matrix of some layers by its factorization; returns the number of parameters saved."""
-    members = [_matrices(model, layer)[kind] for layer in layers]
-    weights = [matrix.weight for matrix in members]
-    gram = torch.stack([of_layer[matrix.reader] for matrix, of_layer in zip(members, grams, strict=True)]).sum(0)
+    places = [matrix_linears(decoder_layers(model)[layer]) for layer in layers]
+    weights = [matrix_weights(its)[kind] for its in places]
+    readers = [matrix_readers(its)[kind] for its in places]
+    gram = torch.stack([of_layer[reader] for reader, of_layer in zip(readers, grams, strict=True)]).sum(0)
     inputs, outputs = weights[0].shape[1], sum(len(weight) for weight in weights)
     rank = basis_rank(inputs, outputs, kept)
     for weight, new in zip(weights, shared_basis(weights, gram, rank), strict=True):
         weight.copy_(new)
     return inputs * outputs - rank * (inputs + outputs)
-
-
-def _matrices(model: PreTrainedModel, layer: int) -> dict[str, _Matrix]:
-    """The matrices of a layer by kind."""
-    module = decoder_layers(model)[layer]
-    attention, mlp, config = module.self_attn, plain_mlp(module.mlp), causal_lm(model).config
-    gate, up, down = mlp_weights(module.mlp)
-    if hasattr(attention, "qkv_proj"):
-        heads, key_heads, width = config.num_attention_heads, config.num_key_value_heads, attention.head_dim
-        reader = attention.qkv_proj
-        q, k, v = reader.weight.split([heads * width, key_heads * width, key_heads * width])
-    else:
-        reader = attention.q_proj
-        q, k, v = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
-    mlp_reader = mlp.gate_up_proj if hasattr(mlp, "gate_up_proj") else mlp.gate_proj
-    return {
-        **{kind: _Matrix(weight, reader) for kind, weight in (("q", q), ("k", k), ("v", v))},
-        "o": _Matrix(attention.o_proj.weight, attention.o_proj),
-        "gate": _Matrix(gate, mlp_reader),
-        "up": _Matrix(up, mlp_reader),
-        "down": _Matrix(down, mlp.down_proj),
-    }
 
 
 def _groups(
@@ -155,8 +125,8 @@ def _groups(
             layers = list(range(start, min(start + size, len(decoder))))
             grams = {}
             for layer in layers:
-                by_kind = _matrices(model, layer)
-                with collecting({by_kind[kind].reader for kind in matrices}) as grams[layer]:
+                readers = matrix_readers(matrix_linears(decoder_layers(model)[layer]))
+                with collecting({readers[kind] for kind in matrices}) as grams[layer]:
                     for part in parts:
                         hidden[part] = decoder.layer(layer, hidden[part])
             yield layers, grams

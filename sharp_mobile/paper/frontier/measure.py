@@ -43,8 +43,8 @@ class Tools:
         lacking: what is missing and how to get it, a line each.
     """
 
-    runner: Path | None
-    emulator: Emulator | None
+    runner: Path | None = None
+    emulator: Emulator | None = None
     lacking: tuple[str, ...] = ()
 
 
@@ -79,7 +79,7 @@ class Bench:
         windows: int64 [windows, T].
         original: the float original's logits; None if the model's vocabulary is another.
         directory: of exports and recovered models.
-        keep: whether both stay after a measurement.
+        keep: whether both stay after a measurement; a recovered model stays anyway while `forget` is not called.
     """
 
     tools: Tools
@@ -125,7 +125,15 @@ class Bench:
         finally:
             if not self.keep:
                 shutil.rmtree(exported, ignore_errors=True)
-                _forget_recovered(work)
+
+    def forget(self) -> None:
+        """Delete recovered models, each as large as the original; what a plan that is auto was chosen by stays."""
+        if self.keep:
+            return
+        with suppress(OSError):
+            for path in (self.directory / "recovered").iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _resident(self, pte: Path) -> int:
         """Resident bytes after a forward pass of one token; 0 without a runner."""
@@ -140,11 +148,3 @@ class Bench:
             return None
         with emulated_phone(self.tools.emulator, read_profile(PROFILE), pte) as phone:
             return phone.count(Task(warmups=0, forwards=1, markers="forward"))[1].instructions
-
-
-def _forget_recovered(work: Path) -> None:
-    """Delete recovered models, each as large as the original; what a plan that is auto was chosen by stays."""
-    with suppress(OSError):
-        for path in work.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)

@@ -64,11 +64,12 @@ def _draw(frontier: Frontier, axes: Axes) -> None:
     )
     start = [point for point in frontier.points if point.method == UNSHARED and point.size == 1]
     for name, color, marker in zip(METHODS, _COLORS, _MARKERS, strict=True):
-        points = [point for point in frontier.points if point.method == name]
-        if not [point for point in points if point.size < 1 or name == UNSHARED]:
-            continue
-        line = sorted([*([] if name == UNSHARED else start), *points], key=lambda point: -point.measured.file_bytes)
-        _line(axes, line, name, color, marker, highest, own=points)
+        for finetuned in sorted({point.finetuned for point in frontier.points}):
+            points = [point for point in frontier.points if (point.method, point.finetuned) == (name, finetuned)]
+            if not [point for point in points if point.size < 1 or name == UNSHARED]:
+                continue
+            line = sorted([*([] if name == UNSHARED else start), *points], key=lambda point: -point.measured.file_bytes)
+            _line(axes, line, color, marker, highest, own=points)
     for point in frontier.beside:
         at = (point.measured.file_bytes / 1e6, min(point.measured.perplexity, highest))
         axes.plot(*at, "*", color="#000000", markersize=13, label=f"{point.method}, unshared", zorder=4)
@@ -86,12 +87,15 @@ def _draw(frontier: Frontier, axes: Axes) -> None:
     )
 
 
-def _line(
-    axes: Axes, line: list[Point], name: str, color: str, marker: str, highest: float, *, own: list[Point]
-) -> None:
-    """A method's points, joined from the unshared export on; those above the picture are arrows at its edge."""
+def _line(axes: Axes, line: list[Point], color: str, marker: str, highest: float, *, own: list[Point]) -> None:
+    """A method's points, joined from the unshared export on; those above the picture are arrows at its edge.
+
+    After fine-tuning they are hollow, and the line is dashed.
+    """
+    tuned = bool(own[0].finetuned)
     sizes = [point.measured.file_bytes / 1e6 for point in line]
-    axes.plot(sizes, [point.measured.perplexity for point in line], "-", color=color, linewidth=1.4, alpha=0.8)
+    perplexities = [point.measured.perplexity for point in line]
+    axes.plot(sizes, perplexities, "--" if tuned else "-", color=color, linewidth=1.4, alpha=0.8)
     inside = [point for point in own if point.measured.perplexity <= highest]
     axes.plot(
         [point.measured.file_bytes / 1e6 for point in inside],
@@ -99,7 +103,8 @@ def _line(
         marker,
         color=color,
         markersize=6,
-        label=name,
+        markerfacecolor="white" if tuned else color,
+        label=own[0].name,
     )
     for point in own:
         if point.measured.perplexity > highest:

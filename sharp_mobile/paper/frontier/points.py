@@ -80,19 +80,33 @@ class Measurement(Data):
     seconds: float
 
 
-class Point(Data):
-    """A measurement in a frontier: of a method at a size, the share of the unshared export's bytes."""
+class _Place(Data):
+    """A place in a frontier.
+
+    Attributes:
+        size: the share of the unshared export's bytes that was asked for.
+        finetuned: steps of distillation; 0 as fitted in closed form, and where there is nothing to train.
+    """
 
     method: str
     size: float
+    finetuned: int = 0
+
+    @property
+    def name(self) -> str:
+        """The method, with its steps: "mlp +25"."""
+        return f"{self.method} +{self.finetuned}" if self.finetuned else self.method
+
+
+class Point(_Place):
+    """A place with its measurement."""
+
     measured: Measurement
 
 
-class Missing(Data):
-    """A method without a measurement at a size. smallest: bytes of the smallest export it can make, if known."""
+class Missing(_Place):
+    """A place without a measurement. smallest: bytes of the smallest export of the method, if known."""
 
-    method: str
-    size: float
     smallest: int | None
     reason: str
 

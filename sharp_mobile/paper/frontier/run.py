@@ -1,7 +1,7 @@
 """The command `frontier`: measure a model by each method at each size, and say which method wins where.
 
     open the original ─► its logits, the order of its layers
-    size of the unshared export ─► for each method and size the recipe of that size
+    size of the unshared export ─► for each method and size the recipe of that size; and the same recipe, fine-tuned
     each recipe that DIR/points lacks ─► export, measure, write ─► table, picture, JSON
 
 An interrupted run continues with the first missing point.
@@ -9,6 +9,7 @@ An interrupted run continues with the first missing point.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product, zip_longest
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from sharp_mobile.evaluate.divergence import OriginalLogits
 from sharp_mobile.evaluate.step import ModelStep
 from sharp_mobile.files.locks import only_user
 from sharp_mobile.files.outputs import check_file, replace_file
-from sharp_mobile.model.planned import ModelDescription
+from sharp_mobile.model.planned import ModelDescription, plan_model
 from sharp_mobile.paper.baselines.layer_pruning import angular_distances
 from sharp_mobile.paper.frontier.measure import PROFILE, Bench, Tools, find_tools, measured_recipe
 from sharp_mobile.paper.frontier.methods import (
@@ -50,6 +51,7 @@ from sharp_mobile.paper.frontier.points import (
 )
 from sharp_mobile.paper.frontier.words import findings
 from sharp_mobile.pte.runtime import whole_window
+from sharp_mobile.recipe.plan_budget import is_auto
 from sharp_mobile.recipe.settings import Recipe
 from sharp_mobile.recovery.warmup.layer_activations import find_sink_layers
 from sharp_mobile.text.windows import check_length, source_windows
@@ -68,7 +70,8 @@ class FrontierOptions:
         methods: names in `METHODS`; sizes: shares of the unshared export's bytes.
         text, windows: see `text.windows.source_windows`. window: tokens; 512 or the model's limit by default.
         beside: the recipe of another model of the same tokenizer.
-        finetune: steps of distillation after the warm-up of every recipe that has recovery parameters.
+        finetune: measure every recipe that has recovery parameters once more, after so many steps of distillation.
+        quick: neither the C++ runner nor the emulated phone: memory is predicted, instructions are not counted.
         keep: whether exports and recovered models stay in the directory.
     """
 
@@ -79,6 +82,7 @@ class FrontierOptions:
     windows: int = 12
     beside: Recipe | None = None
     finetune: int = 0
+    quick: bool = False
     keep: bool = False
 
 
@@ -95,7 +99,7 @@ def frontier(recipe: Recipe, out: Path, options: FrontierOptions) -> Frontier:
     _check_counts(options)
     check_file(out / FRONTIER_JSON, field="unshared_bytes")
     with only_user(out / FRONTIER_JSON):
-        tools = find_tools()
+        tools = Tools() if options.quick else find_tools()
         for line in tools.lacking:
             warn(line)
         run = _prepared(recipe, methods, sizes, out, options, tools)
@@ -129,7 +133,15 @@ class _Request:
     found: Found | TooLarge
     description: ModelDescription
     key: str
+    finetuned: int = 0  # steps
     comparable: bool = True  # whether the model has the original's vocabulary
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} at {self.size:.0%}" + (f" after {self.finetuned} steps" if self.finetuned else "")
+
+    def lacks(self, reason: str, smallest: int | None = None) -> Missing:
+        return Missing(method=self.method, size=self.size, finetuned=self.finetuned, smallest=smallest, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -173,16 +185,22 @@ def _check_counts(options: FrontierOptions) -> None:
         raise SharpError(f"--finetune {options.finetune}: is negative; use 0 for none")
 
 
-def _base(recipe: Recipe, finetune: int) -> Recipe:
+def _base(recipe: Recipe) -> Recipe:
     """What all methods have in common."""
     if recipe.plan != "none" or recipe.recovery.layers:
         say(f"frontier: the recipe's plan '{recipe.plan}' and its layers' own recovery are left out; methods plan")
-    changes: dict[str, object] = {"plan": "none", "share": "mlp", "recovery.layers": {}}
-    if finetune:
-        changes["finetune.max_steps"] = finetune
-        own = recipe.finetune.model_fields_set
-        changes |= {} if "distillation" in own else {"finetune.distillation": _DISTILLATION}
-        changes |= {} if "length" in own else {"finetune.length": _FINETUNE_LENGTH}
+    return changed(
+        recipe,
+        {"plan": "none", "share": "mlp", "recovery.layers": {}, "finetune.max_steps": 0, "finetune.epochs": 0.0},
+    )
+
+
+def _finetuned(recipe: Recipe, steps: int) -> Recipe:
+    """A recipe with so many steps of distillation, in the recipe's own settings where it has any."""
+    own = recipe.finetune.model_fields_set
+    changes: dict[str, object] = {"finetune.max_steps": steps}
+    changes |= {} if "distillation" in own else {"finetune.distillation": _DISTILLATION}
+    changes |= {} if "length" in own else {"finetune.length": _FINETUNE_LENGTH}
     return changed(recipe, changes)
 
 
@@ -191,7 +209,7 @@ def _prepared(
 ) -> _Run:
     """Open the models, find the recipe of every point, and measure the float original if a point needs it."""
     checkpoint = open_checkpoint(recipe.model)
-    recipe = _base(recipe, options.finetune)
+    recipe = _base(recipe)
     if checkpoint.plan is not None:
         raise SharpError(f"{checkpoint.path}: already shares layers; a frontier starts from the original model")
     architecture = checkpoint.architecture
@@ -222,16 +240,17 @@ def _prepared(
         write_data(path, original)
     subject = replace(subject, order=original.order)
 
-    def request(method: str, size: float, found: Found | TooLarge) -> _Request:
+    def request(method: str, size: float, found: Found | TooLarge, finetuned: int = 0) -> _Request:
         key = point_key(found.recipe, checkpoint.fingerprint, settings, "") if isinstance(found, Found) else ""
-        return _Request(method, size, found, subject.description, key)
+        return _Request(method, size, found, subject.description, key, finetuned)
 
     requests = [request(UNSHARED, 1.0, Found(recipe, unshared_bytes))]
-    requests += [
-        request(method.name, size, method.find(subject, int(size * unshared_bytes)))
-        for size in sizes
-        for method in methods
-    ]
+    for size, method in product(sizes, methods):
+        found = method.find(subject, int(size * unshared_bytes))
+        requests.append(request(method.name, size, found))
+        if options.finetune and isinstance(found, Found) and _learns(found.recipe, subject.description):
+            tuned = replace(found, recipe=_finetuned(found.recipe, options.finetune))
+            requests.append(request(method.name, size, tuned, options.finetune))
     run = _Run(
         subject,
         checkpoint.fingerprint,
@@ -250,6 +269,11 @@ def _prepared(
     if lacking and not logits.exists():
         _measure_original(checkpoint, windows, logits)
     return run
+
+
+def _learns(recipe: Recipe, description: ModelDescription) -> bool:
+    """Whether a recipe has anything to fine-tune; what a plan that is auto chooses nearly always has."""
+    return is_auto(recipe.plan) or any(own.learns for own in plan_model(recipe, description).recovery.values())
 
 
 def _measure_original(checkpoint: Checkpoint, windows: torch.Tensor, path: Path) -> float:
@@ -287,12 +311,12 @@ def _beside(
         raise SharpError(f"--beside {options.beside.model}: already shares layers; name its original")
     architecture = other.architecture
     check_length(windows.shape[1], other.config)
-    recipe = _base(options.beside, 0).fitted_to(architecture)
+    recipe = _base(options.beside).fitted_to(architecture)
     recipe = measured_recipe(recipe, windows.shape[1], architecture.positions, tools)
     nbytes = Subject(recipe, other.description).bytes_of(recipe)
     key = point_key(recipe, other.fingerprint, settings, original.fingerprint)
     comparable = architecture.vocabulary == original.architecture.vocabulary
-    return _Request(other.name, 1.0, Found(recipe, nbytes), other.description, key, comparable)
+    return _Request(other.name, 1.0, Found(recipe, nbytes), other.description, key, comparable=comparable)
 
 
 def _point_file(out: Path, request: _Request) -> Path:
@@ -302,15 +326,14 @@ def _point_file(out: Path, request: _Request) -> Path:
 def _measured(run: _Run, requests: Sequence[_Request]) -> tuple[tuple[Point, ...], tuple[Missing, ...]]:
     """The measurement of every request, from its file or now; and those that there is none of."""
     points, missing = list[Point](), list[Missing]()
-    for number, request in enumerate(requests, start=1):
+    for number, (request, after) in enumerate(zip_longest(requests, requests[1:]), start=1):
         found, path = request.found, _point_file(run.out, request)
-        name = f"{request.method} at {request.size:.0%}"
         if isinstance(found, TooLarge):
-            missing.append(_too_large(request, found, run.unshared_bytes))
+            missing.append(request.lacks(_too_large(found, run.unshared_bytes), found.smallest))
             continue
         measured = read_data(path, Measurement)
         if measured is None:
-            say(f"point {number} of {len(requests)}: {name}")
+            say(f"point {number} of {len(requests)}: {request.name}")
             original = _original_of(run) if request.comparable else None
             bench = Bench(run.tools, run.windows, original, run.out, run.keep)
             try:
@@ -318,12 +341,15 @@ def _measured(run: _Run, requests: Sequence[_Request]) -> tuple[tuple[Point, ...
             except SharpError as error:
                 if request.size == 1.0:  # what the others are compared with
                     raise
-                warn(f"{name}: left out: {error}")
-                missing.append(Missing(method=request.method, size=request.size, smallest=None, reason=str(error)))
+                warn(f"{request.name}: left out: {error}")
+                missing.append(request.lacks(str(error)))
                 continue
+            finally:
+                if after is None or (request.method, request.size) != (after.method, after.size):
+                    bench.forget()
             write_data(path, measured)
-            say(f"{name}: {measured.file_bytes:,} bytes, perplexity {measured.perplexity:.2f}")
-        points.append(Point(method=request.method, size=request.size, measured=measured))
+            say(f"{request.name}: {measured.file_bytes:,} bytes, perplexity {measured.perplexity:.2f}")
+        points.append(Point(method=request.method, size=request.size, finetuned=request.finetuned, measured=measured))
     return tuple(points), tuple(missing)
 
 
@@ -331,9 +357,6 @@ def _original_of(run: _Run) -> OriginalLogits:
     return OriginalLogits(run.logits, run.windows, run.subject.description.architecture.vocabulary)
 
 
-def _too_large(request: _Request, found: TooLarge, unshared_bytes: int) -> Missing:
-    if found.smallest is None:
-        reason = "not reached"
-    else:
-        reason = f"not reached; its smallest is {found.smallest / unshared_bytes:.1%}"
-    return Missing(method=request.method, size=request.size, smallest=found.smallest, reason=reason)
+def _too_large(found: TooLarge, unshared_bytes: int) -> str:
+    smallest = found.smallest
+    return "not reached" + ("" if smallest is None else f"; its smallest is {smallest / unshared_bytes:.1%}")

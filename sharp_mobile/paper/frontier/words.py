@@ -19,7 +19,7 @@ def table(frontier: Frontier) -> list[str]:
         rows.append(
             [
                 "beside" if point in frontier.beside else f"{point.size:.0%}",
-                point.method,
+                point.name,
                 f"{measured.file_bytes:,}",
                 f"{measured.file_bytes / frontier.unshared_bytes:.1%}",
                 f"{measured.perplexity:,.2f}",
@@ -54,7 +54,7 @@ def _not_reached(frontier: Frontier) -> Iterator[str]:
     """A line for each method and reason, with its sizes."""
     sizes: dict[tuple[str, str], list[str]] = {}
     for missing in frontier.missing:
-        sizes.setdefault((missing.method, missing.reason), []).append(f"{missing.size:.0%}")
+        sizes.setdefault((missing.name, missing.reason), []).append(f"{missing.size:.0%}")
     if sizes:
         yield ""
     for (method, reason), at in sizes.items():
@@ -62,12 +62,25 @@ def _not_reached(frontier: Frontier) -> Iterator[str]:
 
 
 def findings(frontier: Frontier) -> Iterator[str]:
-    """Which method wins at each size, by how much over unshared with at most as many bytes, and where nothing pays."""
+    """Which method wins at each size, by how much over unshared with at most as many bytes, and where nothing pays.
+
+    As fitted in closed form first, then after fine-tuning.
+    """
+    yield from _findings(frontier, 0)
+    for steps in sorted({point.finetuned for point in frontier.points} - {0}):
+        yield from (f"after {steps} steps, {line}" for line in _findings(frontier, steps))
+
+
+def _findings(frontier: Frontier, steps: int) -> Iterator[str]:
     sizes = sorted({point.size for point in frontier.points if point.size < 1}, reverse=True)
     sizes = sorted({*sizes, *(missing.size for missing in frontier.missing)}, reverse=True)
     for size in sizes:
         at = f"at {size:.0%} ({size * frontier.unshared_bytes / 1e6:.1f} MB)"
-        sharing = [point for point in frontier.points if point.size == size and point.method != UNSHARED]
+        sharing = [
+            point
+            for point in frontier.points
+            if point.size == size and point.method != UNSHARED and point.finetuned in (0, steps)
+        ]
         if not sharing:
             yield f"{at}: no method but {UNSHARED} gets there"
             continue

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from share_kinds import KINDS, Kind, shared_model
@@ -14,42 +15,75 @@ from sharp_mobile.pte.runtime import load_pte
 from sharp_mobile.quantize.nearest import quantize
 from sharp_mobile.recipe.lower_settings import LowerSettings
 from sharp_mobile.recipe.quantize_settings import QuantizeSettings
-from sharp_mobile.recipe.recovery import AttentionRecovery, Recovery, recoveries
+from sharp_mobile.recipe.recovery import AttentionRecovery, Basis, Form, Recovery, recoveries
 from sharp_mobile.verify.agreement import TOLERANCE_INTEGER, compare, sharing_problems
 from sharp_mobile.verify.inspect import inspect_pte
 
 LENGTH = 32
-MIXTURE = Kind(
-    "2:3, 4:5",
-    {
-        2: Recovery("lora", 32, attention=AttentionRecovery("weights", 1, rank=32)),
-        3: Recovery(attention=AttentionRecovery("kv", 0)),
-        4: Recovery(reference=False, attention=AttentionRecovery("none", bypass=32)),
-    },
-)
-# Two segments of one kind, each of which calls its MLP's weights twice.
-TWICE = Kind("2:3, 4:5", dict.fromkeys((2, 4), Recovery("lora", 32, attention=AttentionRecovery("none"))))
-ALL = {**KINDS, "mixture": MIXTURE, "twice in a segment": TWICE}
+_NO_ATTENTION, _LORA = AttentionRecovery("none"), Recovery("lora", 32)
 
 
-def quantized(kind: Kind, model_type: str = "llama", **settings: int) -> Decoder:
-    """With portable attention, so that both kinds of program come of one lowering."""
-    lower = LowerSettings(max_length=settings.pop("max_length", LENGTH), attention="portable", **settings)
-    decoder = build_decoder(shared_model(kind, model_type, max_position_embeddings=lower.max_length), lower)
+def _weights(form: Form, rank: int | tuple[int, int, int, int]) -> AttentionRecovery:
+    return AttentionRecovery("weights", 1, form, rank)
+
+
+# As few models as have every kind, for it takes many seconds to lower one.
+LOWERED = {
+    "attention": KINDS["attention"],
+    "more attention": Kind(
+        "2:5",
+        {2: Recovery(attention=_weights("left", 32)), 4: replace(_LORA, attention=_weights("lora", (0, 32, 64, 32)))},
+    ),
+    "recursive": KINDS["recursive"],
+    "kv": KINDS["kv"],
+    "kv of a target": KINDS["kv of a target"],
+    "left out": Kind(
+        "1:2, 3:4-5",
+        {
+            1: Recovery(reference=False, attention=_NO_ATTENTION),
+            3: Recovery(neurons=64, reference=False),
+            4: Recovery(reference=False),
+        },
+    ),
+    "drop attention": KINDS["drop attention"],
+    "bases": Kind(
+        "none",
+        {
+            **dict.fromkeys((1, 2, 3), Recovery(basis=Basis(1, (32,) * 7))),
+            **dict.fromkeys((4, 5), Recovery(basis=Basis(4, (64, 0, 32, 32, 32, 0, 0)))),
+        },
+    ),
+    "mixture": Kind(
+        "2:3, 4:5",
+        {
+            2: replace(_LORA, attention=_weights("lora", 32)),
+            3: Recovery(attention=AttentionRecovery("kv", 0)),
+            4: Recovery(reference=False, attention=AttentionRecovery("none", bypass=32)),
+        },
+    ),
+    # Two segments of one kind, each of which calls its MLP's weights twice.
+    "twice in a segment": Kind("2:3, 4:5", dict.fromkeys((2, 4), replace(_LORA, attention=_NO_ATTENTION))),
+}
+
+
+def quantized(kind: Kind, **settings: Any) -> Decoder:
+    lower = LowerSettings(**{"max_length": LENGTH, "attention": "custom_sdpa", **settings})
+    decoder = build_decoder(shared_model(kind, max_position_embeddings=lower.max_length), lower)
     quantize(decoder, QuantizeSettings())
     return decoder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", LOWERED)
 def test_a_program_of_every_kind_predicts_what_its_eager_decoder_predicts(kind: str, tmp_path: Path) -> None:
-    decoder = quantized(ALL[kind])
+    decoder = quantized(LOWERED[kind], attention="portable")  # of which both kinds of program can be made
     lowered, keys = lower_segments(decoder)
-    own = recoveries(ALL[kind].parsed(), ALL[kind].recovery)
-    assert sharing_problems(ALL[kind].parsed(), own, keys) == []
+    own = recoveries(LOWERED[kind].parsed(), LOWERED[kind].recovery)
+    assert sharing_problems(LOWERED[kind].parsed(), own, keys) == []
     decoder.options = replace(decoder.options, all_logits=True)
     prompt = tiny_tokens(8)[0].tolist()
-    for attention in ("portable", "custom_sdpa"):
+    of_caches = kind in ("kv", "mixture")  # what a layer has instead of them differs between the two attentions
+    for attention in ("custom_sdpa", "portable") if of_caches else ("custom_sdpa",):
         lowered.options = replace(lowered.options, attention=attention)
         program = lowered.deployed(lowered.entry, list(lowered.middles), lowered.exit)
         path = tmp_path / f"{attention}.pte"
@@ -87,15 +121,12 @@ def test_what_is_shared_lies_in_the_file_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["kv", "drop attention"])
-def test_a_layer_without_keys_of_its_own_has_no_cache(kind: str) -> None:
+def test_a_layer_without_keys_of_its_own_has_no_cache() -> None:
     """The memory that the program plans is smaller by exactly the caches of such layers."""
     length, planned = 2048, []
-    for its in (Kind("none", {}), ALL[kind]):
-        lowered, _ = lower_segments(quantized(its, max_length=length, prefill_chunk=8))
+    for kind in (Kind("none", {}), LOWERED["mixture"]):
+        lowered, _ = lower_segments(quantized(kind, max_length=length, attention="portable", prefill_chunk=8))
         method = assemble(lowered, {}).executorch_program.execution_plan[0]
         planned.append(sum(method.non_const_buffer_sizes))
-    kinds = [own.attention.kind for own in ALL[kind].recovery.values() if own.attention]
-    without = kinds.count("kv") + kinds.count("none")
-    caches = without * 2 * 32 * length * 4
-    assert planned[0] - planned[1] == pytest.approx(caches, rel=0.01)
+    cache = 2 * 32 * length * 4
+    assert planned[0] - planned[1] == 2 * cache  # one reads another layer's, one has no attention

@@ -64,7 +64,7 @@ def _not_reached(frontier: Frontier) -> Iterator[str]:
 def findings(frontier: Frontier) -> Iterator[str]:
     """Which method wins at each size, by how much over unshared with at most as many bytes, and where nothing pays.
 
-    As fitted in closed form first, then after fine-tuning.
+    As fitted in closed form first, then at the sizes that have fine-tuned exports, with all of a size's exports.
     """
     yield from _findings(frontier, 0)
     for steps in sorted({point.finetuned for point in frontier.points} - {0}):
@@ -72,15 +72,12 @@ def findings(frontier: Frontier) -> Iterator[str]:
 
 
 def _findings(frontier: Frontier, steps: int) -> Iterator[str]:
-    sizes = sorted({point.size for point in frontier.points if point.size < 1}, reverse=True)
-    sizes = sorted({*sizes, *(missing.size for missing in frontier.missing)}, reverse=True)
-    for size in sizes:
+    reached = {point.size for point in frontier.points if point.size < 1 and point.finetuned == steps}
+    asked = reached if steps else reached | {missing.size for missing in frontier.missing}
+    for size in sorted(asked, reverse=True):
         at = f"at {size:.0%} ({size * frontier.unshared_bytes / 1e6:.1f} MB)"
-        sharing = [
-            point
-            for point in frontier.points
-            if point.size == size and point.method != UNSHARED and point.finetuned in (0, steps)
-        ]
+        every = [point for point in frontier.points if point.size == size and point.finetuned in (0, steps)]
+        sharing = [point for point in every if point.method != UNSHARED]
         if not sharing:
             yield f"{at}: no method but {UNSHARED} gets there"
             continue
@@ -113,7 +110,7 @@ def _beside_within(frontier: Frontier, size: float) -> Point | None:
 def _compared(best: Point, unshared: Point | None, beside: Point | None) -> str:
     """The best method next to the alternatives that share nothing."""
     value = _perplexity(best)
-    said = f"{best.method} is best of those that share or leave out, perplexity {_number(value)}"
+    said = f"{best.name} is best of those that share or leave out, perplexity {_number(value)}"
     pays = True
     if unshared is None:
         said += f"; no {UNSHARED} export is that small"

@@ -9,14 +9,17 @@ from click.testing import CliRunner
 from reported import recorded
 from tiny_models import save_tiny_model, tiny_tokenizer
 
+from sharp_mobile.checkpoint.description import describe_model
 from sharp_mobile.cli import main
 from sharp_mobile.errors import SharpError
 from sharp_mobile.evaluate.perplexity import perplexity
 from sharp_mobile.paper.frontier import measure, run
 from sharp_mobile.paper.frontier.measure import Bench, Tools
+from sharp_mobile.paper.frontier.methods import changed
 from sharp_mobile.paper.frontier.points import Frontier, Measurement
 from sharp_mobile.paper.frontier.run import FrontierOptions, frontier
 from sharp_mobile.recipe.settings import Recipe
+from sharp_mobile.recovery import run as recovery_run
 from sharp_mobile.text.windows import read_text, token_windows
 
 WINDOW, WINDOWS = 24, 2
@@ -103,6 +106,34 @@ def test_two_methods_at_two_sizes(
     monkeypatch.setattr(run, "_measure_original", pytest.fail)
     assert frontier(recipe_of(model, tiny_text), out, options(tiny_text)) == found
     assert len(calls) == 3
+
+
+@pytest.mark.slow
+def test_a_recipe_is_measured_again_after_fine_tuning(
+    model: Path, tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is warmed up once."""
+    warmed: list[str] = []
+    original = recovery_run.warm_up
+    monkeypatch.setattr(recovery_run, "warm_up", lambda *args, **kw: (warmed.append(""), original(*args, **kw))[1])
+    recipe = changed(recipe_of(model, tiny_text), {"finetune.train_text": str(tiny_text), "finetune.length": 32})
+    wanted = options(tiny_text, methods=("mlp",), sizes=(0.85,), finetune=2)
+    found = frontier(recipe, tmp_path / "out", wanted)
+    assert [(point.method, point.finetuned) for point in found.points] == [("unshared", 0), ("mlp", 0), ("mlp", 2)]
+    plain, tuned = found.points[1].measured, found.points[2].measured
+    assert plain.plan == tuned.plan
+    assert plain.file_bytes == pytest.approx(tuned.file_bytes, rel=1e-3)
+    assert plain.perplexity != tuned.perplexity
+    assert len(warmed) == 1
+    assert not list((tmp_path / "out" / "recovered").iterdir())
+
+
+def test_a_recipe_with_nothing_to_train_is_not_fine_tuned(model: Path, tiny_text: Path) -> None:
+    recipe = changed(recipe_of(model, tiny_text), {"plan": "2:3"})
+    description = describe_model(recipe.model)
+    assert run._learns(recipe, description)
+    assert not run._learns(changed(recipe, {"share": "drop"}), description)
+    assert not run._learns(changed(recipe, {"plan": "none"}), description)
 
 
 @pytest.mark.slow

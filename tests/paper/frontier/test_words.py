@@ -13,7 +13,7 @@ from sharp_mobile.paper.frontier.words import findings, table
 WHOLE = 100_000_000
 
 
-def point(method: str, size: float, perplexity: float, **others: Any) -> Point:
+def point(method: str, size: float, perplexity: float, finetuned: int = 0, **others: Any) -> Point:
     measured: dict[str, Any] = {
         "plan": "none",
         "recipe": {},
@@ -27,7 +27,7 @@ def point(method: str, size: float, perplexity: float, **others: Any) -> Point:
         "seconds": 1.0,
         **others,
     }
-    return Point(method=method, size=size, measured=Measurement(**measured))
+    return Point(method=method, size=size, finetuned=finetuned, measured=Measurement(**measured))
 
 
 def made_up(*points: Point, beside: tuple[Point, ...] = (), missing: tuple[Missing, ...] = ()) -> Frontier:
@@ -81,6 +81,18 @@ def test_a_size_that_nobody_reaches_is_told() -> None:
     assert "kv at 50%: not reached" in table(found)
 
 
+def test_fine_tuned_exports_are_compared_after_the_others() -> None:
+    """At the sizes that have any, and with those that have nothing to train."""
+    found = made_up(
+        *(point("mlp", size, value) for size, value in ((0.9, 30.0), (0.8, 40.0))),
+        *(point("drop", size, value) for size, value in ((0.9, 28.0), (0.8, 50.0))),
+        point("mlp", 0.9, 26.0, finetuned=25),
+    )
+    told = [line.split(" is best")[0] for line in findings(found)]
+    assert told == ["at 90% (90.0 MB): drop", "at 80% (80.0 MB): mlp", "after 25 steps, at 90% (90.0 MB): mlp +25"]
+    assert " mlp +25 " in "\n".join(table(found))
+
+
 def test_the_table_has_a_line_a_point() -> None:
     beside = (point("other", 1.0, 1e6, kl=None, agreement=None, instructions=None),)
     lines = table(made_up(point("mlp", 0.9, 24.0), beside=beside))
@@ -95,7 +107,8 @@ def test_the_table_has_a_line_a_point() -> None:
 @pytest.mark.slow
 def test_points_beyond_the_picture_are_drawn(tmp_path: Path) -> None:
     beside = (point("other", 1.0, math.inf),)
-    found = made_up(point("mlp", 0.9, 24.0), point("drop", 0.9, 1e6), point("drop", 0.8, math.inf), beside=beside)
+    drops = (point("drop", 0.9, 1e6), point("drop", 0.8, math.inf))
+    found = made_up(point("mlp", 0.9, 24.0), point("mlp", 0.9, 23.0, finetuned=25), *drops, beside=beside)
     for name in ("first", "second"):
         draw(found, tmp_path / f"{name}.json")
     assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()

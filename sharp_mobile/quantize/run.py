@@ -7,7 +7,8 @@ import torch
 
 from sharp_mobile.checkpoint.checkpoint import Checkpoint
 from sharp_mobile.console import say
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.translation import check_translation
 from sharp_mobile.errors import SharpError, prefixed
 from sharp_mobile.model.duration import rounding_seconds, spoken

@@ -11,7 +11,7 @@ from torch import nn
 from sharp_mobile.bench import runner as runner_module
 from sharp_mobile.bench.exports import Export
 from sharp_mobile.bench.runner import Killed, Task, build_runner, launch
-from sharp_mobile.decoder.decoder import build_decoder
+from sharp_mobile.decoder.build import build_decoder
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.pte.runtime import greedy, load_pte

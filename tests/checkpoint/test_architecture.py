@@ -16,7 +16,7 @@ from sharp_mobile.checkpoint.gguf_file import ARCHITECTURES, gguf_header
 from sharp_mobile.checkpoint.hugging_face import gguf_config, read_config
 from sharp_mobile.checkpoint.open import open_checkpoint
 from sharp_mobile.checkpoint.rope import llama3_frequencies
-from sharp_mobile.decoder.decoder import build_decoder
+from sharp_mobile.decoder.build import build_decoder
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.architecture import Architecture, RotaryTable
 from sharp_mobile.model.families import family_of, logit_cap, score_cap, sliding_window

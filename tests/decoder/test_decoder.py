@@ -7,7 +7,8 @@ import torch
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 from transformers import PreTrainedModel
 
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers
 from sharp_mobile.recipe.lower_settings import LowerSettings

@@ -7,7 +7,8 @@ import torch
 from tiny_models import tiny_model
 from torch import nn
 
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.fuse import FusedMLP, Projections, fuse
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.linear import FloatLinear

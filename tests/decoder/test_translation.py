@@ -7,8 +7,9 @@ import torch
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 from transformers import PreTrainedModel
 
-import sharp_mobile.decoder.decoder as decoder_module
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+import sharp_mobile.decoder.build as build_module
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.translation import (
     _check_activations,
     check_translation,
@@ -115,7 +116,7 @@ def test_a_text_longer_than_a_piece_goes_through_in_pieces() -> None:
 
 @pytest.mark.parametrize("name", ["sliding_window", "score_cap", "logit_cap"])
 def test_a_decoder_that_misreads_the_model_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_module, name, lambda *_: 8 if name == "sliding_window" else 0.5)
+    monkeypatch.setattr(build_module, name, lambda *_: 8 if name == "sliding_window" else 0.5)
     model = tiny_model()
     message = r"the exported decoder differs from the model: over 64 tokens its logits differ from Hugging Face's"
     with pytest.raises(SharpError, match=message):

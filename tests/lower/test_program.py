@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.model.share import share_layers

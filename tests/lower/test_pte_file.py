@@ -7,7 +7,7 @@ import torch
 from tiny_models import tiny_model, tiny_tokens
 
 from sharp_mobile.bench.runner import Task, launch
-from sharp_mobile.decoder.decoder import build_decoder
+from sharp_mobile.decoder.build import build_decoder
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.lower.pte_file import write_pte_file
 from sharp_mobile.pte.runtime import load_pte

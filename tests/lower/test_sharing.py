@@ -8,7 +8,8 @@ import pytest
 from share_kinds import KINDS, Kind, shared_model
 from tiny_models import tiny_tokens
 
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.eager import eager_step
 from sharp_mobile.lower.program import assemble, lower_segments
 from sharp_mobile.pte.runtime import load_pte

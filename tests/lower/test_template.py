@@ -18,7 +18,8 @@ from tiny_models import tiny_model
 from torch import nn
 from transformers.activations import ACT2FN
 
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.segments import lowerable
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.template import Template, kind_of, trace_template

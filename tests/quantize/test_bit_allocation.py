@@ -12,7 +12,8 @@ from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
 from sharp_mobile.decoder import segment_walk as walk
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.decoder.segment_walk import linears_of, segments_of
 from sharp_mobile.model.share import recovery_parameters, share_layers

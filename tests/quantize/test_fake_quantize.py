@@ -10,7 +10,7 @@ from share_kinds import KINDS as SHARED_KINDS
 from share_kinds import shared_model as sharing_model
 from tiny_models import tiny_model, tiny_tokens
 
-from sharp_mobile.decoder.decoder import build_decoder
+from sharp_mobile.decoder.build import build_decoder
 from sharp_mobile.decoder.fuse import Projections, fuse
 from sharp_mobile.decoder.integer import project
 from sharp_mobile.decoder.linear import FloatLinear

@@ -9,7 +9,8 @@ from share_kinds import KINDS, Kind, shared_model
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedLinear
 from sharp_mobile.errors import SharpError
 from sharp_mobile.model.share import recovery_parameters, share_layers

@@ -8,7 +8,8 @@ from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
 from tiny_models import tiny_model, tiny_tokens
 from torch import nn
 
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import (
     QuantizedEmbedding,
     QuantizedLinear,

@@ -7,7 +7,8 @@ from counted_decoder import cache_bytes, calls, linears, packed_bytes, stored_by
 from tiny_models import tiny_config, tiny_model
 
 from sharp_mobile.checkpoint.config import architecture_of
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.options import decoder_options
 from sharp_mobile.model.share import share_layers
 from sharp_mobile.quantize.nearest import quantize

@@ -8,7 +8,8 @@ import pytest
 import torch
 from share_kinds import KINDS, Kind, shared_model
 
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.linear import FloatLinear
 from sharp_mobile.lower.program import weight_names
 from sharp_mobile.pte.runtime import Step

@@ -18,7 +18,8 @@ from tiny_models import tiny_model
 from torch import nn
 
 from sharp_mobile.cli import main
-from sharp_mobile.decoder.decoder import Decoder, build_decoder
+from sharp_mobile.decoder.build import build_decoder
+from sharp_mobile.decoder.decoder import Decoder
 from sharp_mobile.decoder.integer import QuantizedLinear, project
 from sharp_mobile.errors import SharpError
 from sharp_mobile.lower.program import assemble, lower_segments

@@ -15,7 +15,7 @@ from sharp_mobile.recipe.finetune_settings import FinetuneSettings
 from sharp_mobile.recipe.plan import SharePlan
 from sharp_mobile.recipe.recovery import Recovery
 from sharp_mobile.recovery.finetune.run import FinetuneReport, finetune
-from sharp_mobile.recovery.finetune.teacher import original_parts
+from sharp_mobile.recovery.finetune.teacher import LossModel, original_parts, two_views
 from sharp_mobile.text.conversation import IGNORED
 
 SETTINGS: dict[str, Any] = {
@@ -73,3 +73,15 @@ def save_tiny_finetune(run: Path, out: Path, settings: dict[str, Any]) -> None:
     model, _ = tiny_finetune(run, **settings)
     if os.environ.get("RANK", "0") == "0":
         save_file(trained(model), out)
+
+
+def check_original_view(model: PreTrainedModel, originals: dict[int, LayerParts], model_type: str) -> None:
+    """A recovered model's original view computes what the original does, and its own is left as it was."""
+    tokens, expected = tiny_tokens(), tiny_model(model_type).model(tiny_tokens()).last_hidden_state
+    recovered = model.model(tokens).last_hidden_state
+    with two_views(model, originals) as views:
+        loss_model = LossModel(model, views, 1.0)
+        assert torch.equal(loss_model._original_hidden(tokens), expected)
+        assert torch.equal(model.model(tokens).last_hidden_state, recovered)
+    assert not torch.allclose(recovered, expected, atol=1e-2)
+    assert torch.equal(model.model(tokens).last_hidden_state, recovered)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_finetune import shared_model
+from tiny_finetune import check_original_view, shared_model
 from tiny_models import MODEL_TYPES, tiny_model, tiny_tokens
 
 from sharp_mobile.model.modules import LayerParts, decoder_layers
@@ -21,14 +21,7 @@ def test_the_original_view_is_the_original_model(model_type: str, adapters: int)
         layers = decoder_layers(model)
         adapted = {index: LayerParts(layer.self_attn, layer.mlp.reference) for index, layer in enumerate(layers)}
         originals = adapted | originals
-    tokens, expected = tiny_tokens(), tiny_model(model_type).model(tiny_tokens()).last_hidden_state
-    recovered = model.model(tokens).last_hidden_state
-    with two_views(model, originals) as views:
-        loss_model = LossModel(model, views, 1.0)
-        assert torch.equal(loss_model._original_hidden(tokens), expected)
-        assert torch.equal(model.model(tokens).last_hidden_state, recovered)
-    assert not torch.allclose(recovered, expected, atol=1e-2)
-    assert torch.equal(model.model(tokens).last_hidden_state, recovered)
+    check_original_view(model, originals, model_type)
 
 
 @pytest.mark.parametrize("distillation", [0.0, 1.0])

@@ -47,7 +47,7 @@ def skeleton(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
 
 
 def without_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A skeleton that has shapes in the place of its parameters, so that whoever shares it computes nothing of them."""
+    """A skeleton that has shapes instead of its parameters, so that whoever shares it computes nothing of them."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             empty = torch.empty_like(parameter, device="meta")

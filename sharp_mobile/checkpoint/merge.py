@@ -119,7 +119,7 @@ def _check_attention(layer: int, recovery: AttentionRecovery) -> None:
         )
     if recovery.bypass:
         raise SharpError(
-            f"merge: layer {layer + 1} has a linear bypass of rank {recovery.bypass} in the place of its attention, "
+            f"merge: layer {layer + 1} has a linear bypass of rank {recovery.bypass} instead of its attention, "
             "and plain attention has no place for it; merge a model that was recovered without "
             "(recovery.attention_bypass 0)"
         )

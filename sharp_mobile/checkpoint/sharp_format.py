@@ -1,6 +1,6 @@
 """The SHARP checkpoint: a directory as Hugging Face writes it, whose targets lack the weights that they share.
 
-`model.safetensors` has the recovery parameters in the place of the weights that targets share, and `sharp.json` says
+`model.safetensors` has the recovery parameters instead of the weights that targets share, and `sharp.json` says
 which layers share:
 
     {"format_version": 1, "plan": "3:4, 5:6", "layers": 30, "recovery": ..., "produced_by": ..., "report": ...}

@@ -192,7 +192,7 @@ class QuantizedEmbedding(nn.Module):
 
 
 def _swapped(codes: torch.Tensor) -> torch.Tensor:
-    """Every even column in the place of the odd one after it, and the other way round."""
+    """Neighbouring columns swapped: 1, 0, 3, 2, …"""
     return codes.view(-1, 2).flip(1).view(codes.shape)
 
 

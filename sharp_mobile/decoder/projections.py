@@ -94,7 +94,7 @@ class Factored(Composite):
 
 
 class LowRank(nn.Module):
-    """B (A x): a linear map in the place of attention."""
+    """B (A x): a linear map instead of attention."""
 
     def __init__(self, bypass: Bypass) -> None:
         super().__init__()

@@ -185,7 +185,7 @@ def _in_float(module: nn.Module) -> dict[nn.Parameter, torch.Tensor]:
 
 
 def _rows_in_float(embedding: nn.Embedding, tokens: torch.Tensor) -> dict[nn.Parameter, torch.Tensor]:
-    """A table with the rows of these tokens in float32, and zeros in the place of the others."""
+    """A table with the rows of these tokens in float32, and zeros instead of the others."""
     weight = embedding.get_parameter("weight")
     if weight.dtype == torch.float32:
         return {}

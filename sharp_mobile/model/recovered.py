@@ -1,4 +1,4 @@
-"""What stands around or in the place of one weight: the paper's forms (see `share`), and a linear map of low rank."""
+"""What stands around or instead of one weight: the paper's forms (see `share`), and a linear map of low rank."""
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ class RecoveredProjection(nn.Module):
 
 
 class Bypass(nn.Module):
-    """A linear map of rank r past an MLP or in the place of attention: A [r, hidden], B [hidden, r]; it starts at zero.
+    """A linear map of rank r past an MLP or instead of attention: A [r, hidden], B [hidden, r]; it starts at zero.
 
     Args:
         like: gives dtype and device.

@@ -202,7 +202,7 @@ def shared_layers(model: nn.Module) -> dict[int, SharedMLP]:
 
 
 def layer_recoveries(model: nn.Module) -> dict[int, Recovery]:
-    """What each layer of a shared model has in the place of its own weights, 0-based and ascending.
+    """What each layer of a shared model has instead of its own weights, 0-based and ascending.
 
     Layers of which nothing is shared are left out.
     """

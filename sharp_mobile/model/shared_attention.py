@@ -167,7 +167,7 @@ class NoAttention(nn.Module):
 
 
 def attention_recovery(attention: object) -> AttentionRecovery | None:
-    """What a layer's `self_attn` has in the place of its own attention; None for its own."""
+    """What a layer's `self_attn` has instead of its own attention; None for its own."""
     found: AttentionRecovery | None = getattr(attention, RECOVERY_MARK, None)
     return found
 

@@ -1,4 +1,4 @@
-"""From a recipe's `plan` and `share` to what every layer has in the place of its own weights.
+"""From a recipe's `plan` and `share` to what every layer has instead of its own weights.
 
     share: attention, plan: 3:4   ──►   SharePlan none, {layer 4: attention of layer 3, lora rank 32}
 

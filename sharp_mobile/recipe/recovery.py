@@ -1,4 +1,4 @@
-"""What a layer has in the place of its own weights, as settings: what it shares, with how many recovery parameters.
+"""What a layer has instead of its own weights, as settings: what it shares, with how many recovery parameters.
 
 `model.share`, `model.shared_attention` and `model.basis` say what is computed.
 """
@@ -37,7 +37,7 @@ def _check_not_negative(**numbers: int) -> None:
 
 @dataclass(frozen=True)
 class AttentionRecovery:
-    """What a layer has in the place of its own attention.
+    """What a layer has instead of its own attention.
 
     Args:
         kind: "weights": q, k, v and o are the reference's, recovered. "kv": keys and values are read from the
@@ -45,7 +45,7 @@ class AttentionRecovery:
         reference: the reference's layer, 0-based; None without attention.
         form: the transformation (g0 to g2 of the paper), as of an MLP.
         rank: of all projections, or of q, k, v and o each; of a kv target only those of q and o count.
-        bypass: rank of a linear map in the place of an attention that is left out.
+        bypass: rank of a linear map instead of an attention that is left out.
 
     Raises:
         SharpError: an unknown form or kind, negative numbers, or parameters that have nothing to stand on.
@@ -74,7 +74,7 @@ class AttentionRecovery:
         if self.kind == "none" and any(self.ranks):
             raise SharpError(f"attention that is left out has no weight to correct with rank {self.rank}; use bypass")
         if self.kind != "none" and self.bypass:
-            raise SharpError("a bypass stands in the place of attention; give it to a layer without attention")
+            raise SharpError("a bypass replaces attention; give it to a layer without attention")
 
     @property
     def ranks(self) -> Four:
@@ -134,7 +134,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What one layer has in the place of its own weights.
+    """What one layer has instead of its own weights.
 
     The first five say what stands in for its MLP.
 
@@ -190,7 +190,7 @@ class Recovery:
 
     @property
     def beyond_mlp(self) -> bool:
-        """Whether the layer has something in the place of its attention, or factored matrices."""
+        """Whether the layer has something instead of its attention, or factored matrices."""
         return self.attention is not None or self.basis is not None
 
     @property

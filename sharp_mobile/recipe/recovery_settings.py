@@ -89,7 +89,7 @@ class RecoverySettings(Section):
     be exported (see `quantize.fake_quantize`), not against the float one.
 
     `attention_form` and `attention_rank`, or ranks [q, k, v, o], are the same for attention, 32 if not given; of a kv
-    target, of q and o alone, and 0 if not given. `attention_bypass` is the rank of a linear map in the place of
+    target, of q and o alone, and 0 if not given. `attention_bypass` is the rank of a linear map instead of
     an attention that is left out. `kept` is the part of a target's neurons that `share: prune` keeps, and of the
     parameters that `share: basis` keeps; the ranks of bases are chosen by an equal `ratio` of every matrix, or so that
     what truncation loses is least in total (`loss`).
@@ -111,7 +111,7 @@ class RecoverySettings(Section):
 
     @property
     def usual(self) -> Recovery:
-        """What a target has in the place of its MLP where `layers` does not say otherwise.
+        """What a target has instead of its MLP where `layers` does not say otherwise.
 
         Raises:
             SharpError: settings that make no `Recovery`, or leave no MLP.

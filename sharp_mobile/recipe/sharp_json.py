@@ -114,7 +114,7 @@ def is_whole(directory: Path) -> bool:
 
 
 def describe_recoveries(recovery: Recoveries) -> dict[str, dict[str, object]]:
-    """What layers have in the place of their own weights: alike ones under one name such as "4,6,14-19" (1-based)."""
+    """What layers have instead of their own weights: alike ones under one name such as "4,6,14-19" (1-based)."""
     layers_of: dict[Recovery, list[int]] = {}
     for layer, own in sorted(recovery.items()):
         layers_of.setdefault(own, []).append(layer)

@@ -73,7 +73,7 @@ def file_bytes(tensors: StoredTensors, options: DecoderOptions, eight_bit_budget
     """Bytes of the `.pte` of a model whose export stores these tensors.
 
     Args:
-        eight_bit_budget: bytes to spend on 8 bits in the place of 4 (see `groups.budgeted_bytes`).
+        eight_bit_budget: bytes to spend on 8 bits instead of 4 (see `groups.budgeted_bytes`).
     """
     return FileBytes(
         embedding=tensors.nbytes("embedding"),

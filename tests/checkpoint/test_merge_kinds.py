@@ -48,7 +48,7 @@ def test_merging_keeps_the_logits(kind: str, model_type: str) -> None:
         ("kv lora", "layer 3 reads the keys and values of layer 1"),
         (
             "bypass",
-            r"layer 3 has a linear bypass of rank 16 in the place of its attention.*recovery\.attention_bypass 0",
+            r"layer 3 has a linear bypass of rank 16 instead of its attention.*recovery\.attention_bypass 0",
         ),
         ("mixture", "layer 5 reads the keys and values of layer 1"),
     ],

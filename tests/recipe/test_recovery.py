@@ -1,4 +1,4 @@
-"""What a layer has in the place of its own weights: what makes no sense is refused, and sharp.json gives it back."""
+"""What a layer has instead of its own weights: what makes no sense is refused, and sharp.json gives it back."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What each layer could have in the place of its own attention, each tried once: `plan: auto` with shared attention.
+"""What each layer could have instead of its own attention, each tried once: `plan: auto` with shared attention.
 
     damage       KL(original ‖ model with the option in one layer), nats a token, on a few windows; the option is fitted
                  in closed form to what the layer's own attention answers in the original model

@@ -165,7 +165,7 @@ def choose_plan(
 
 
 def _recovery(mlps: Mapping[int, Option], attentions: Mapping[int, Option]) -> dict[int, Recovery]:
-    """What each layer has in the place of its own weights."""
+    """What each layer has instead of its own weights."""
     found = {}
     for layer in sorted({*mlps, *attentions}):
         own = mlps[layer].recovery if layer in mlps else Recovery()

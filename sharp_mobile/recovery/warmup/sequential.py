@@ -193,7 +193,7 @@ class SequentialStreams(Streams):
                 yield batch(rows)
 
     def _direct(self, target: AttentionTarget) -> nn.Module | None:
-        """The direct share in the place of a target's attention; None where nothing is called."""
+        """The direct share instead of a target's attention; None where nothing is called."""
         own = target.recovery
         if own.reference is None:
             return None

@@ -1,4 +1,4 @@
-"""What each layer could have in the place of its attention: the damage is that of the model with it."""
+"""What each layer could have instead of its attention: the damage is that of the model with it."""
 
 from typing import Any
 
